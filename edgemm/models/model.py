@@ -1,0 +1,119 @@
+"""Model: an ordered chain of named parts, joined by value names.
+
+A part is an ``nn.Module`` that takes its signature's inputs as positional tensors and returns its
+outputs (one tensor, or a tuple in order). Values flow by name: a part runs as soon as the values it
+names exist, so a dual encoder given text alone runs its text side alone. Teacher and student are
+roles that a Model plays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from edgemm.runtime.errors import ModelError
+from edgemm.runtime.manifest import RawInput, Role
+from edgemm.runtime.signature import Signature
+
+
+@dataclass(frozen=True)
+class Part:
+    """One separately compressed, separately exported piece of a model.
+
+    Args:
+        kind: key of the table in ``edgemm.models.kinds`` that rebuilds the module from ``config``.
+        config: JSON-able keyword arguments of that kind.
+    """
+
+    name: str
+    role: Role
+    modality: str | None
+    kind: str
+    config: Mapping[str, object]
+    signature: Signature
+    module: nn.Module = field(compare=False)
+
+
+class Model(nn.Module):
+    """Parts in chain order, the raw inputs they start from and the values they end in.
+
+    Args:
+        family: key of the table in ``edgemm.models.families``.
+        parts: in an order in which every input is a raw value or an earlier part's output.
+        inputs: modality -> how its raw form becomes values.
+        outputs: names of the values that the model is asked for.
+        labels: class names where a value ``logits`` is among the outputs.
+
+    Raises:
+        ModelError: two parts of one name, or a part whose inputs nothing makes.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        parts: Iterable[Part],
+        *,
+        inputs: Mapping[str, RawInput],
+        outputs: Iterable[str],
+        labels: Iterable[str] = (),
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.chain = tuple(parts)
+        self.inputs = dict(inputs)
+        self.outputs = tuple(outputs)
+        self.labels = tuple(labels)
+        self.tokenizer_json: str | None = None  # content of tokenizer.json where a modality is text
+        self.modules_by_part = nn.ModuleDict({part.name: part.module for part in self.chain})
+        self._check_chain()
+
+    def _check_chain(self) -> None:
+        if len(self.modules_by_part) != len(self.chain):
+            raise ModelError(f"model '{self.family}': two parts share a name: {[p.name for p in self.chain]}")
+        known = set(raw_values(self.inputs))
+        for part in self.chain:
+            if missing := [n for n in part.signature.input_names if n not in known]:
+                raise ModelError(
+                    f"part '{part.name}': nothing before it makes {missing}; values known there: {sorted(known)}"
+                )
+            known.update(part.signature.output_names)
+        if missing := [n for n in self.outputs if n not in known]:
+            raise ModelError(f"model '{self.family}': no part makes its outputs {missing}")
+
+    def part(self, name: str) -> Part:
+        """The part of that name. Raises ModelError naming the ones there are."""
+        for part in self.chain:
+            if part.name == name:
+                return part
+        raise ModelError(f"no part '{name}'; this model has {[p.name for p in self.chain]}")
+
+    def runnable(self, given: Iterable[str]) -> Iterator[Part]:
+        """The parts, in order, that can run from the values named in ``given``."""
+        known = set(given)
+        for part in self.chain:
+            if known.issuperset(part.signature.input_names):
+                known.update(part.signature.output_names)
+                yield part
+
+    def forward(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run every part whose inputs exist; returns the given values and all that were made.
+
+        A part whose outputs are all given already (cached teacher values) is not run again.
+        """
+        known = dict(values)
+        for part in self.runnable(values):
+            if all(name in known for name in part.signature.output_names):
+                continue
+            made = part.module(*(known[name] for name in part.signature.input_names))
+            known.update(zip(part.signature.output_names, made if isinstance(made, tuple) else (made,), strict=True))
+        return known
+
+
+def raw_values(inputs: Mapping[str, RawInput]) -> tuple[str, ...]:
+    """Names of the values that the raw inputs feed."""
+    names: list[str] = []
+    for raw in inputs.values():
+        names += [raw.ids, raw.mask] if raw.kind == "text" else [raw.feeds]
+    return tuple(names)
