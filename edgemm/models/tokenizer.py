@@ -1,0 +1,110 @@
+"""Tokenizers as ``tokenizer.json``: cut and padded for the tower, and trimmed to what the texts need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from edgemm.runtime.errors import ModelError
+
+
+def tokenizer_from_json(tokenizer_json: str) -> Tokenizer:
+    """Parse a ``tokenizer.json``. Raises ModelError where the library can't."""
+    try:
+        return Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # the library raises bare Exception
+        raise ModelError(f"tokenizer.json can't be read: {error}") from error
+
+
+def with_limits(tokenizer_json: str, max_tokens: int, *, pad_token: str | None = None) -> str:
+    """The same tokenizer, cutting at ``max_tokens`` and padding to the longest text of a batch.
+
+    Args:
+        pad_token: default: the file's own padding token, or the first of ``[PAD]``, ``<pad>``, ``<|endoftext|>``.
+
+    Raises:
+        ModelError: no padding token is in the vocabulary.
+    """
+    tokenizer = tokenizer_from_json(tokenizer_json)
+    known: Sequence[str] = [pad_token] if pad_token else []
+    if not known and tokenizer.padding:
+        known = [tokenizer.padding["pad_token"]]
+    for token in known or ("[PAD]", "<pad>", "<|endoftext|>", "</s>"):
+        if (pad_id := tokenizer.token_to_id(token)) is not None:
+            tokenizer.enable_padding(pad_id=pad_id, pad_token=token)
+            tokenizer.enable_truncation(max_tokens)
+            text: str = tokenizer.to_str()
+            return text
+    raise ModelError(f"tokenizer.json: no padding token found; expected one of {list(known) or '[PAD], <pad>'}")
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and mask, each (texts, longest) int64."""
+    encodings = tokenizer.encode_batch(list(texts))
+    ids = np.array([e.ids for e in encodings], dtype=np.int64)
+    mask = np.array([e.attention_mask for e in encodings], dtype=np.int64)
+    return ids, mask
+
+
+def trim_vocabulary(
+    tokenizer_json: str, texts: Iterable[str], *, extra_words: int = 0, keep: Iterable[str] = ()
+) -> tuple[str, list[int]]:
+    """Drop the WordPiece tokens that ``texts`` never use, so that the word table shrinks.
+
+    Kept are: special tokens, ``keep``, every token of ``texts``, every single character and ``##`` character
+    (so that an unseen word falls into letters, not into [UNK]), and ``extra_words`` more whole words in the
+    vocabulary's own order, which for BERT's is frequency.
+
+    Returns:
+        The new ``tokenizer.json``, and the old id of every new id (rows to select from the word table).
+        Law: texts used for trimming get the same tokens before and after.
+
+    Raises:
+        ModelError: not a WordPiece tokenizer.
+    """
+    content: dict[str, Any] = json.loads(tokenizer_json)
+    if content.get("model", {}).get("type") != "WordPiece":
+        raise ModelError(
+            f"tokenizer.json: a {content.get('model', {}).get('type')} vocabulary can't be trimmed; expected WordPiece; "
+            'set vocabulary = "full"'
+        )
+    vocab: dict[str, int] = content["model"]["vocab"]
+    by_id = {i: token for token, i in vocab.items()}
+    prefix = content["model"].get("continuing_subword_prefix", "##")
+    special = {t["content"] for t in content.get("added_tokens", [])} | {content["model"]["unk_token"]} | set(keep)
+    for token in content.get("post_processor", {}).get("special_tokens", {}) if content.get("post_processor") else ():
+        special.add(token)
+    kept = {vocab[token] for token in special if token in vocab}
+    kept |= {i for token, i in vocab.items() if len(token.removeprefix(prefix)) == 1}
+    tokenizer = tokenizer_from_json(tokenizer_json)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for encoding in tokenizer.encode_batch(list(texts)):
+        kept.update(encoding.ids)
+    words = (i for i in sorted(by_id) if i not in kept and by_id[i].isascii() and by_id[i].isalpha())
+    kept.update(i for _, i in zip(range(extra_words), words, strict=False))
+    ids = sorted(kept)
+    new_id = {old: new for new, old in enumerate(ids)}
+    content["model"]["vocab"] = {by_id[old]: new for old, new in new_id.items()}
+    _renumber_(content, vocab, new_id)
+    return json.dumps(content, ensure_ascii=False), ids
+
+
+def _renumber_(content: dict[str, Any], vocab: dict[str, int], new_id: dict[int, int]) -> None:
+    """Put the new ids wherever the file repeats them: added tokens, padding, post-processor."""
+    for token in content.get("added_tokens", []):
+        token["id"] = new_id[token["id"]]
+    if padding := content.get("padding"):
+        padding["pad_id"] = new_id[padding["pad_id"]]
+    post = content.get("post_processor") or {}
+    for name in ("sep", "cls"):
+        if name in post:  # BertProcessing: ["[SEP]", 102]
+            post[name][1] = new_id[post[name][1]]
+    if isinstance(post.get("special_tokens"), dict):  # TemplateProcessing
+        for token in post["special_tokens"].values():
+            token["ids"] = [new_id[i] for i in token["ids"]]
