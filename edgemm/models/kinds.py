@@ -1,0 +1,45 @@
+"""KINDS: the explicit table that rebuilds a part's module from what ``model.json`` says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from edgemm.models.efficientnet import EfficientNetLite
+from edgemm.models.frontend import ImageFrontend
+from edgemm.models.fusion import CrossAttentionFusion, Fusion, MlpHead, Projection
+from edgemm.models.text import TextTransformer
+from edgemm.runtime.errors import ModelError
+
+
+def _hf_clip(config: Mapping[str, object]) -> nn.Module:
+    from edgemm.models.outside import hf_tower  # transformers takes seconds to import
+
+    return hf_tower(config)
+
+
+KINDS: Mapping[str, Callable[..., nn.Module]] = {
+    "image-frontend": ImageFrontend,
+    "efficientnet-lite": EfficientNetLite,
+    "text-transformer": TextTransformer,
+    "projection": Projection,
+    "fusion": Fusion,
+    "cross-attention-fusion": CrossAttentionFusion,
+    "mlp-head": MlpHead,
+    "hf": lambda **config: _hf_clip(config),
+}
+
+
+def module_from_config(kind: str, config: Mapping[str, object]) -> nn.Module:
+    """The module of a part, with fresh weights.
+
+    Raises:
+        ModelError: an unknown kind, or a config that the kind doesn't take.
+    """
+    if kind not in KINDS:
+        raise ModelError(f"part kind '{kind}' is unknown; expected one of {', '.join(KINDS)}")
+    try:
+        return KINDS[kind](**config)
+    except TypeError as error:
+        raise ModelError(f"part kind '{kind}': config {dict(config)} doesn't fit: {error}") from error
