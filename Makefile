@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PIP    := python -m pip install --quiet --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
 .PHONY: help quickstart vqa test check lock clean
@@ -15,8 +16,11 @@ help:
 
 $(BIN)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@echo "Installing the locked packages into $(VENV) (about two minutes, once) ..."
+	@# torch alone is resolved: its GPU build brings packages that its CPU build does not have.
+	@$(BIN)/$(PIP) $$(grep '^torch==' requirements.lock) -c requirements.lock
+	@$(BIN)/$(PIP) --no-deps -r requirements.lock
+	@$(BIN)/$(PIP) --no-deps --editable .
 	@touch $@
 
 quickstart: $(BIN)/.installed
@@ -35,7 +39,7 @@ lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet torch==2.13.0 && .venv-lock/bin/python -m pip install --quiet ".[test]"
 	(echo "# Made by 'make lock': every package of edgemm[test] at the versions it is tested with."; \
-	 .venv-lock/bin/python -m pip freeze --exclude edgemm | grep -v " @ " ) > requirements.lock
+	 .venv-lock/bin/python -m pip freeze --exclude edgemm | sed 's/+cpu$$//' ) > requirements.lock
 	rm -rf .venv-lock build
 
 clean:
