@@ -1,0 +1,57 @@
+"""Bundle folders as the graph stages write them: all or nothing, one ONNX file per graph, manifest last."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgemm.runtime.errors import BundleError, QuantizeError
+from edgemm.runtime.manifest import Manifest
+
+MAX_ONNX_BYTES = 2**31 - 1
+
+
+@contextmanager
+def publish(out: Path) -> Iterator[Path]:
+    """A temporary folder beside ``out`` that becomes ``out`` if the block ends well, and vanishes if not.
+
+    Raises:
+        BundleError: ``out`` exists and holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"{out}: exists already and is not an empty folder; name a new one")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        os.replace(folder, out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def write_graph(model: ir.Model, path: Path) -> None:
+    """Write one self-contained ``.onnx`` (no external data), atomically."""
+    data = ir.to_proto(model).SerializeToString()
+    if len(data) > MAX_ONNX_BYTES:
+        raise QuantizeError(f"{path.name}: {len(data)} bytes is past the 2 GiB that one ONNX file can hold")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write ``manifest.json`` last, with the digest of every file beside it."""
+    from edgemm.runtime.archive import seal
+
+    return seal(folder, manifest)
