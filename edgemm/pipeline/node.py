@@ -1,0 +1,123 @@
+"""Node: one stage run of a recipe, and how a chain of them is executed through the store.
+
+Why: ``capture`` runs three times in one recipe, ``quantize`` once per kind of target. A node names one such run, the
+nodes it reads, and everything its output depends on; executing is the same for all of them. No engine for graphs: the
+nodes come in an order in which each finds its inputs made.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgemm import __version__
+from edgemm.pipeline.keys import content_key, library_versions
+from edgemm.pipeline.runs import Run
+from edgemm.pipeline.store import Record, Store
+from edgemm.stage import Artifact, Context, Progress
+
+Work = Callable[[Mapping[str, Artifact], Path, Context], None]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage run.
+
+    Args:
+        name: unique in a recipe, ``"capture:student"``.
+        stage: the stage it belongs to, for ``--from`` and ``--until``.
+        inputs: role -> name of the node whose artifact it reads.
+        config: everything else its output depends on, JSON-able and free of paths.
+        work: writes the output.
+        version: raised when the stage's output changes for the same configuration.
+        libraries: distributions whose version its output depends on.
+        collective: under ``accelerate launch`` every process works on it; otherwise only the first does.
+        makes: what it makes, in a few words, for the plan.
+    """
+
+    name: str
+    stage: str
+    inputs: Mapping[str, str]
+    config: Mapping[str, Any]
+    work: Work = field(compare=False)
+    version: int = 1
+    libraries: tuple[str, ...] = ()
+    collective: bool = False
+    makes: str = ""
+
+    def facts(self, digests: Mapping[str, str]) -> dict[str, Any]:
+        """What the key is made from; ``digests`` are those of the inputs by role."""
+        return {
+            "edgemm": __version__,
+            "node": self.name.partition(":")[0],
+            "version": self.version,
+            "config": self.config,
+            "inputs": dict(digests),
+            "libraries": library_versions(self.libraries),
+        }
+
+
+def key_of(node: Node, made: Mapping[str, Record]) -> tuple[str, dict[str, Any]]:
+    """Key of a node whose inputs are made, and the facts it comes from."""
+    facts = node.facts({role: made[name].artifact.digest for role, name in node.inputs.items()})
+    return content_key(facts), facts
+
+
+def run_nodes(
+    nodes: Sequence[Node],
+    *,
+    store: Store,
+    run: Run,
+    progress: Progress,
+    again: Iterable[str] = (),
+    on_finished: Callable[[Node, Record], None] | None = None,
+) -> dict[str, Record]:
+    """Execute nodes in order; what the store has already is taken from there.
+
+    Args:
+        nodes: in an order in which each finds its inputs made.
+        store: where artifacts are found and published.
+        run: notes what came of each.
+        progress: where stages report.
+        again: names of nodes to make even where they are there.
+        on_finished: called after each.
+    """
+    made: dict[str, Record] = {}
+    again = set(again)
+    rank = process_rank()
+    for node in nodes:
+        key, facts = key_of(node, made)
+        inputs = {role: made[name].artifact for role, name in node.inputs.items()}
+
+        def work(out: Path, scratch: Path, node: Node = node, inputs: Mapping[str, Artifact] = inputs) -> None:
+            node.work(inputs, out, Context(scratch=scratch, progress=progress, cache=store.cache))
+
+        if rank == 0:
+            run.pin(key)
+            record = store.make(key, node.name, work, facts=facts, say=progress.say, again=node.name in again)
+            run.finished(node.name, record)
+        else:
+            record = _follow(store, key, node, work)
+        made[node.name] = record
+        if on_finished is not None:
+            on_finished(node, record)
+    return made
+
+
+def process_rank() -> int:
+    """Rank of this process among those of an ``accelerate launch``; 0 without one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _follow(store: Store, key: str, node: Node, work: Callable[[Path, Path], None]) -> Record:
+    """Any process of a launch but the first: help where all must, publish nothing, take what the first published."""
+    if node.collective and store.find(key) is None:
+        scratch = store.root / "scratch" / key
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=store.root / "partial", prefix="follower-") as folder:
+            work(Path(folder), scratch)
+    return store.wait(key)

@@ -1,0 +1,115 @@
+"""Progress: bars with ETA on a terminal, plain lines everywhere else.
+
+Why: a stage that is silent for minutes looks hung, and control codes in a log file are unreadable. A stage reports
+through ``edgemm.stage.Progress`` and knows nothing of either.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+    from edgemm.stage import Progress
+
+
+class Lines:
+    """Plain lines: one when a task starts to take long, then one now and then.
+
+    Args:
+        stream: where lines go.
+        every_s: least seconds between two lines of one task.
+    """
+
+    def __init__(self, stream: TextIO, *, every_s: float = 10.0) -> None:
+        self._stream = stream
+        self._every_s = every_s
+
+    @contextmanager
+    def task(self, title: str, *, total: int) -> Iterator[_LineTask]:
+        """Open one line of progress of ``total`` steps."""
+        yield _LineTask(self, title, total, self._every_s)
+
+    def say(self, line: str) -> None:
+        """Print a line at once."""
+        print(line, file=self._stream, flush=True)
+
+
+class _LineTask:
+    def __init__(self, lines: Lines, title: str, total: int, every_s: float) -> None:
+        self._lines, self._title, self._total, self._every_s = lines, title, max(total, 1), every_s
+        self._done = 0
+        self._started = self._last = time.monotonic()
+
+    def advance(self, steps: int = 1, *, note: str = "") -> None:
+        self._done += steps
+        now = time.monotonic()
+        if now - self._last < self._every_s:
+            return
+        self._last = now
+        left = (now - self._started) / max(self._done, 1) * max(self._total - self._done, 0)
+        beside = f"  {note}" if note else ""
+        self._lines.say(f"  {self._title}: {self._done}/{self._total}, {_duration(left)} left{beside}")
+
+
+class Bars:
+    """Bars with elapsed time and ETA, drawn by rich while a task is open."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+
+        self._console = Console(file=stream, highlight=False)
+        self._live: RichProgress | None = None
+
+    @contextmanager
+    def task(self, title: str, *, total: int) -> Iterator[_BarTask]:
+        """Open one bar of ``total`` steps; tasks inside a task get bars of their own."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self._live is not None:
+            bar = self._live.add_task(title, total=total, note="")
+            try:
+                yield _BarTask(self._live, bar)
+            finally:
+                self._live.remove_task(bar)
+            return
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}", style="dim"),
+        )
+        with Progress(*columns, console=self._console, transient=True) as live:
+            self._live = live
+            try:
+                yield _BarTask(live, live.add_task(title, total=total, note=""))
+            finally:
+                self._live = None
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+class _BarTask:
+    def __init__(self, live: RichProgress, bar: object) -> None:
+        self._live, self._bar = live, bar
+
+    def advance(self, steps: int = 1, *, note: str = "") -> None:
+        self._live.update(self._bar, advance=steps, **({"note": note} if note else {}))  # type: ignore[arg-type]
+
+
+def progress_for(stream: TextIO = sys.stdout) -> Progress:
+    """Bars where the stream is a terminal, lines where it isn't."""
+    return Bars(stream) if stream.isatty() else Lines(stream)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,299 @@
+"""Store: where finished artifacts live, each whole or not at all.
+
+Why: a run can be killed at any instruction, two runs can share a store, a disk can fill. So an artifact is written to
+``partial/<key>``, its record last, everything synced, and then renamed into ``artifacts/<key>``; what has a record is
+complete. A lock per key lets two processes cooperate: the second waits and takes the first one's result.
+
+    artifacts/<key>/artifact.json    stage, key, digest, inputs, files with sha256 and size
+    artifacts/<key>/content/         what the stage wrote
+    partial/<key>/                   being written; thrown away when found again
+    scratch/<key>/                   checkpoints of a long stage; survives a kill, removed when published
+    cache/                           content-addressed caches that stages share
+    locks/, runs/                    one lock per key; one file per run
+
+Failures and out-of-memory are never kept. Law: ``store.find(key).digest`` is the digest of the bytes that are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
+from edgemm.runtime.errors import EdgemmError, StoreError
+from edgemm.stage import Artifact
+
+RECORD = "artifact.json"
+FOLDERS = ("artifacts", "partial", "scratch", "cache", "locks", "runs")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A finished artifact and what is known of its making: seconds it took, bytes it holds."""
+
+    artifact: Artifact
+    seconds: float
+    bytes: int
+    cached: bool
+    facts: Mapping[str, Any]
+
+
+class Store:
+    """A store in a folder.
+
+    Args:
+        root: created where it does not exist.
+
+    Raises:
+        StoreError: the folder can't be made or written.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root).absolute()
+        self._checked: set[str] = set()
+        with writing(self.root):
+            for name in FOLDERS:
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            probe = self.root / "locks" / f".probe-{os.getpid()}"
+            probe.write_bytes(b"edgemm")
+            probe.unlink()
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the caches that stages share."""
+        return self.root / "cache"
+
+    def find(self, key: str, *, check: bool = True) -> Record | None:
+        """The artifact of that key, or None.
+
+        Args:
+            key: 64 hex digits.
+            check: hash its files the first time this process meets it.
+
+        Raises:
+            StoreError: a file of it was changed, added or removed since it was made.
+        """
+        folder = self.root / "artifacts" / key
+        try:
+            facts = json.loads((folder / RECORD).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{folder / RECORD}: unreadable ({error}); remove {folder} and run again") from error
+        if check and key not in self._checked:
+            self._check(folder, facts)
+            self._checked.add(key)
+        artifact = Artifact(folder / "content", str(facts["stage"]), key, str(facts["digest"]))
+        size = sum(int(entry["bytes"]) for entry in facts["files"].values())
+        return Record(artifact, float(facts["seconds"]), size, True, facts)
+
+    def touch(self, key: str) -> None:
+        """Remember that the artifact was used now (``collect`` drops the longest unused first)."""
+        with contextlib.suppress(OSError):  # a store that is only read keeps no order of use
+            os.utime(self.root / "artifacts" / key / RECORD)
+
+    def make(
+        self,
+        key: str,
+        stage: str,
+        work: Callable[[Path, Path], None],
+        *,
+        facts: Mapping[str, Any],
+        say: Callable[[str], None],
+        again: bool = False,
+    ) -> Record:
+        """The artifact of that key: found, or made by ``work(out, scratch)`` under the key's lock.
+
+        Args:
+            key: content key of what ``work`` will write.
+            stage: name for records and messages.
+            work: writes a complete folder ``out``; may keep checkpoints in ``scratch``.
+            facts: what the key was made from; kept in the record.
+            say: is told when another process holds the key.
+            again: make it even where it is there, and replace it.
+
+        Raises:
+            StoreError: the disk is full or read-only; nothing is left half-written.
+        """
+        with self.lock(key, on_wait=lambda: say(f"{stage}: another process is making this; waiting for its result")):
+            if not again and (found := self.find(key)) is not None:
+                self.touch(key)
+                return found
+            partial, scratch = self.root / "partial" / key, self.root / "scratch" / key
+            with writing(self.root, stage):
+                remove(partial)
+                (partial / "content").mkdir(parents=True)
+                scratch.mkdir(parents=True, exist_ok=True)
+                started = time.monotonic()
+                try:
+                    work(partial / "content", scratch)
+                    seconds = time.monotonic() - started
+                    self._publish(partial, key, stage, seconds, facts)
+                except BaseException:
+                    remove(partial)
+                    raise
+                remove(scratch)
+            record = self.find(key, check=False)
+            assert record is not None, f"{stage}: published artifact {key} is not there"
+            self._checked.add(key)
+            return Record(record.artifact, record.seconds, record.bytes, False, record.facts)
+
+    def wait(self, key: str, *, poll_s: float = 0.5) -> Record:
+        """The artifact of that key, once another process has published it (all but the first of a launch)."""
+        while (found := self.find(key)) is None:
+            time.sleep(poll_s)
+        return found
+
+    @contextmanager
+    def lock(self, name: str, *, on_wait: Callable[[], None] | None = None, poll_s: float = 0.1) -> Iterator[None]:
+        """Hold the lock of that name among processes; the system lets go of it when a process dies."""
+        lock = FileLock(self.root / "locks" / f"{name}.lock")
+        with writing(self.root):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if on_wait:
+                    on_wait()
+                lock.acquire(poll_interval=poll_s)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self, name: str) -> bool:
+        """Whether some process holds the lock of that name."""
+        lock = FileLock(self.root / "locks" / f"{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    def _check(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        content = folder / "content"
+        there, known = set(folder_files(content)), set(facts["files"])
+        for name in sorted(there ^ known):
+            what = "is missing" if name in known else "was added"
+            raise StoreError(f"{content / name}: {what} since stage '{facts['stage']}' made it; {_mend(folder)}")
+        for name, entry in facts["files"].items():
+            path = content / name
+            if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
+                raise StoreError(f"{path}: changed since stage '{facts['stage']}' made it; {_mend(folder)}")
+
+    def _publish(self, partial: Path, key: str, stage: str, seconds: float, facts: Mapping[str, Any]) -> None:
+        """Record last, sync everything, then one rename."""
+        content = partial / "content"
+        files: dict[str, dict[str, Any]] = {}
+        for name in folder_files(content):
+            path = content / name
+            assert not path.is_symlink(), f"{stage}: {name} is a link; artifacts hold files"
+            path.chmod(0o444)
+            _sync(path)
+            files[name] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        assert files, f"stage '{stage}' wrote nothing"
+        record = {
+            "format": 1,
+            "stage": stage,
+            "key": key,
+            "digest": files_digest({name: entry["sha256"] for name, entry in files.items()}),
+            "seconds": round(seconds, 3),
+            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "facts": facts,
+            "files": files,
+        }
+        write_json(partial / RECORD, record)
+        for folder in [partial, *(p for p in partial.rglob("*") if p.is_dir())]:
+            _sync(folder)
+        final = self.root / "artifacts" / key
+        if final.exists():  # made again on purpose: the old one steps aside
+            old = self.root / "partial" / f"{key}.old"
+            remove(old)
+            final.rename(old)
+            partial.rename(final)
+            remove(old)
+        else:
+            partial.rename(final)
+        _sync(final.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all: to a neighbour, synced, then renamed over ``path``."""
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with neighbour.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        neighbour.replace(path)
+    except BaseException:
+        neighbour.unlink(missing_ok=True)
+        raise
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it; nothing happens where it is not there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def writing(root: Path, stage: str | None = None) -> Iterator[None]:
+    """Turn what a full, read-only or forbidden disk does to a write into one StoreError line.
+
+    Libraries report a full disk in their own ways (safetensors and torch raise their own errors), so an error that
+    says so, or one that comes while nothing is free, counts as well.
+    """
+    at = f"{stage}: " if stage else ""
+    try:
+        yield
+    except EdgemmError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreError(f"{at}{_full(root)}") from error
+        ours = error.filename is None or str(error.filename).startswith(str(root))
+        if ours and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise StoreError(
+                f"{at}{error.filename or root}: {(error.strerror or 'not writable').lower()}; "
+                "the store must be writable, choose another with --store"
+            ) from error
+        if stage is None and error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise StoreError(f"{root}: not a folder; choose another with --store") from error
+        raise
+    except Exception as error:
+        if "No space left on device" in str(error) or "File too large" in str(error):
+            raise StoreError(f"{at}{_full(root)}") from error
+        raise
+
+
+def _full(root: Path) -> str:
+    free = shutil.disk_usage(root if root.exists() else root.parent).free
+    return (
+        f"no space left for the store {root} ({free / 1e6:.0f} MB free); free some, run 'edgemm gc --limit SIZE', "
+        "or choose another with --store; finished stages are kept"
+    )
+
+
+def _mend(folder: Path) -> str:
+    return f"remove {folder} and run again"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,80 @@
+"""Collecting keeps the limit, drops the longest unused first, and never takes what a run uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edgemm.pipeline.gc import collect, parse_size
+from edgemm.pipeline.runs import running
+from edgemm.pipeline.store import Store
+from edgemm.runtime.errors import InputError
+
+
+def fill(store: Store, names: str, size: int = 1000) -> None:
+    for age, name in enumerate(names):
+
+        def work(out: Path, scratch: Path, name: str = name) -> None:
+            (out / "data.bin").write_bytes(name.encode() * size)
+
+        store.make(name * 64, "toy", work, facts={}, say=lambda line: None)
+        os.utime(store.root / "artifacts" / (name * 64) / "artifact.json", (1e9 + age, 1e9 + age))
+
+
+def left(store: Store) -> str:
+    return "".join(sorted(path.name[0] for path in (store.root / "artifacts").iterdir()))
+
+
+def test_the_longest_unused_goes_first(tmp_path):
+    store = Store(tmp_path)
+    fill(store, "abcd")
+    store.touch("a" * 64)  # used just now
+    one = sum(f.stat().st_size for f in (tmp_path / "artifacts" / ("a" * 64)).rglob("*") if f.is_file())
+    done = collect(store, 2 * one)
+    assert left(store) == "ad"
+    assert [entry.key and entry.key[0] for entry in done.dropped] == ["b", "c"]
+    assert done.left == 2 * one
+
+
+def test_a_dry_run_drops_nothing(tmp_path):
+    store = Store(tmp_path)
+    fill(store, "ab")
+    assert len(collect(store, 0, dry_run=True).dropped) == 2
+    assert left(store) == "ab"
+
+
+def test_what_a_run_in_progress_uses_stays(tmp_path):
+    store = Store(tmp_path)
+    fill(store, "abc")
+    with running(store, "toy", recipe="toy", overrides=()) as run:
+        run.pin("b" * 64)
+        done = collect(store, 0)
+        assert left(store) == "b"
+        assert done.in_use > 0
+    collect(store, 0)
+    assert left(store) == ""
+
+
+def test_what_is_being_made_stays_and_what_was_abandoned_goes(tmp_path):
+    store = Store(tmp_path)
+    for name in "ab":
+        (tmp_path / "partial" / (name * 64)).mkdir()
+        (tmp_path / "partial" / (name * 64) / "half.bin").write_bytes(b"half")
+    with store.lock("a" * 64):
+        collect(store, 10**9)
+    assert [path.name[0] for path in (tmp_path / "partial").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("0", 0), ("20GB", 20 * 10**9), ("1.5 GiB", 3 * 2**29), ("500m", 5 * 10**8), ("12", 12)]
+)
+def test_sizes_are_read(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "ten", "5 apples"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(InputError, match="expected a number and a unit"):
+        parse_size(text)

@@ -1,0 +1,201 @@
+"""The store: whole or not at all, among processes, after kills, on full and read-only disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgemm.pipeline.node import run_nodes
+from edgemm.pipeline.runs import list_runs, running
+from edgemm.pipeline.store import Store
+from edgemm.runtime.errors import StoreError
+from edgemm.stage import Silent
+from tests.pipeline.toy import EPOCHS, toy_nodes
+
+TOY = [sys.executable, "-m", "tests.pipeline.toy"]
+ROOT = Path(__file__).parents[2]
+
+
+def write(text: str):
+    def work(out: Path, scratch: Path) -> None:
+        (out / "file.txt").write_text(text)
+
+    return work
+
+
+def start(store: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*TOY, str(store), *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[dict[str, str], str]:
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return json.loads(out), err
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def test_an_artifact_is_found_again_with_the_same_digest(tmp_path):
+    store = Store(tmp_path / "store")
+    made = store.make("k" * 64, "toy", write("a"), facts={}, say=silent)
+    found = Store(tmp_path / "store").find("k" * 64)
+    assert not made.cached
+    assert found is not None
+    assert found.cached
+    assert found.artifact == made.artifact
+
+
+def test_the_digest_depends_on_bytes_and_names_only(tmp_path):
+    one = Store(tmp_path / "1").make("a" * 64, "toy", write("x"), facts={"n": 1}, say=silent)
+    two = Store(tmp_path / "2").make("b" * 64, "toy", write("x"), facts={"n": 2}, say=silent)
+    other = Store(tmp_path / "2").make("c" * 64, "toy", write("y"), facts={}, say=silent)
+    assert one.artifact.digest == two.artifact.digest != other.artifact.digest
+
+
+def test_a_failing_stage_leaves_nothing_but_its_scratch(tmp_path):
+    store = Store(tmp_path)
+
+    def fails(out: Path, scratch: Path) -> None:
+        (out / "half.txt").write_text("half")
+        (scratch / "epoch.txt").write_text("3")
+        raise MemoryError("out of memory")
+
+    with pytest.raises(MemoryError):
+        store.make("k" * 64, "toy", fails, facts={}, say=silent)
+    assert store.find("k" * 64) is None
+    assert not list((tmp_path / "partial").iterdir())
+    assert (tmp_path / "scratch" / ("k" * 64) / "epoch.txt").read_text() == "3"
+
+
+@pytest.mark.parametrize("how", ["change", "remove", "add"])
+def test_a_tampered_artifact_is_detected(tmp_path, how):
+    record = Store(tmp_path).make("k" * 64, "toy", write("abc"), facts={}, say=silent)
+    path = record.artifact.path / "file.txt"
+    if how == "change":
+        path.chmod(0o644)
+        path.write_text("abd")  # as long as before: only the hash tells
+    elif how == "remove":
+        path.unlink()
+    else:
+        (record.artifact.path / "more.txt").write_text("more")
+    with pytest.raises(StoreError, match=r"since stage 'toy' made it; remove .* and run again"):
+        Store(tmp_path).find("k" * 64)
+
+
+def test_a_second_run_makes_nothing(tmp_path):
+    log = tmp_path / "log"
+    first, _ = finish(start(tmp_path / "store", "--log", str(log)))
+    again, _ = finish(start(tmp_path / "store", "--log", str(log)))
+    assert first == again
+    assert log.read_text().splitlines() == ["train from 0", "double", "join"]
+
+
+def test_two_processes_on_one_store_make_each_artifact_once_and_the_second_says_that_it_waits(tmp_path):
+    log = tmp_path / "log"
+    both = [start(tmp_path / "store", "--log", str(log), "--slow", "0.05") for _ in range(2)]
+    (one, err_one), (two, err_two) = [finish(process) for process in both]
+    assert one == two
+    assert sorted(log.read_text().splitlines()) == ["double", "join", "train from 0"]
+    assert "another process is making this; waiting for its result" in err_one + err_two
+
+
+def test_killed_at_any_file_it_touches_a_run_resumes_to_the_same_digests(tmp_path):
+    undisturbed, _ = finish(start(tmp_path / "undisturbed"))
+    starts: set[int] = set()
+    for point in range(3, 400, 11):
+        store, log = tmp_path / f"store-{point}", tmp_path / f"log-{point}"
+        process = start(store, "--die-at", str(point), "--log", str(log))
+        process.communicate(timeout=60)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        resumed, _ = finish(start(store, "--log", str(log)))
+        assert resumed == undisturbed, f"killed before touching file number {point}"
+        assert not list((store / "partial").iterdir())
+        assert not list((store / "scratch").iterdir())
+        starts |= {int(line.split()[-1]) for line in log.read_text().splitlines() if line.startswith("train from")}
+        assert {run["status"] for run in list_runs(Store(store))} <= {"killed", "done"}
+    assert point > 100, "the run touches fewer files than it has steps"
+    assert any(0 < epoch < EPOCHS for epoch in starts), "kills inside the long stage must resume where they were"
+
+
+def test_made_again_on_purpose_replaces_the_artifact(tmp_path):
+    store = Store(tmp_path)
+    store.make("k" * 64, "toy", write("old"), facts={}, say=silent)
+    store.make("k" * 64, "toy", write("new"), facts={}, say=silent, again=True)
+    found = Store(tmp_path).find("k" * 64)
+    assert found is not None
+    assert (found.artifact.path / "file.txt").read_text() == "new"
+    assert not list((tmp_path / "partial").iterdir())
+
+
+def test_a_run_notes_its_stages_and_how_it_ended(tmp_path):
+    store = Store(tmp_path)
+    with running(store, "toy", recipe="toy.toml", overrides=["seed=1"]) as run:
+        run_nodes(toy_nodes(seed=1), store=store, run=run, progress=Silent())
+        assert list_runs(store)[0]["status"] == "running"
+    with pytest.raises(KeyboardInterrupt), running(store, "toy", recipe="toy.toml", overrides=[]):
+        raise KeyboardInterrupt
+    done, interrupted = sorted(list_runs(store), key=lambda run: run["status"])
+    assert done["status"] == "done"
+    assert [stage["node"] for stage in done["stages"]] == ["train", "double", "join"]
+    assert interrupted["status"] == "interrupted"
+
+
+needs_mount = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
+
+
+def mounted(folder: Path, options: str) -> bool:
+    folder.mkdir()
+    return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode == 0
+
+
+@needs_mount
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
+    disk = tmp_path / "disk"
+    if not mounted(disk, "size=2m"):
+        pytest.skip("mounting is not allowed here")
+    try:
+        store = Store(disk / "store")
+        store.make("a" * 64, "small", write("fits"), facts={}, say=silent)
+
+        def large(out: Path, scratch: Path) -> None:
+            (out / "large.bin").write_bytes(bytes(4 << 20))
+
+        with pytest.raises(StoreError, match=r"^large: no space left for the store .* finished stages are kept$"):
+            store.make("b" * 64, "large", large, facts={}, say=silent)
+        assert store.find("b" * 64) is None
+        assert not list((disk / "store" / "partial").iterdir())
+        assert Store(disk / "store").find("a" * 64) is not None
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@needs_mount
+def test_a_read_only_store_is_one_line(tmp_path):
+    disk = tmp_path / "disk"
+    if not mounted(disk, "size=2m"):
+        pytest.skip("mounting is not allowed here")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(StoreError, match=r"read-only file system; the store must be writable") as caught:
+            Store(disk / "store")
+        assert "\n" not in str(caught.value)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_store_that_is_a_file_is_one_line(tmp_path):
+    (tmp_path / "store").write_text("a file")
+    with pytest.raises(StoreError, match="not a folder; choose another with --store"):
+        Store(tmp_path / "store")

@@ -1,0 +1,102 @@
+"""A chain of three toy stages, run as a process of its own: ``python -m tests.pipeline.toy STORE``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgemm.pipeline.node import Node, run_nodes
+from edgemm.pipeline.progress import Lines
+from edgemm.pipeline.runs import running
+from edgemm.pipeline.store import Store, write_json
+from edgemm.stage import Artifact, Context
+
+EPOCHS = 8
+
+
+def toy_nodes(*, slow_s: float = 0.0, log: Path | None = None, seed: int = 0) -> list[Node]:
+    """Train (resumes from scratch), double it, and sum both."""
+
+    def note(name: str) -> None:
+        if log:
+            with log.open("a") as file:
+                file.write(name + "\n")
+
+    def train(inputs: Mapping[str, Artifact], out: Path, context: Context) -> None:
+        state, start = f"seed {seed}", 0
+        checkpoint = context.scratch / "state.json"
+        if checkpoint.exists():
+            saved = json.loads(checkpoint.read_text())
+            state, start = saved["state"], saved["epoch"]
+        note(f"train from {start}")
+        with context.progress.task("train", total=EPOCHS) as task:
+            for epoch in range(start, EPOCHS):
+                time.sleep(slow_s)
+                state = hashlib.sha256(f"{state} {epoch}".encode()).hexdigest()
+                write_json(checkpoint, {"state": state, "epoch": epoch + 1})
+                task.advance()
+        for index in range(4):  # several files, so that a kill can come between two
+            (out / f"weights-{index}.txt").write_text(f"{state} {index}")
+            time.sleep(slow_s)
+
+    def double(inputs: Mapping[str, Artifact], out: Path, context: Context) -> None:
+        note("double")
+        text = (inputs["model"].path / "weights-0.txt").read_text()
+        (out / "sub").mkdir()
+        time.sleep(slow_s)
+        (out / "sub" / "double.txt").write_text(text * 2)
+
+    def join(inputs: Mapping[str, Artifact], out: Path, context: Context) -> None:
+        note("join")
+        time.sleep(slow_s)
+        (out / "join.txt").write_text(f"{inputs['a'].digest}{inputs['b'].digest}")
+
+    return [
+        Node("train", "teach", {}, {"seed": seed}, train),
+        Node("double", "distill", {"model": "train"}, {}, double),
+        Node("join", "pack", {"a": "train", "b": "double"}, {}, join),
+    ]
+
+
+def die_at(count: int, store: Path) -> None:
+    """SIGKILL this process just before its ``count``-th change or opening of a file in the store."""
+    seen = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal seen
+        if event not in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod"):
+            return
+        if str(store) in str(arguments[0]):
+            seen += 1
+            if seen == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--die-at", type=int)
+    given = parser.parse_args()
+    if given.die_at is not None:
+        die_at(given.die_at, given.store)
+    store = Store(given.store)
+    with running(store, "toy", recipe="toy", overrides=()) as run:
+        made = run_nodes(
+            toy_nodes(slow_s=given.slow, log=given.log), store=store, run=run, progress=Lines(sys.stderr, every_s=0.0)
+        )
+    print(json.dumps({name: record.artifact.digest for name, record in made.items()}))
+
+
+if __name__ == "__main__":
+    main()
