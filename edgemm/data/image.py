@@ -1,4 +1,4 @@
-"""Image files: a quick check of their bytes, and the one way to decode them."""
+"""Image files: a quick check of their bytes, and decoding as on the device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgemm.runtime.errors import DataError
+from edgemm.runtime.errors import DataError, InputError
+from edgemm.runtime.images import decode_image
 
 
 def check_image(data: bytes) -> None:
@@ -29,17 +30,12 @@ def check_image(data: bytes) -> None:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to uint8 (height, width, 3) RGB; transparency is laid on white.
+    """Decode an image file to uint8 (height, width, 3) RGB, by the device's own decoder.
 
     Raises:
         DataError: the file can't be decoded.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                rgba = image.convert("RGBA")
-                white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-                return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
-            return np.asarray(image.convert("RGB"))
-    except Exception as error:
-        raise DataError(f"{path}: can't decode the image ({error})") from error
+        return decode_image(path, where="image")
+    except InputError as error:
+        raise DataError(f"data: {error}") from error

@@ -1,0 +1,205 @@
+"""A model on disk: ``model.json`` + ``weights.safetensors`` + ``tokenizer.json``, nothing that executes.
+
+Law: ``load_model(save_model(m))`` computes what ``m`` computes, bit for bit, also after pruning: modules are
+built from their config, then every module takes the shapes that the checkpoint has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from edgemm.models.kinds import module_from_config
+from edgemm.models.model import Model, Part
+from edgemm.runtime.errors import ModelError
+from edgemm.runtime.manifest import AudioInput, ImageInput, RawInput, TensorInput, TextInput
+from edgemm.runtime.signature import Signature
+
+FORMAT = 1
+_INPUTS: Mapping[str, type[RawInput]] = {
+    "image": ImageInput,
+    "text": TextInput,
+    "audio": AudioInput,
+    "tensor": TensorInput,
+}
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Write ``model`` into ``folder`` (made if needed); each file appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "family": model.family,
+        "parts": [
+            {
+                "name": part.name,
+                "role": part.role,
+                "modality": part.modality,
+                "kind": part.kind,
+                "config": dict(part.config),
+                "signature": part.signature.to_json(),
+                "groups": {
+                    name: module.groups for name, module in part.module.named_modules() if isinstance(module, nn.Conv2d)
+                },
+            }
+            for part in model.chain
+        ],
+        "inputs": {modality: asdict(raw) for modality, raw in model.inputs.items()},
+        "outputs": list(model.outputs),
+        "labels": list(model.labels),
+    }
+    state = {
+        f"{part.name}/{key}": value.detach().contiguous().clone()
+        for part in model.chain
+        for key, value in part.module.state_dict().items()
+    }
+    weights = folder / "weights.safetensors.partial"
+    save_file(state, str(weights))
+    os.replace(weights, folder / "weights.safetensors")
+    if model.tokenizer_json is not None:
+        _write(folder / "tokenizer.json", model.tokenizer_json)
+    _write(folder / "model.json", json.dumps(content, indent=1, ensure_ascii=False))  # last: its presence means whole
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """``model.json``, read."""
+
+    family: str
+    parts: list[dict[str, Any]]
+    inputs: dict[str, RawInput]
+    outputs: list[str]
+    labels: list[str]
+
+
+def load_model(folder: Path) -> Model:
+    """The model in ``folder``, in evaluation mode, on the CPU.
+
+    Raises:
+        ModelError: a folder that holds no model, a file that can't be read, or weights of another architecture.
+    """
+    saved = _read(folder)
+    weights = folder / "weights.safetensors"
+    try:
+        state = load_file(str(weights))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{weights}: can't be read ({error}); the model has to be saved again") from error
+    parts = []
+    for entry in saved.parts:
+        name = entry["name"]
+        module = module_from_config(entry["kind"], entry["config"])
+        prefix = f"{name}/"
+        own = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
+        fit_shapes_(module, own, groups=entry.get("groups", {}), where=f"{weights}, part '{name}'")
+        module.load_state_dict(own)
+        parts.append(
+            Part(
+                name, entry["role"], entry["modality"], entry["kind"], entry["config"],
+                Signature.from_json(entry["signature"]), module,
+            )
+        )  # fmt: skip
+    if state:
+        raise ModelError(f"{weights}: '{next(iter(state))}' belongs to no part of model.json; expected only its parts")
+    model = Model(saved.family, parts, inputs=saved.inputs, outputs=saved.outputs, labels=saved.labels)
+    tokenizer = folder / "tokenizer.json"
+    if tokenizer.exists():
+        model.tokenizer_json = tokenizer.read_text(encoding="utf-8")
+    elif any(raw.kind == "text" for raw in saved.inputs.values()):
+        raise ModelError(f"{folder}: tokenizer.json is missing, and the model takes text")
+    model.eval()
+    return model
+
+
+def _read(folder: Path) -> _Saved:
+    path = folder / "model.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path}: can't be read ({error.strerror}); expected a folder saved by edgemm") from error
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error})") from error
+    try:
+        if content["format"] != FORMAT:
+            raise ModelError(f"{path}: format {content['format']}, this edgemm reads {FORMAT}")
+        inputs = {
+            modality: _INPUTS[raw["kind"]](**{k: v for k, v in raw.items() if k != "kind"})
+            for modality, raw in content["inputs"].items()
+        }
+        for entry in content["parts"]:
+            for key in ("name", "role", "modality", "kind", "config", "signature"):
+                entry[key]
+        return _Saved(content["family"], content["parts"], inputs, content["outputs"], content["labels"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: not a model description ({type(error).__name__}: {error})") from error
+
+
+def fit_shapes_(module: nn.Module, state: Mapping[str, Tensor], *, groups: Mapping[str, int], where: str) -> None:
+    """Give every layer of ``module`` the shapes of ``state``, in place, so that a pruned checkpoint loads.
+
+    Widths may differ from the config's, the set of names and the number of dimensions may not.
+
+    Args:
+        groups: of every convolution, since its weight's shape leaves them open.
+        where: names the checkpoint in errors.
+
+    Raises:
+        ModelError: what, expected and got.
+    """
+    own = module.state_dict()
+    if missing := sorted(own.keys() - state.keys()):
+        raise ModelError(f"{where}: '{missing[0]}' is missing ({len(missing)} such); a checkpoint of another model?")
+    if extra := sorted(state.keys() - own.keys()):
+        raise ModelError(f"{where}: unexpected '{extra[0]}' ({len(extra)} such); a checkpoint of another model?")
+    for key, value in state.items():
+        if value.dim() != own[key].dim() or value.dtype != own[key].dtype:
+            raise ModelError(
+                f"{where}: '{key}': expected {own[key].dim()} dimensions of {own[key].dtype}, "
+                f"got {value.dim()} of {value.dtype}"
+            )
+    for name, layer in module.named_modules():
+        prefix = f"{name}." if name else ""
+        for kind in ("_parameters", "_buffers"):
+            for key, old in getattr(layer, kind).items():
+                new = state.get(prefix + key)
+                if old is None or new is None or old.shape == new.shape:
+                    continue
+                fresh = torch.empty_like(new)
+                getattr(layer, kind)[key] = nn.Parameter(fresh) if kind == "_parameters" else fresh
+        _fit_attributes_(layer, groups.get(name), where=f"{where}, layer '{name}'")
+
+
+def _fit_attributes_(layer: nn.Module, groups: int | None, *, where: str) -> None:
+    """Set the numbers that a layer keeps beside its weights from the weights, and check that they agree."""
+    if isinstance(layer, nn.Conv2d):
+        layer.groups = groups or layer.groups
+        layer.out_channels = layer.weight.shape[0]
+        layer.in_channels = layer.weight.shape[1] * layer.groups
+        if layer.out_channels % layer.groups:
+            raise ModelError(f"{where}: {layer.out_channels} channels don't divide into {layer.groups} groups")
+    elif isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.Embedding):
+        layer.num_embeddings, layer.embedding_dim = layer.weight.shape
+    elif isinstance(layer, nn.BatchNorm2d):
+        layer.num_features = layer.weight.shape[0]
+    elif isinstance(layer, nn.LayerNorm):
+        layer.normalized_shape = tuple(layer.weight.shape)
+    bias = getattr(layer, "bias", None)
+    weight = getattr(layer, "weight", None)
+    if isinstance(bias, Tensor) and isinstance(weight, Tensor) and bias.shape[0] != weight.shape[0]:
+        raise ModelError(f"{where}: {weight.shape[0]} rows of weight, but {bias.shape[0]} of bias")
