@@ -2,20 +2,26 @@
 
 A bundle is a chain of parts joined by value names: a part runs as soon as the values that its
 signature names as inputs exist. ``targets`` say which file and engine carry each part.
-Law: ``Manifest.from_json(m.to_json()) == m``.
+Law: ``Manifest.from_json(m.to_json()) == m``. Reading is strict: a manifest is made by somebody else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from edgemm.runtime.errors import BundleError
+from edgemm.runtime.fields import Fields, check_number, check_string, parse_json, show
+from edgemm.runtime.paths import check_path
 from edgemm.runtime.signature import Signature
 
 FORMAT = 1
 
 Role = Literal["frontend", "tower", "fusion", "head", "decoder"]
+Engine = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+Precision = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +76,24 @@ RawInput = ImageInput | TextInput | AudioInput | TensorInput
 
 @dataclass(frozen=True, slots=True)
 class TargetEntry:
-    """One engine's files for the parts. ``fingerprint`` holds what a compiled plan needs to load."""
+    """One engine's files for the parts. ``fingerprint`` holds what a compiled plan needs to load.
+
+    Every part has a file. In a TensorRT target a part whose file ends in ``.onnx`` runs on onnxruntime
+    on the CPU (a frontend that takes images of any size); all others are compiled plans.
+    """
 
     name: str
-    engine: Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
-    precision: Literal["float32", "float16", "int8"]
+    engine: Engine
+    precision: Precision
     files: Mapping[str, str]  # part name -> path inside the bundle
     threads: int = 0  # 0: the engine decides
     fingerprint: Mapping[str, str] = field(default_factory=dict)
+
+    def engine_of(self, part: str) -> Engine:
+        """The engine that runs one part."""
+        if self.engine in ("tensorrt", "tensorrt-rtx") and self.files[part].endswith(".onnx"):
+            return "onnxruntime"
+        return self.engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +145,323 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)  # every file but manifest.json
     format: int = FORMAT
+
+    def part(self, name: str) -> PartEntry:
+        """The part of that name. Raises BundleError naming the ones there are."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise BundleError(f"bundle '{self.name}': no part '{name}'; it has {[part.name for part in self.parts]}")
+
+    def target(self, name: str | None) -> TargetEntry:
+        """The target of that name; None means the default one. Raises BundleError naming the ones there are."""
+        for target in self.targets:
+            if name is None or target.name == name:
+                return target
+        raise BundleError(f"bundle '{self.name}': no target '{name}'; it has {[t.name for t in self.targets]}")
+
+    def referenced_files(self) -> Iterator[tuple[str, str]]:
+        """(path, key that names it) of every file the manifest speaks of."""
+        for i, target in enumerate(self.targets):
+            for part, path in target.files.items():
+                yield path, f"targets[{i}].files.{part}"
+        for modality, raw in self.inputs.items():
+            if isinstance(raw, TextInput):
+                yield raw.tokenizer, f"inputs.{modality}.tokenizer"
+        if self.labels is not None:
+            yield self.labels, "labels"
+        if self.gallery is not None:
+            yield self.gallery.embeddings, "gallery.embeddings"
+            yield self.gallery.labels, "gallery.labels"
+        for i, sample in enumerate(self.golden):
+            for modality, path in sample.inputs.items():
+                if not isinstance(self.inputs[modality], TextInput):
+                    yield path, f"golden[{i}].inputs.{modality}"
+        for name, golden in self.golden_outputs.items():
+            yield golden.file, f"golden_outputs.{name}.file"
+        if self.measurements is not None:
+            yield self.measurements, "measurements"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, in the order of the specification."""
+        return {
+            "format": self.format,
+            "name": self.name,
+            "family": self.family,
+            "parts": [
+                {
+                    "name": part.name,
+                    "role": part.role,
+                    "modality": part.modality,
+                    "parameters": part.parameters,
+                    "signature": part.signature.to_json(),
+                }
+                for part in self.parts
+            ],
+            "inputs": {modality: raw_to_json(raw) for modality, raw in self.inputs.items()},
+            "outputs": list(self.outputs),
+            "targets": [
+                {
+                    "name": target.name,
+                    "engine": target.engine,
+                    "precision": target.precision,
+                    "threads": target.threads,
+                    "files": dict(target.files),
+                    "fingerprint": dict(target.fingerprint),
+                }
+                for target in self.targets
+            ],
+            "labels": self.labels,
+            "gallery": self.gallery and {"embeddings": self.gallery.embeddings, "labels": self.gallery.labels},
+            "golden": [{"inputs": dict(sample.inputs)} for sample in self.golden],
+            "golden_outputs": {
+                name: {"file": golden.file, "max_abs_error": dict(golden.max_abs_error)}
+                for name, golden in self.golden_outputs.items()
+            },
+            "measurements": self.measurements,
+            "provenance": dict(self.provenance),
+            "files": {path: {"sha256": entry.sha256, "bytes": entry.bytes} for path, entry in self.files.items()},
+        }
+
+    def to_bytes(self) -> bytes:
+        """``manifest.json`` as UTF-8, indented, one trailing newline."""
+        return (json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, file: str = "manifest.json") -> Manifest:
+        """Law: ``Manifest.from_bytes(m.to_bytes()) == m``. Raises BundleError, also where it is not JSON."""
+        return cls.from_json(parse_json(data, file=file), file=file)
+
+    @classmethod
+    def from_json(cls, value: object, *, file: str = "manifest.json") -> Manifest:
+        """Read and check a parsed manifest.
+
+        Args:
+            value: what ``json.loads`` gave.
+            file: for messages.
+
+        Raises:
+            BundleError: naming file and key, on a wrong type, a missing or an unknown key, a format version that
+                this edgemm does not read, or a chain, target, golden sample or label that does not fit the rest.
+        """
+        fields = Fields(value, file)
+        version = fields.integer("format", minimum=1)
+        if version != FORMAT:
+            raise BundleError(
+                f"{file}: format: got version {version}, expected {FORMAT}; this bundle needs another edgemm"
+            )
+        manifest = cls(
+            name=fields.string("name"),
+            family=fields.string("family"),
+            parts=tuple(_part(part) for part in fields.objects("parts")),
+            inputs={name: raw_from_json(raw, where=where) for name, raw, where in fields.mapping("inputs")},
+            outputs=fields.strings("outputs"),
+            targets=tuple(_target(target) for target in fields.objects("targets")),
+            labels=_optional_path(fields, "labels"),
+            gallery=_gallery(fields),
+            golden=tuple(_golden(sample) for sample in fields.objects("golden", [])),
+            golden_outputs={
+                name: _golden_outputs(Fields(raw, where)) for name, raw, where in fields.mapping("golden_outputs", {})
+            },
+            measurements=_optional_path(fields, "measurements"),
+            provenance={name: item for name, item, _ in fields.mapping("provenance", {})},
+            files={
+                check_path(path, f"{file}: files"): _file(Fields(raw, where))
+                for path, raw, where in fields.mapping("files", {})
+            },
+            format=version,
+        )
+        fields.done()
+        _check_chain(manifest, file)
+        _check_targets(manifest, file)
+        _check_golden(manifest, file)
+        return manifest
+
+
+def raw_to_json(raw: RawInput) -> dict[str, Any]:
+    """Law: ``raw_from_json(raw_to_json(r)) == r``."""
+    if isinstance(raw, TextInput):
+        return {
+            "kind": "text",
+            "tokenizer": raw.tokenizer,
+            "max_tokens": raw.max_tokens,
+            "ids": raw.ids,
+            "mask": raw.mask,
+        }
+    if isinstance(raw, AudioInput):
+        return {"kind": "audio", "sample_rate": raw.sample_rate, "feeds": raw.feeds}
+    return {"kind": raw.kind, "feeds": raw.feeds}
+
+
+def raw_from_json(value: object, *, where: str = "inputs") -> RawInput:
+    """Read how one modality's raw form becomes values. Raises BundleError naming ``where`` and the key."""
+    fields = Fields(value, where)
+    kind = fields.choice("kind", ("image", "text", "audio", "tensor"))
+    raw: RawInput
+    if kind == "image":
+        raw = ImageInput(feeds=fields.string("feeds", "image"))
+    elif kind == "text":
+        raw = TextInput(
+            tokenizer=_path(fields, "tokenizer"),
+            max_tokens=fields.integer("max_tokens", minimum=1),
+            ids=fields.string("ids", "input_ids"),
+            mask=fields.string("mask", "attention_mask"),
+        )
+    elif kind == "audio":
+        raw = AudioInput(sample_rate=fields.integer("sample_rate", minimum=1), feeds=fields.string("feeds", "waveform"))
+    else:
+        raw = TensorInput(feeds=fields.string("feeds"))
+    fields.done()
+    return raw
+
+
+def fed_values(raw: RawInput) -> tuple[str, ...]:
+    """Names of the values that one raw input becomes."""
+    return (raw.ids, raw.mask) if isinstance(raw, TextInput) else (raw.feeds,)
+
+
+def _path(fields: Fields, key: str) -> str:
+    return check_path(fields.string(key), fields.path(key))
+
+
+def _optional_path(fields: Fields, key: str) -> str | None:
+    value = fields.optional_string(key)
+    return None if value is None else check_path(value, fields.path(key))
+
+
+def _part(fields: Fields) -> PartEntry:
+    part = PartEntry(
+        name=fields.string("name"),
+        role=fields.choice("role", get_args(Role)),
+        modality=fields.optional_string("modality"),
+        signature=Signature.from_json(fields.take("signature"), where=fields.path("signature")),
+        parameters=fields.integer("parameters"),
+    )
+    fields.done()
+    return part
+
+
+def _target(fields: Fields) -> TargetEntry:
+    target = TargetEntry(
+        name=fields.string("name"),
+        engine=fields.choice("engine", get_args(Engine)),
+        precision=fields.choice("precision", get_args(Precision)),
+        files={part: check_path(check_string(path, where), where) for part, path, where in fields.mapping("files")},
+        threads=fields.integer("threads", 0),
+        fingerprint=fields.string_map("fingerprint", {}),
+    )
+    fields.done()
+    return target
+
+
+def _gallery(fields: Fields) -> Gallery | None:
+    value = fields.take("gallery", None)
+    if value is None:
+        return None
+    inner = Fields(value, fields.path("gallery"))
+    gallery = Gallery(embeddings=_path(inner, "embeddings"), labels=_path(inner, "labels"))
+    inner.done()
+    return gallery
+
+
+def _golden(fields: Fields) -> GoldenSample:
+    # Texts are content, not paths: any character may stand in them; paths are checked where modalities are known.
+    inputs: dict[str, str] = {}
+    for modality, value, where in fields.mapping("inputs"):
+        if not isinstance(value, str) or not value:
+            raise BundleError(f"{where}: got {show(value)}, expected a non-empty string")
+        inputs[modality] = value
+    fields.done()
+    return GoldenSample(inputs)
+
+
+def _golden_outputs(fields: Fields) -> GoldenOutputs:
+    golden = GoldenOutputs(
+        file=_path(fields, "file"),
+        max_abs_error={name: check_number(v, where) for name, v, where in fields.mapping("max_abs_error")},
+    )
+    fields.done()
+    return golden
+
+
+def _file(fields: Fields) -> FileEntry:
+    entry = FileEntry(sha256=fields.string("sha256"), bytes=fields.integer("bytes"))
+    if len(entry.sha256) != 64 or not set(entry.sha256) <= set("0123456789abcdef"):
+        raise BundleError(f"{fields.path('sha256')}: got {show(entry.sha256)}, expected 64 lower-case hex digits")
+    fields.done()
+    return entry
+
+
+def _check_chain(manifest: Manifest, file: str) -> None:
+    """Every part's inputs are raw values or made by an earlier part; no value is made twice, so there is no loop."""
+    made: dict[str, str] = {}
+    for modality, raw in manifest.inputs.items():
+        for value in fed_values(raw):
+            if value in made:
+                raise BundleError(f"{file}: inputs.{modality}: value '{value}' is already made by {made[value]}")
+            made[value] = f"inputs.{modality}"
+    if not manifest.parts:
+        raise BundleError(f"{file}: parts: got none, expected at least one")
+    names: set[str] = set()
+    for i, part in enumerate(manifest.parts):
+        if part.name in names:
+            raise BundleError(f"{file}: parts[{i}].name: '{part.name}' is given twice")
+        names.add(part.name)
+        for spec in part.signature.inputs:
+            if spec.name not in made:
+                raise BundleError(
+                    f"{file}: parts[{i}] ('{part.name}'): nothing before it makes its input '{spec.name}'; "
+                    f"values known there: {sorted(made)}"
+                )
+        for spec in part.signature.outputs:
+            if spec.name in made:
+                raise BundleError(
+                    f"{file}: parts[{i}] ('{part.name}'): value '{spec.name}' is already made by {made[spec.name]}"
+                )
+            made[spec.name] = f"part '{part.name}'"
+    if not manifest.outputs:
+        raise BundleError(f"{file}: outputs: got none, expected at least one value that a part makes")
+    for i, name in enumerate(manifest.outputs):
+        if not made.get(name, "").startswith("part "):
+            raise BundleError(f"{file}: outputs[{i}]: no part makes '{name}'; values known: {sorted(made)}")
+
+
+def _check_targets(manifest: Manifest, file: str) -> None:
+    """At least one target; names differ; each has one file per part and none for a part that is not there."""
+    if not manifest.targets:
+        raise BundleError(f"{file}: targets: got none, expected at least one")
+    parts = [part.name for part in manifest.parts]
+    names: set[str] = set()
+    for i, target in enumerate(manifest.targets):
+        if target.name in names:
+            raise BundleError(f"{file}: targets[{i}].name: '{target.name}' is given twice")
+        names.add(target.name)
+        for name in parts:
+            if name not in target.files:
+                raise BundleError(f"{file}: targets[{i}].files: target '{target.name}' has no file for part '{name}'")
+        for name in target.files:
+            if name not in parts:
+                raise BundleError(f"{file}: targets[{i}].files.{name}: no such part; expected {parts}")
+
+
+def _check_golden(manifest: Manifest, file: str) -> None:
+    """Golden samples name known modalities; golden outputs name known targets and outputs; paths are safe."""
+    for i, sample in enumerate(manifest.golden):
+        where = f"{file}: golden[{i}].inputs"
+        if not sample.inputs:
+            raise BundleError(f"{where}: got none, expected at least one modality of {list(manifest.inputs)}")
+        for modality, value in sample.inputs.items():
+            if modality not in manifest.inputs:
+                raise BundleError(f"{where}.{modality}: no such modality; expected one of {list(manifest.inputs)}")
+            if not isinstance(manifest.inputs[modality], TextInput):
+                check_path(value, f"{where}.{modality}")
+    targets = [target.name for target in manifest.targets]
+    for name, golden in manifest.golden_outputs.items():
+        if name not in targets:
+            raise BundleError(f"{file}: golden_outputs.{name}: no such target; expected one of {targets}")
+        for value in golden.max_abs_error:
+            if value not in manifest.outputs:
+                raise BundleError(
+                    f"{file}: golden_outputs.{name}.max_abs_error.{value}: no such output; "
+                    f"expected one of {list(manifest.outputs)}"
+                )

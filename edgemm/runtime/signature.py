@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgemm.runtime.errors import BundleError
+from edgemm.runtime.fields import Fields, check_integer, check_string, show
+
 Dim = int | str
+DTYPES = ("bool", "uint8", "int8", "int32", "int64", "float16", "float32", "float64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,20 @@ class TensorSpec:
     shape: tuple[Dim, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> TensorSpec:
-        return cls(str(value["name"]), str(value["dtype"]), tuple(value["shape"]))
+    def from_json(cls, value: object, *, where: str = "tensor") -> TensorSpec:
+        """Read strictly. Raises BundleError naming ``where`` and the key."""
+        fields = Fields(value, where)
+        name, dtype = fields.string("name"), fields.choice("dtype", DTYPES)
+        shape: list[Dim] = [
+            check_string(dim, at) if isinstance(dim, str) else check_integer(dim, at, minimum=1)
+            for dim, at in fields.items("shape")
+        ]
+        fields.done()
+        return cls(name, dtype, tuple(shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,7 @@ class Signature:
         return tuple(spec.name for spec in self.outputs)
 
     def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; a dimension's range is ``[min, opt, max]``."""
         return {
             "inputs": [spec.to_json() for spec in self.inputs],
             "outputs": [spec.to_json() for spec in self.outputs],
@@ -65,9 +79,23 @@ class Signature:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Signature:
-        return cls(
-            tuple(TensorSpec.from_json(v) for v in value["inputs"]),
-            tuple(TensorSpec.from_json(v) for v in value["outputs"]),
-            {str(name): DimRange(*r) for name, r in value.get("dims", {}).items()},
-        )
+    def from_json(cls, value: object, *, where: str = "signature") -> Signature:
+        """Read strictly. Raises BundleError naming ``where`` and the key."""
+        fields = Fields(value, where)
+        inputs = tuple(TensorSpec.from_json(item, where=at) for item, at in fields.items("inputs"))
+        outputs = tuple(TensorSpec.from_json(item, where=at) for item, at in fields.items("outputs"))
+        dims = {name: _dim_range(item, at) for name, item, at in fields.mapping("dims", {})}
+        fields.done()
+        for key, specs in (("inputs", inputs), ("outputs", outputs)):
+            names = [spec.name for spec in specs]
+            if not names or len(set(names)) != len(names):
+                raise BundleError(f"{fields.path(key)}: got the names {names}, expected at least one and no two alike")
+        return cls(inputs, outputs, dims)
+
+
+def _dim_range(value: object, where: str) -> DimRange:
+    if isinstance(value, list) and len(value) == 3:
+        low, usual, high = (check_integer(v, f"{where}[{i}]", minimum=1) for i, v in enumerate(value))
+        if low <= usual <= high:
+            return DimRange(low, usual, high)
+    raise BundleError(f"{where}: got {show(value)}, expected [min, opt, max] with 1 <= min <= opt <= max")

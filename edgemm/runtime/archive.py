@@ -1,0 +1,317 @@
+"""Archive: a bundle's bytes, from a folder or one zip, checked against the manifest before anybody uses them.
+
+Nothing is ever extracted. Every file is read whole, its size compared with the manifest before reading and its
+sha256 after, so a tampered, truncated or inflated bundle ends in one BundleCorrupt line. Writing goes through
+``seal`` (the manifest last, so a folder with a manifest is complete) and ``zip_bundle`` (same input, same bytes).
+Law: ``open_archive(folder).read(name) == open_archive(zip_bundle(folder, z)).read(name)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from edgemm.runtime.errors import BundleCorrupt, BundleError
+from edgemm.runtime.fields import one_line, parse_json, show
+from edgemm.runtime.manifest import FileEntry, Manifest
+from edgemm.runtime.paths import MANIFEST, check_path
+
+MANIFEST_LIMIT_BYTES = 64 << 20  # a manifest is a few kB; a larger one is an attack on memory
+_ZIP_FAULTS = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,  # a compression method or zip version that Python does not know
+    RuntimeError,  # an encrypted member
+    ValueError,
+    OverflowError,
+    MemoryError,
+    OSError,
+)
+
+
+class Storage(Protocol):
+    """Where the bytes lie. ``size`` raises BundleCorrupt for a file that is not there."""
+
+    def names(self) -> list[str]:
+        """Every file but the manifest."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Bytes of one file, before reading it."""
+        ...
+
+    def read(self, name: str, limit_bytes: int) -> bytes:
+        """At most ``limit_bytes + 1`` bytes of one file."""
+        ...
+
+
+class Archive:
+    """An open bundle: its manifest, and the bytes of its files.
+
+    Raises:
+        BundleError: the manifest is missing or does not validate.
+        BundleCorrupt: it names files that are not there, or the zip is damaged.
+    """
+
+    def __init__(self, path: Path, storage: Storage) -> None:
+        self.path = path
+        self._storage = storage
+        size = storage.size(MANIFEST)
+        if size > MANIFEST_LIMIT_BYTES:
+            raise BundleCorrupt(f"{path}: {MANIFEST} is {size} bytes, expected at most {MANIFEST_LIMIT_BYTES}")
+        data = storage.read(MANIFEST, size)
+        self.manifest = Manifest.from_bytes(data, file=f"{path}/{MANIFEST}")
+        self.manifest_sha256 = hashlib.sha256(data).hexdigest()
+        check_references(self.manifest, f"{path}/{MANIFEST}")
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file of the bundle.
+
+        Raises:
+            BundleError: the manifest does not list it.
+            BundleCorrupt: its size or sha256 differs from the manifest's, or it is not there.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BundleError(f"{self.path}: no file '{name}' in the manifest's table")
+        size = self._storage.size(name)
+        if size != entry.bytes:
+            raise BundleCorrupt(f"{self.path}: {name}: got {size} bytes, expected {entry.bytes} by the manifest")
+        data = self._storage.read(name, entry.bytes)
+        if len(data) != entry.bytes:
+            raise BundleCorrupt(
+                f"{self.path}: {name}: got {len(data)} bytes{'' if len(data) < entry.bytes else ' or more'}, "
+                f"expected {entry.bytes} by the manifest"
+            )
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != entry.sha256:
+            raise BundleCorrupt(
+                f"{self.path}: {name}: got sha256 {digest[:16]}…, expected {entry.sha256[:16]}…; "
+                "the file was changed after the bundle was made"
+            )
+        return data
+
+    def read_strings(self, name: str) -> tuple[str, ...]:
+        """A JSON list of strings (labels). Raises BundleError where it is anything else."""
+        value = parse_json(self.read(name), file=f"{self.path}/{name}")
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+            raise BundleError(f"{self.path}/{name}: got {show(value)}, expected a non-empty array of strings")
+        return tuple(value)
+
+    def unlisted(self) -> list[str]:
+        """Files that lie in the bundle but that the manifest does not list."""
+        return sorted(name for name in self._storage.names() if name not in self.manifest.files)
+
+    def problems(self) -> list[str]:
+        """One line for each file that is missing, differs or is not listed; empty where the bundle is whole."""
+        found: list[str] = []
+        for name in self.manifest.files:
+            try:
+                self.read(name)
+            except BundleError as error:
+                found.append(str(error))
+        found += [f"{self.path}: {name}: not listed in the manifest" for name in self.unlisted()]
+        return found
+
+
+def open_archive(path: str | os.PathLike[str]) -> Archive:
+    """Open a bundle folder or a bundle zip.
+
+    Raises:
+        BundleError: there is nothing, or nothing that is a bundle.
+        BundleCorrupt: a damaged zip or unsafe names in it.
+    """
+    place = Path(path)
+    try:
+        if place.is_dir():
+            return Archive(place, _Folder(place))
+        if place.is_file():
+            return Archive(place, _Zip(place))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{place}: cannot be read: {one_line(error)}") from error
+    raise BundleError(f"{place}: no such file or folder; expected a bundle folder or a bundle .zip")
+
+
+def check_references(manifest: Manifest, file: str) -> None:
+    """Raise BundleCorrupt where a file that the manifest speaks of is not in its table of digests."""
+    for name, key in manifest.referenced_files():
+        if name not in manifest.files:
+            raise BundleCorrupt(f"{file}: {key}: '{name}' is not in the table 'files'")
+
+
+class _Folder:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._real = root.resolve()
+
+    def _place(self, name: str) -> Path:
+        place = self._root / name
+        try:
+            real = place.resolve(strict=True)
+        except (OSError, RuntimeError, ValueError) as error:  # missing, a loop of links, a NUL
+            if name == MANIFEST:
+                raise BundleError(f"{self._root}: no {MANIFEST}; expected a bundle folder") from error
+            raise BundleCorrupt(f"{self._root}: {name}: not there; the manifest lists it") from error
+        if not real.is_relative_to(self._real):
+            raise BundleCorrupt(f"{self._root}: {name}: a link that leads out of the bundle, to {real}")
+        if not real.is_file():
+            raise BundleCorrupt(f"{self._root}: {name}: not a regular file")
+        return real
+
+    def names(self) -> list[str]:
+        return [name for name in _files_under(self._root) if name != MANIFEST]
+
+    def size(self, name: str) -> int:
+        return self._place(name).stat().st_size
+
+    def read(self, name: str, limit_bytes: int) -> bytes:
+        try:
+            with self._place(name).open("rb") as file:
+                return file.read(limit_bytes + 1)
+        except OSError as error:
+            raise BundleCorrupt(f"{self._root}: {name}: cannot be read: {one_line(error)}") from error
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as archive:
+            self._members: dict[str, zipfile.ZipInfo] = {}
+            for member in archive.infolist():
+                if member.is_dir():
+                    check_path(member.filename.rstrip("/"), f"{path}: a folder of the zip")
+                    continue
+                if member.filename != MANIFEST:
+                    check_path(member.filename, f"{path}: a member of the zip")
+                if member.filename in self._members:
+                    raise BundleCorrupt(f"{path}: '{member.filename}' is in the zip twice")
+                if member.orig_filename != member.filename:
+                    raise BundleCorrupt(f"{path}: unsafe path {member.orig_filename[:80]!r} in the zip")
+                if (member.external_attr >> 16) & 0o170000 == 0o120000:
+                    raise BundleCorrupt(f"{path}: '{member.filename}' is a symbolic link; expected a file")
+                self._members[member.filename] = member
+
+    @contextmanager
+    def _open(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                yield archive
+        except _ZIP_FAULTS as error:
+            raise BundleCorrupt(f"{self._path}: not a whole zip: {one_line(error)}") from error
+
+    def names(self) -> list[str]:
+        return [name for name in self._members if name != MANIFEST]
+
+    def size(self, name: str) -> int:
+        if name in self._members:
+            return self._members[name].file_size
+        if name == MANIFEST:
+            raise BundleError(f"{self._path}: no {MANIFEST} in the zip; expected a bundle")
+        raise BundleCorrupt(f"{self._path}: {name}: not in the zip; the manifest lists it")
+
+    def read(self, name: str, limit_bytes: int) -> bytes:
+        # Read by the size the manifest states, never by what the zip's own header claims: a bomb stops here.
+        with self._open() as archive, archive.open(self._members[name]) as file:
+            data = file.read(limit_bytes)
+            return data + file.read(1)  # the second read runs the zip's CRC check at the end of the file
+
+
+def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
+    """Complete a bundle folder: list every file with size and sha256, then write ``manifest.json``, last and atomically.
+
+    Args:
+        folder: holds every file but the manifest already.
+        manifest: its ``files`` are replaced by the table made here.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        BundleError: the manifest does not validate, or names a file that is not in the folder.
+    """
+    root = Path(folder)
+    names = [name for name in _files_under(root) if name != MANIFEST]
+    entries: dict[str, FileEntry] = {}
+    for name in names:
+        check_path(name, str(root))
+        digest = hashlib.sha256()
+        size = 0
+        with (root / name).open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+                size += len(chunk)
+        entries[name] = FileEntry(digest.hexdigest(), size)
+    sealed = replace(manifest, files=entries)
+    # What is written has to be readable: the same checks as on the device, on the JSON itself.
+    again = Manifest.from_json(json.loads(sealed.to_bytes()), file=f"{root}/{MANIFEST}")
+    check_references(again, f"{root}/{MANIFEST}")
+    _write_atomically(root / MANIFEST, sealed.to_bytes())
+    return again
+
+
+def zip_bundle(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+    """Pack a sealed bundle folder into one zip, deterministically: sorted names, no timestamps, digests checked.
+
+    Returns:
+        The path of the zip, complete or not there at all.
+
+    Raises:
+        BundleError, BundleCorrupt: the folder is not a whole bundle.
+    """
+    archive = open_archive(folder)
+    target = Path(out)
+    partial = target.with_name(target.name + f".partial-{os.getpid()}")
+    try:
+        with zipfile.ZipFile(partial, "w", allowZip64=True) as packed:
+            manifest = (Path(folder) / MANIFEST).read_bytes()
+            _add_member(packed, MANIFEST, manifest)
+            for name in sorted(archive.manifest.files):
+                _add_member(packed, name, archive.read(name))
+        os.replace(partial, target)
+    except OSError as error:
+        raise BundleError(f"{target}: cannot be written: {one_line(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _add_member(packed: zipfile.ZipFile, name: str, data: bytes) -> None:
+    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    member.create_system = 3  # Unix, on every machine
+    member.external_attr = 0o100644 << 16
+    member.compress_type = zipfile.ZIP_DEFLATED
+    packed.writestr(member, data, compresslevel=6)
+
+
+def _files_under(root: Path) -> list[str]:
+    found: list[str] = []
+    for folder, _, names in os.walk(root):
+        relative = Path(folder).relative_to(root)
+        found += [(relative / name).as_posix() for name in names]
+    return sorted(found)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    partial = path.with_name(path.name + f".partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be written: {one_line(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,409 @@
+"""Bundle: open, predict, verify. The one object that an application on the device needs."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgemm.runtime.archive import Archive, open_archive
+from edgemm.runtime.errors import BundleError, EdgemmError, InputError
+from edgemm.runtime.fields import one_line
+from edgemm.runtime.inputs import InputReader, Samples, Value, join
+from edgemm.runtime.manifest import GoldenSample, Manifest, PartEntry, TargetEntry, TextInput, fed_values
+from edgemm.runtime.prediction import GallerySet, LabelSet, Prediction, Ranker
+from edgemm.runtime.session import Array, Session, open_session, require_engine
+
+
+class Part:
+    """One part of an open bundle; its engine loads it at the first run.
+
+    Attributes:
+        name: as in the manifest.
+        entry: role, modality, signature and parameters.
+        file: the file of the bundle's target that carries it.
+        engine: what runs it.
+    """
+
+    def __init__(self, archive: Archive, entry: PartEntry, target: TargetEntry, *, threads: int) -> None:
+        self.name = entry.name
+        self.entry = entry
+        self.file = target.files[entry.name]
+        self.engine = target.engine_of(entry.name)
+        self.input_names = entry.signature.input_names
+        self.output_names = entry.signature.output_names
+        self._archive = archive
+        self._target = target
+        self._threads = threads
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """The engine's session. Raises BundleCorrupt, EngineError or EngineNotInstalled while loading."""
+        if self._session is None:
+            what = f"target '{self._target.name}', part '{self.name}'"
+            session = open_session(
+                self.engine,
+                self._archive.read(self.file),
+                threads=self._threads,
+                what=what,
+                float32=self._target.precision != "float16",
+                fingerprint=self._target.fingerprint if self.engine == self._target.engine else None,
+            )
+            if set(session.input_names) != set(self.input_names) or not set(self.output_names) <= set(
+                session.output_names
+            ):
+                raise BundleError(
+                    f"{what}: the file takes {list(session.input_names)} and makes {list(session.output_names)}, "
+                    f"the manifest says {list(self.input_names)} and {list(self.output_names)}"
+                )
+            self._session = session
+        return self._session
+
+    @property
+    def loaded(self) -> bool:
+        """Whether an engine holds it already."""
+        return self._session is not None
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run this part alone on the values of its inputs; see ``Session.run``."""
+        return (self._session or self.session).run(feeds)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What ``Bundle.verify`` found.
+
+    Attributes:
+        target: whose golden samples were run.
+        files: how many files' digests were compared.
+        samples: how many golden samples were run.
+        max_abs_error: output -> largest difference to the golden outputs.
+        problems: one line each; empty where the bundle is whole.
+    """
+
+    target: str
+    files: int
+    samples: int
+    max_abs_error: Mapping[str, float]
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was wrong."""
+        return not self.problems
+
+
+class Bundle:
+    """An open bundle. Not for several threads at once: open one per thread.
+
+    >>> bundle = Bundle.open("emoji.bundle.zip")                     # doctest: +SKIP
+    >>> bundle.predict(image="cat.png").matches[0][0]                # doctest: +SKIP
+    ('cat face', 0.83)
+    """
+
+    def __init__(self, archive: Archive, *, target: str | None = None, threads: int | None = None) -> None:
+        self.manifest: Manifest = archive.manifest
+        self.archive = archive
+        self.target: TargetEntry = self.manifest.target(target)
+        for part in self.manifest.parts:
+            others = [t.name for t in self.manifest.targets if t.engine != self.target.engine]
+            advice = f" (this bundle also has {others})" if others else ""
+            require_engine(self.target.engine_of(part.name), what=f"target '{self.target.name}'{advice}")
+        self._inputs = InputReader(self.manifest, archive.read)
+        self._rankers: dict[tuple[str, ...], tuple[str, Ranker] | None] = {}
+        self._plans: dict[tuple[str, ...], tuple[tuple[Part, ...], tuple[str, ...], int | None]] = {}
+        self._threads = 0
+        self._parts: dict[str, Part] = {}
+        self.threads = self.target.threads if threads is None else threads
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, target: str | None = None, threads: int | None = None) -> Bundle:
+        """Open a bundle folder or zip; nothing is loaded into an engine yet.
+
+        Args:
+            path: folder or ``.zip``.
+            target: name of one of its targets; None takes the first.
+            threads: CPU threads per run; None takes the target's own number, 0 lets the engine decide.
+
+        Raises:
+            BundleError: nothing there, not a bundle, or no such target.
+            BundleCorrupt: damaged or tampered with.
+            EngineNotInstalled: the target's engine is missing; another engine is never tried.
+        """
+        return cls(open_archive(path), target=target, threads=threads)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads per run; 0: the engine decides. Setting it reloads the parts at their next run."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        if type(threads) is not int or not 0 <= threads <= 4096:
+            raise InputError(f"threads: got {threads!r}, expected an integer of at least 0")
+        self._threads = threads
+        self._plans.clear()
+        self._parts = {
+            entry.name: Part(self.archive, entry, self.target, threads=threads) for entry in self.manifest.parts
+        }
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts in chain order."""
+        return tuple(self._parts.values())
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the bundle's targets, the default first."""
+        return tuple(target.name for target in self.manifest.targets)
+
+    def part(self, name: str) -> Part:
+        """The part of that name. Raises BundleError naming the ones there are."""
+        self.manifest.part(name)
+        return self._parts[name]
+
+    def predict(self, *, top: int = 5, **given: Any) -> Prediction:
+        """Run every part that the given modalities lead to.
+
+        Args:
+            top: matches per sample.
+            given: modality -> one sample or a list of them. Image: path, bytes, PIL image, uint8 (H, W, 3) or
+                (batch, H, W, 3). Text: string. Audio: path, bytes, float32 (samples,) at the bundle's rate.
+                Tensor: array, with or without the batch axis.
+
+        Returns:
+            The outputs that could be made, with the batch as first axis. A batch larger than the graphs' range is cut
+            into runs of the largest one allowed.
+
+        Raises:
+            InputError: an unusable sample, an unknown modality, or a modality missing without which no output comes.
+            EngineError: the engine refuses to run.
+        """
+        samples = self._inputs.samples(given)
+        parts, outputs, limit = self._plan(tuple(samples))
+        counts = {len(many) for many in samples.values()}
+        if limit is None or len(counts) > 1 or max(counts) <= limit:
+            made = self._run(parts, outputs, self._inputs.values(samples))
+        else:
+            made = self._run_in_pieces(parts, outputs, samples, limit)
+        return Prediction(made, top, self._ranker(outputs, made))
+
+    def values(self, **given: Any) -> dict[str, Value]:
+        """The values that raw samples become, before any part runs: what a measurement of the parts starts from."""
+        return self._inputs.values(self._inputs.samples(given))
+
+    def run(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Run every part whose inputs exist; returns the given values and all that were made."""
+        known = dict(values)
+        for part in self._parts.values():
+            if all(name in known for name in part.input_names):
+                _run_part(part, known)
+        return known
+
+    def plan(self, modalities: Iterable[str]) -> tuple[Part, ...]:
+        """The parts, in order, that ``predict`` runs from these modalities. Raises InputError where no output comes."""
+        return self._plan(tuple(modalities))[0]
+
+    def golden_inputs(self, sample: GoldenSample) -> dict[str, Any]:
+        """What ``predict`` takes, for one golden sample: texts, bytes of images and sounds, arrays."""
+        given: dict[str, Any] = {}
+        for modality, held in sample.inputs.items():
+            kind = self.manifest.inputs[modality].kind
+            given[modality] = held if kind == "text" else self.archive.read(held)
+            if kind == "tensor":
+                given[modality] = _load_array(given[modality], held)
+        return given
+
+    def run_golden(self) -> dict[str, Array]:
+        """Outputs of all golden samples, each run alone: value -> (samples, ...). What ``pack`` keeps as golden outputs.
+
+        Raises:
+            BundleError: samples that differ in the outputs they lead to.
+        """
+        rows: dict[str, list[Array]] = {}
+        for sample in self.manifest.golden:
+            for name, value in self.predict(**self.golden_inputs(sample)).outputs.items():
+                rows.setdefault(name, []).append(value)
+        for name, made in rows.items():
+            if len(made) != len(self.manifest.golden):
+                raise BundleError(
+                    f"bundle '{self.manifest.name}': only {len(made)} of {len(self.manifest.golden)} golden samples "
+                    f"lead to '{name}'; expected the same modalities in each"
+                )
+        return {name: np.concatenate(made) for name, made in rows.items()}
+
+    def verify(self) -> VerifyReport:
+        """Compare every file's digest, and this target's answers to the golden samples within their tolerance.
+
+        Returns:
+            A report; its ``problems`` name everything that is wrong.
+        """
+        problems = self.archive.problems()
+        errors: dict[str, float] = {}
+        samples = 0
+        golden = self.manifest.golden_outputs.get(self.target.name)
+        if golden is not None and not problems:
+            try:
+                made = self.run_golden()
+                samples = len(self.manifest.golden)
+                expected = _load_arrays(self.archive.read(golden.file), golden.file)
+                for name, tolerance in golden.max_abs_error.items():
+                    errors[name] = _largest_error(made.get(name), expected.get(name))
+                    if not errors[name] <= tolerance:
+                        problems.append(
+                            f"target '{self.target.name}': output '{name}' is off by {errors[name]:.3g} on the golden "
+                            f"samples, expected at most {tolerance:.3g}"
+                        )
+            except EdgemmError as error:
+                problems.append(f"target '{self.target.name}': the golden samples cannot be run: {error}")
+        return VerifyReport(self.target.name, len(self.manifest.files), samples, errors, tuple(problems))
+
+    def _plan(self, modalities: tuple[str, ...]) -> tuple[tuple[Part, ...], tuple[str, ...], int | None]:
+        """Parts to run, outputs they make, and the largest batch that all of them take."""
+        if modalities in self._plans:
+            return self._plans[modalities]
+        known = {
+            value for m in modalities if m in self.manifest.inputs for value in fed_values(self.manifest.inputs[m])
+        }
+        runnable: list[Part] = []
+        for part in self._parts.values():
+            if known.issuperset(part.input_names):
+                known.update(part.output_names)
+                runnable.append(part)
+        outputs = tuple(name for name in self.manifest.outputs if name in known)
+        if not outputs:
+            raise InputError(self._nothing_comes(modalities))
+        needed, useful = set(outputs), []
+        for part in reversed(runnable):
+            if needed.intersection(part.output_names):
+                needed.update(part.input_names)
+                useful.append(part)
+        limits = [p.entry.signature.dims["batch"].max for p in useful if "batch" in p.entry.signature.dims]
+        plan = tuple(reversed(useful)), outputs, min(limits, default=None)
+        self._plans[modalities] = plan
+        return plan
+
+    def _nothing_comes(self, modalities: Iterable[str]) -> str:
+        needs: list[str] = []
+        for output in self.manifest.outputs:
+            wanted = {output}
+            for part in reversed(self.manifest.parts):
+                if wanted.intersection(part.signature.output_names):
+                    wanted.update(part.signature.input_names)
+            lacking = [
+                m for m, raw in self.manifest.inputs.items() if m not in modalities and wanted & set(fed_values(raw))
+            ]
+            needs.append(f"'{output}' also needs {' and '.join(repr(m) for m in lacking)}")
+        return f"bundle '{self.manifest.name}': got {sorted(modalities) or 'nothing'}, and {'; '.join(needs)}"
+
+    def _run(self, parts: Iterable[Part], outputs: Iterable[str], values: dict[str, Value]) -> dict[str, Array]:
+        for part in parts:
+            _run_part(part, values)
+        made: dict[str, Array] = {}
+        for name in outputs:
+            value = values[name]
+            if isinstance(value, list):
+                raise InputError(
+                    f"output '{name}' has a shape of its own for each sample ({[v.shape[1:] for v in value][:3]}…); "
+                    "predict them one by one"
+                )
+            made[name] = value
+        return made
+
+    def _run_in_pieces(
+        self, parts: Iterable[Part], outputs: tuple[str, ...], samples: Mapping[str, Samples], limit: int
+    ) -> dict[str, Array]:
+        count = len(next(iter(samples.values())))
+        pieces = []
+        for start in range(0, count, limit):
+            piece = {modality: many[start : start + limit] for modality, many in samples.items()}
+            pieces.append(self._run(parts, outputs, self._inputs.values(piece)))
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in outputs}
+
+    def _ranker(self, outputs: tuple[str, ...], made: Mapping[str, Array]) -> tuple[str, Ranker] | None:
+        """What names the outputs; None where the bundle has neither labels nor a gallery for them."""
+        if self.manifest.labels is None and self.manifest.gallery is None:
+            return None
+        if outputs not in self._rankers:
+            self._rankers[outputs] = self._read_ranker(outputs, made)
+        return self._rankers[outputs]
+
+    def _read_ranker(self, outputs: tuple[str, ...], made: Mapping[str, Array]) -> tuple[str, Ranker] | None:
+        if self.manifest.labels is not None and "logits" in outputs:
+            labels = self.archive.read_strings(self.manifest.labels)
+            if made["logits"].shape[-1:] != (len(labels),):
+                raise BundleError(
+                    f"{self.manifest.labels}: {len(labels)} labels for logits of shape {made['logits'].shape}"
+                )
+            return "logits", LabelSet("logits", labels)
+        if self.manifest.gallery is not None:
+            vectors = _load_array(self.archive.read(self.manifest.gallery.embeddings), self.manifest.gallery.embeddings)
+            labels = self.archive.read_strings(self.manifest.gallery.labels)
+            if vectors.ndim != 2 or len(vectors) != len(labels) or vectors.dtype.kind != "f":
+                raise BundleError(
+                    f"{self.manifest.gallery.embeddings}: got {vectors.dtype} {vectors.shape}, expected floats "
+                    f"({len(labels)}, D): one row for each label"
+                )
+            for name in outputs:
+                if made[name].ndim == 2 and made[name].shape[1] == vectors.shape[1]:
+                    rows = vectors.astype(np.float32)
+                    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+                    return name, GallerySet(np.ascontiguousarray(rows.T), labels)
+        return None
+
+
+def _run_part(part: Part, values: dict[str, Value]) -> None:
+    """Run one part and add what it makes to ``values``; sample by sample where an input's sizes differ."""
+    feeds = {name: values[name] for name in part.input_names}
+    if not any(isinstance(value, list) for value in feeds.values()):
+        _same_batch(part, feeds)
+        values.update(part.run(feeds))  # type: ignore[arg-type]
+        return
+    _same_batch(part, feeds)
+    count = max(len(value) for value in feeds.values())
+    rows = [
+        part.run({name: v[i] if isinstance(v, list) else v[i : i + 1] for name, v in feeds.items()})
+        for i in range(count)
+    ]
+    for name in part.output_names:
+        values[name] = join([row[name] for row in rows])
+
+
+def _same_batch(part: Part, feeds: Mapping[str, Value]) -> None:
+    if len(feeds) > 1 and len({len(value) for value in feeds.values()}) > 1:
+        counts = {name: len(value) for name, value in feeds.items()}
+        raise InputError(f"part '{part.name}': its inputs have different numbers of samples: {counts}")
+
+
+def _load_array(data: bytes, name: str) -> Array:
+    try:
+        loaded = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError) as error:
+        raise BundleError(f"{name}: not a .npy array: {one_line(error)}") from error
+    if not isinstance(loaded, np.ndarray):
+        raise BundleError(f"{name}: got a .npz, expected one .npy array")
+    return loaded
+
+
+def _load_arrays(data: bytes, name: str) -> dict[str, Array]:
+    import zipfile
+    import zlib
+
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
+            return {key: loaded[key] for key in loaded.files}
+    except (ValueError, OSError, EOFError, SyntaxError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleError(f"{name}: not an .npz of arrays: {one_line(error)}") from error
+
+
+def _largest_error(made: Array | None, expected: Array | None) -> float:
+    """Largest absolute difference; infinite where one is missing, has another shape, or holds NaN."""
+    if made is None or expected is None or made.shape != expected.shape or made.size == 0:
+        return float("inf")
+    error = float(np.abs(made.astype(np.float64) - expected.astype(np.float64)).max())
+    return error if error == error else float("inf")

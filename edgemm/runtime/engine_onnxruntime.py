@@ -1,0 +1,58 @@
+"""onnxruntime on the CPU: the embedded default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnxruntime as ort
+
+from edgemm.runtime.errors import EngineError
+from edgemm.runtime.fields import one_line
+from edgemm.runtime.session import Array, missing_feeds
+
+_ERRORS_ONLY = 3
+
+
+class ORTSession:
+    """An ONNX graph on onnxruntime's CPU provider.
+
+    Args:
+        data: the graph.
+        threads: threads of one operator; 0 lets onnxruntime take one per core.
+        what: names target and part in messages.
+        spin: let idle threads spin. Off, since a spinning thread takes its core from the next part, the next
+            engine and the application (``FACTS``: another engine looked three times slower than it is).
+
+    Raises:
+        EngineError: onnxruntime refuses the graph.
+    """
+
+    engine = "onnxruntime"
+
+    def __init__(self, data: bytes, *, threads: int, what: str, spin: bool = False) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+        self._what = what
+        try:
+            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no public base
+            raise EngineError(f"{what}: onnxruntime {ort.__version__} refuses the graph: {one_line(error)}") from error
+        self.input_names = tuple(value.name for value in self._session.get_inputs())
+        self.output_names = tuple(value.name for value in self._session.get_outputs())
+        self._names = list(self.output_names)
+        self._run: Any = self._session.run
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; see ``Session.run``."""
+        try:
+            made = self._run(self._names, {name: feeds[name] for name in self.input_names})
+        except KeyError:
+            raise missing_feeds(self.input_names, feeds, what=self._what) from None
+        except Exception as error:
+            shapes = {name: (str(feeds[name].dtype), feeds[name].shape) for name in self.input_names}
+            raise EngineError(f"{self._what}: onnxruntime cannot run {shapes}: {one_line(error)}") from error
+        return dict(zip(self._names, made, strict=True))

@@ -1,0 +1,173 @@
+"""Fields: reads JSON objects strictly, because a manifest comes from outside and is trusted by nobody.
+
+Every mistake (wrong type, missing key, unknown key, a value out of range) is one BundleError line that
+names the file, the key, what stood there and what was expected. Standard library only: the device has no pydantic.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from edgemm.runtime.errors import BundleError
+
+T = TypeVar("T")
+
+_MISSING = object()
+
+
+def parse_json(data: bytes, *, file: str) -> object:
+    """Parse UTF-8 JSON, refusing what JSON does not define: NaN, Infinity and a key given twice.
+
+    Raises:
+        BundleError: naming ``file`` and the place.
+    """
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # ValueError covers JSONDecodeError and UnicodeDecodeError
+        raise BundleError(f"{file}: not valid JSON: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an exception's message (its type's name where it has none), at most 300 characters."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def show(value: object) -> str:
+    """A value as an error message shows it: type and at most 60 characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, deep nesting
+        text = "..."
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+class Fields:
+    """One JSON object whose keys are taken one by one; ``done`` then refuses what is left.
+
+    Args:
+        value: what the JSON held; anything but an object is refused.
+        where: file and key path for messages (``"manifest.json: parts[0]"``).
+
+    Raises:
+        BundleError: from every method, on anything unexpected.
+    """
+
+    def __init__(self, value: object, where: str) -> None:
+        if not isinstance(value, dict):
+            raise BundleError(f"{where}: got {show(value)}, expected an object")
+        self.where = where
+        self._left: dict[str, object] = dict(value)
+        self._known: list[str] = []
+
+    def path(self, key: str) -> str:
+        """File and key path of one key."""
+        return f"{self.where}.{key}" if ": " in self.where else f"{self.where}: {key}"
+
+    def take(self, key: str, default: object = _MISSING) -> object:
+        """The raw value of a key, or ``default``; without a default the key has to be there."""
+        self._known.append(key)
+        value = self._left.pop(key, default)
+        if value is _MISSING:
+            raise BundleError(f"{self.path(key)}: missing; expected the keys {self._known} among others")
+        return value
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there and not null."""
+        return self._left.get(key) is not None
+
+    def string(self, key: str, default: object = _MISSING) -> str:
+        """A non-empty string."""
+        return check_string(self.take(key, default), self.path(key))
+
+    def optional_string(self, key: str) -> str | None:
+        """A non-empty string, or None where the key is null or absent."""
+        value = self.take(key, None)
+        return None if value is None else check_string(value, self.path(key))
+
+    def integer(self, key: str, default: object = _MISSING, *, minimum: int = 0) -> int:
+        """An integer of at least ``minimum`` that fits in 63 bits."""
+        return check_integer(self.take(key, default), self.path(key), minimum=minimum)
+
+    def choice(self, key: str, options: Sequence[T], default: object = _MISSING) -> T:
+        """One of a few values."""
+        value = self.take(key, default)
+        for option in options:
+            if type(value) is type(option) and value == option:
+                return option
+        raise BundleError(f"{self.path(key)}: got {show(value)}, expected one of {list(options)}")
+
+    def items(self, key: str, default: object = _MISSING) -> list[tuple[object, str]]:
+        """The elements of an array, each with its path."""
+        value = self.take(key, default)
+        if not isinstance(value, (list, tuple)):
+            raise BundleError(f"{self.path(key)}: got {show(value)}, expected an array")
+        return [(item, f"{self.path(key)}[{i}]") for i, item in enumerate(value)]
+
+    def objects(self, key: str, default: object = _MISSING) -> Iterator[Fields]:
+        """The elements of an array of objects."""
+        return (Fields(item, where) for item, where in self.items(key, default))
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        """An array of non-empty strings."""
+        return tuple(check_string(item, where) for item, where in self.items(key))
+
+    def mapping(self, key: str, default: object = _MISSING) -> list[tuple[str, object, str]]:
+        """The (key, value, path) entries of an object with free keys."""
+        value = self.take(key, default)
+        if not isinstance(value, dict):
+            raise BundleError(f"{self.path(key)}: got {show(value)}, expected an object")
+        for name in value:
+            check_string(name, f"{self.path(key)}: a key")
+        return [(name, item, f"{self.path(key)}.{name}") for name, item in value.items()]
+
+    def string_map(self, key: str, default: object = _MISSING) -> dict[str, str]:
+        """An object whose values are non-empty strings."""
+        return {name: check_string(value, where) for name, value, where in self.mapping(key, default)}
+
+    def done(self) -> None:
+        """Refuse the keys that nobody took, naming the nearest known one."""
+        if not self._left:
+            return
+        import difflib
+
+        key = next(iter(self._left))
+        near = difflib.get_close_matches(key, self._known, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; expected {sorted(self._known)}"
+        raise BundleError(f"{self.path(key[:60])}: unknown key{hint}")
+
+
+def check_string(value: object, where: str) -> str:
+    """The value where it is a non-empty string without control characters."""
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise BundleError(f"{where}: got {show(value)}, expected a non-empty printable string")
+    return value
+
+
+def check_integer(value: object, where: str, *, minimum: int = 0) -> int:
+    """The value where it is an integer (not a bool) between ``minimum`` and 2**63 - 1."""
+    if type(value) is not int or not minimum <= value < 2**63:
+        raise BundleError(f"{where}: got {show(value)}, expected an integer of at least {minimum}")
+    return value
+
+
+def check_number(value: object, where: str) -> float:
+    """The value as float where it is a finite number of at least 0."""
+    if type(value) not in (int, float) or not 0 <= value < 1e300:  # type: ignore[operator]
+        raise BundleError(f"{where}: got {show(value)}, expected a finite number of at least 0")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} is given twice")
+    return found

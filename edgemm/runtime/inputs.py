@@ -1,0 +1,235 @@
+"""Inputs: raw images, strings, sounds and arrays become the values that the first parts of the chain take.
+
+A batch of samples that differ in size (images straight from files) stays a list of single-sample arrays; the
+bundle then runs a part per sample, so ``predict([a, b])`` is what ``predict(a)`` and ``predict(b)`` are together.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgemm.runtime.errors import BundleError, EngineNotInstalled, InputError
+from edgemm.runtime.fields import one_line
+from edgemm.runtime.images import decode_image
+from edgemm.runtime.manifest import AudioInput, ImageInput, Manifest, RawInput, TensorInput, TextInput
+from edgemm.runtime.signature import DimRange, TensorSpec
+from edgemm.runtime.waveforms import decode_audio
+
+Value = np.ndarray | list[np.ndarray]  # (batch, ...), or one (1, ...) array per sample where sizes differ
+Samples = Sequence[Any] | np.ndarray  # sliceable, one element per sample
+
+
+class InputReader:
+    """Turns the raw form of each modality of one bundle into values.
+
+    Args:
+        manifest: says what the modalities are and which tensors the parts take.
+        read: gives the bytes of a file of the bundle (``Archive.read``); called when a tokenizer is first needed.
+    """
+
+    def __init__(self, manifest: Manifest, read: Callable[[str], bytes]) -> None:
+        self._manifest = manifest
+        self._read = read
+        self._tokenizers: dict[str, TextEncoder] = {}
+        self._specs: dict[str, tuple[TensorSpec, Mapping[str, DimRange]]] = {}
+        for part in manifest.parts:
+            for spec in part.signature.inputs:
+                self._specs.setdefault(spec.name, (spec, part.signature.dims))
+
+    def samples(self, given: Mapping[str, Any]) -> dict[str, Samples]:
+        """Each modality as one element per sample, whether one sample was given or several.
+
+        Raises:
+            InputError: a modality that the bundle does not have, or no sample at all.
+        """
+        found: dict[str, Samples] = {}
+        for modality, raw in given.items():
+            kind = self._manifest.inputs.get(modality)
+            if kind is None:
+                raise InputError(
+                    f"bundle '{self._manifest.name}': no modality '{modality}'; it takes {list(self._manifest.inputs)}"
+                )
+            many = self._as_samples(kind, raw, modality)
+            if len(many) == 0:
+                raise InputError(f"{modality}: got no samples, expected at least one")
+            found[modality] = many
+        return found
+
+    def values(self, samples: Mapping[str, Samples]) -> dict[str, Value]:
+        """The values that the samples become; see the docstrings of the raw inputs in ``manifest``.
+
+        Raises:
+            InputError: naming modality and sample.
+        """
+        values: dict[str, Value] = {}
+        for modality, many in samples.items():
+            kind = self._manifest.inputs[modality]
+            if isinstance(kind, TextInput):
+                values[kind.ids], values[kind.mask] = self._text(modality, kind).encode(many)
+            elif isinstance(kind, ImageInput):
+                values[kind.feeds] = self._images(many, modality)
+            elif isinstance(kind, AudioInput):
+                values[kind.feeds] = self._waveforms(many, kind, modality)
+            else:
+                values[kind.feeds] = self._tensors(many, kind, modality)
+        return values
+
+    def _as_samples(self, kind: RawInput, raw: Any, modality: str) -> Samples:
+        if isinstance(kind, TensorInput):
+            return self._as_tensors(raw, kind, modality)
+        if isinstance(raw, (list, tuple)):
+            return raw
+        if isinstance(kind, ImageInput) and isinstance(raw, np.ndarray) and raw.ndim == 4:
+            return raw
+        return [raw]
+
+    def _images(self, many: Samples, modality: str) -> Value:
+        if isinstance(many, np.ndarray):
+            if many.dtype != np.uint8 or many.shape[3] != 3 or 0 in many.shape:
+                raise InputError(f"{modality}: got {many.dtype} {many.shape}, expected uint8 (batch, height, width, 3)")
+            return np.ascontiguousarray(many)
+        return join([decode_image(raw, where=name_of(modality, i, many))[None] for i, raw in enumerate(many)])
+
+    def _waveforms(self, many: Samples, kind: AudioInput, modality: str) -> Value:
+        spec, dims = self._specs[kind.feeds]
+        low, high = size_range(spec, dims, axis=1)
+        arrays = []
+        for i, raw in enumerate(many):
+            wave = decode_audio(raw, sample_rate=kind.sample_rate, where=name_of(modality, i, many))[:high]
+            arrays.append(np.pad(wave, (0, max(0, low - len(wave))))[None])
+        return join(arrays)
+
+    def _as_tensors(self, raw: Any, kind: TensorInput, modality: str) -> np.ndarray:
+        spec, _ = self._specs[kind.feeds]
+        try:
+            array = np.asarray(raw)
+            if array.dtype != spec.dtype:
+                if not np.can_cast(array.dtype, spec.dtype, casting="same_kind"):
+                    raise InputError(f"{modality}: got dtype {array.dtype}, expected {spec.dtype}")
+                array = array.astype(spec.dtype)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{modality}: not an array of {spec.dtype}: {one_line(error)}") from error
+        if array.ndim == len(spec.shape) - 1:
+            array = array[None]
+        return array
+
+    def _tensors(self, many: Samples, kind: TensorInput, modality: str) -> np.ndarray:
+        spec, _ = self._specs[kind.feeds]
+        array = np.ascontiguousarray(many)
+        fits = array.ndim == len(spec.shape) and all(
+            isinstance(want, str) or want == got for want, got in zip(spec.shape[1:], array.shape[1:], strict=True)
+        )
+        if not fits or 0 in array.shape:
+            raise InputError(f"{modality}: got shape {array.shape}, expected {list(spec.shape)} or one sample of it")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = int(np.argmax(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)))
+            raise InputError(f"{modality}: sample {bad} holds NaN or infinite values")
+        return array
+
+    def _text(self, modality: str, kind: TextInput) -> TextEncoder:
+        if modality not in self._tokenizers:
+            spec, dims = self._specs[kind.ids]
+            low, high = size_range(spec, dims, axis=1)
+            longest = kind.max_tokens if high is None else min(kind.max_tokens, high)
+            self._tokenizers[modality] = TextEncoder(
+                self._read(kind.tokenizer), file=kind.tokenizer, min_tokens=low, max_tokens=longest, where=modality
+            )
+        return self._tokenizers[modality]
+
+
+class TextEncoder:
+    """Strings to ids and mask by a ``tokenizer.json``.
+
+    Args:
+        data: the file.
+        file, where: for messages.
+        min_tokens, max_tokens: shorter batches are padded, longer texts cut (special tokens stay).
+
+    Raises:
+        BundleError: ``tokenizers`` cannot read the file.
+        EngineNotInstalled: ``tokenizers`` is not installed.
+    """
+
+    def __init__(self, data: bytes, *, file: str, min_tokens: int, max_tokens: int, where: str) -> None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise EngineNotInstalled(f'{where}: tokenizers is not installed; pip install "edgemm[text]"') from error
+        try:
+            self._tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+            self._pad_id = _pad_id(self._tokenizer)
+            self._tokenizer.no_padding()
+            self._tokenizer.enable_truncation(max_length=max_tokens)
+        except Exception as error:  # tokenizers raises plain Exception
+            raise BundleError(f"{file}: not a tokenizer.json: {one_line(error)}") from error
+        self._min_tokens = min_tokens
+        self._where = where
+
+    def encode(self, texts: Samples) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and mask, int64 (batch, longest). Raises InputError on an empty text or something else than a string."""
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"{name_of(self._where, i, texts)}: got {type(text).__name__}, expected a string")
+            if not text or text.isspace():
+                raise InputError(f"{name_of(self._where, i, texts)}: the text is empty")
+        try:
+            if len(texts) == 1:
+                rows = [self._tokenizer.encode(texts[0]).ids]
+            else:
+                rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        except Exception as error:  # lone surrogates, and what tokenizers raises as plain Exception
+            raise InputError(f"{self._where}: cannot be tokenized: {one_line(error)}") from error
+        longest = max(self._min_tokens, *(len(row) for row in rows)) if len(rows) > 1 else len(rows[0])
+        if len(rows) == 1 and longest >= self._min_tokens:
+            if longest == 0:
+                raise InputError(f"{self._where}: the tokenizer makes no tokens of {texts[0][:40]!r}")
+            ids = np.array(rows, np.int64)
+            return ids, np.ones_like(ids)
+        longest = max(longest, self._min_tokens)
+        ids = np.full((len(rows), longest), self._pad_id, np.int64)
+        mask = np.zeros((len(rows), longest), np.int64)
+        for i, row in enumerate(rows):
+            if not row:
+                raise InputError(f"{name_of(self._where, i, texts)}: the tokenizer makes no tokens of it")
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return ids, mask
+
+
+def join(arrays: list[np.ndarray]) -> Value:
+    """One array where all samples have one shape, else the list itself."""
+    if len(arrays) == 1:
+        return arrays[0]
+    if len({array.shape for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    return arrays
+
+
+def size_range(spec: TensorSpec, dims: Mapping[str, DimRange], *, axis: int) -> tuple[int, int | None]:
+    """Smallest and largest size that a part takes along one axis; (1, None) where the signature leaves it open."""
+    if axis >= len(spec.shape):
+        raise BundleError(
+            f"value '{spec.name}' has the shape {list(spec.shape)}, expected at least {axis + 1} dimensions"
+        )
+    dim = spec.shape[axis]
+    if isinstance(dim, int):
+        return dim, dim
+    return (dims[dim].min, dims[dim].max) if dim in dims else (1, None)
+
+
+def name_of(modality: str, index: int, many: Iterable[Any]) -> str:
+    """``image`` for one sample, ``image[3]`` among several."""
+    return modality if isinstance(many, Sequence) and len(many) == 1 else f"{modality}[{index}]"
+
+
+def _pad_id(tokenizer: Any) -> int:
+    if tokenizer.padding:
+        return int(tokenizer.padding["pad_id"])
+    for token in ("[PAD]", "<pad>", "<|endoftext|>"):
+        if (found := tokenizer.token_to_id(token)) is not None:
+            return int(found)
+    return 0

@@ -1,0 +1,71 @@
+"""Prediction: what the bundle answers, as arrays and, where labels or a gallery are there, as named matches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+Match = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Names for the classes of a value of logits."""
+
+    value: str
+    labels: tuple[str, ...]
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """Softmax over the last axis; (batch, classes) float32 in 0..1."""
+        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float32)
+        return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class GallerySet:
+    """Embeddings to search: ``vectors`` float32 (D, N) with columns of length 1, and their N labels."""
+
+    vectors: np.ndarray
+    labels: tuple[str, ...]
+
+    def scores(self, embeddings: np.ndarray) -> np.ndarray:
+        """Cosine similarity to every entry; (batch, N) float32 in -1..1."""
+        lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True)
+        return np.asarray((embeddings / np.maximum(lengths, 1e-12)).astype(np.float32) @ self.vectors)
+
+
+Ranker = LabelSet | GallerySet
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Outputs of one ``predict``.
+
+    Attributes:
+        outputs: value name -> array with the batch as first axis.
+        top: how many matches ``matches`` holds per sample.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    top: int = 5
+    _ranked: tuple[str, Ranker] | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def matches(self) -> tuple[tuple[Match, ...], ...] | None:
+        """Per sample the best ``top`` (label, score), best first; None where the bundle names nothing.
+
+        The score is the softmax probability of ``logits`` where the bundle has labels, else the cosine similarity to the
+        bundle's gallery of the first output that is an embedding of its width. Made when first read.
+        """
+        if self._ranked is None:
+            return None
+        value, ranker = self._ranked
+        scores = ranker.scores(self.outputs[value])
+        best = np.argsort(-scores, axis=-1, kind="stable")[:, : self.top]
+        return tuple(
+            tuple((ranker.labels[column], float(row[column])) for column in columns)
+            for row, columns in zip(scores, best, strict=True)
+        )

@@ -1,0 +1,120 @@
+"""Session: one part loaded on one engine; numpy in, numpy out. The only seam between edgemm and an engine.
+
+An engine is imported here, when a session asks for it, and nowhere else. One that is missing is an error
+that names the extra to install; nothing is ever run by another engine than the one asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from edgemm.runtime.errors import EngineError, EngineNotInstalled
+
+Array = np.ndarray
+
+# engine -> (Python package, what to install)
+ENGINES: Mapping[str, tuple[str, str]] = {
+    "onnxruntime": ("onnxruntime", "edgemm"),
+    "openvino": ("openvino", "edgemm[openvino]"),
+    "tensorrt": ("tensorrt", "edgemm[tensorrt]"),
+    "tensorrt-rtx": ("tensorrt_rtx", "edgemm[tensorrt-rtx]"),
+}
+
+# A TensorProto whose bytes lie in another file holds the entry {key: "location"}; 0x0a is its field, 0x08 its
+# length (also as an overlong varint). A bundle's graphs are whole, so such a graph could only point outside.
+_EXTERNAL_DATA = re.compile(rb"\x0a(?:\x08|\x88\x80{0,8}\x00)location[\x12\x0a]")
+
+
+class Session(Protocol):
+    """One loaded part.
+
+    Attributes:
+        engine: what runs it.
+        input_names, output_names: as in the part's signature.
+    """
+
+    engine: str
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once.
+
+        Args:
+            feeds: every input by name; values of other names are ignored.
+
+        Returns:
+            Every output by name; arrays of the caller's own, not overwritten by the next run.
+
+        Raises:
+            EngineError: the engine refuses the feeds; the message holds its reason in one line.
+        """
+        ...
+
+
+def open_session(
+    engine: str,
+    data: bytes,
+    *,
+    threads: int = 0,
+    what: str = "graph",
+    float32: bool = True,
+    spin: bool | None = None,
+    fingerprint: Mapping[str, str] | None = None,
+) -> Session:
+    """Load a part from the bytes of its file.
+
+    Args:
+        engine: key of ``ENGINES``.
+        data: an ONNX graph (onnxruntime, openvino), or a compiled plan (tensorrt, tensorrt-rtx).
+        threads: CPU threads for one run; 0 lets the engine decide.
+        what: names target and part in messages (``"target 'cpu-int8', part 'text'"``).
+        float32: keep float arithmetic in float32 where the engine could lower it by itself (openvino to bf16).
+        spin: onnxruntime only: let idle threads spin, waiting for the next run. None: only where
+            ``threads`` is not 1 and nothing else competes is it worth having, so it is off.
+        fingerprint: what a compiled plan needs to load; checked against this machine.
+
+    Raises:
+        EngineNotInstalled: naming the extra.
+        EngineError: the engine refuses the bytes, or the machine is not the one the plan was built for.
+    """
+    if engine not in ENGINES:
+        raise EngineError(f"{what}: no engine '{engine}'; expected one of {list(ENGINES)}")
+    require_engine(engine, what=what)
+    if engine in ("tensorrt", "tensorrt-rtx"):
+        from edgemm.runtime.engine_tensorrt import TensorRTSession
+
+        return TensorRTSession(engine, data, what=what, fingerprint=fingerprint or {})
+    if _EXTERNAL_DATA.search(data):
+        raise EngineError(f"{what}: the graph keeps weights in another file; expected one self-contained ONNX file")
+    if engine == "openvino":
+        from edgemm.runtime.engine_openvino import OpenVINOSession
+
+        return OpenVINOSession(data, threads=threads, what=what, float32=float32)
+    from edgemm.runtime.engine_onnxruntime import ORTSession
+
+    return ORTSession(data, threads=threads, what=what, spin=bool(spin))
+
+
+def engine_installed(engine: str) -> bool:
+    """Whether the engine's package can be found, without importing it."""
+    return importlib.util.find_spec(ENGINES[engine][0]) is not None
+
+
+def require_engine(engine: str, *, what: str) -> None:
+    """Raise EngineNotInstalled, naming the extra, where the engine's package is not there."""
+    if not engine_installed(engine):
+        raise EngineNotInstalled(
+            f'{what}: {engine} is not installed; pip install "{ENGINES[engine][1]}", or choose another --target'
+        )
+
+
+def missing_feeds(names: tuple[str, ...], feeds: Mapping[str, Array], *, what: str) -> EngineError:
+    """The error for feeds that lack an input."""
+    lacking = [name for name in names if name not in feeds]
+    return EngineError(f"{what}: no value for the inputs {lacking}; got {sorted(feeds)}")

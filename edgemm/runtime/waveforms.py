@@ -1,0 +1,104 @@
+"""Waveforms: a sound file or an array becomes float32 mono samples at the rate a model was trained on."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.runtime.errors import EngineNotInstalled, InputError
+from edgemm.runtime.fields import one_line
+
+ZERO_CROSSINGS = 16  # half-width of the resampling filter; the stop band then lies below -60 dB
+
+
+def decode_audio(raw: Any, *, sample_rate: int, where: str) -> np.ndarray:
+    """Decode one sound.
+
+    Args:
+        raw: a path or the bytes of a file that libsndfile reads (WAV, FLAC, OGG, MP3), or a float32 array
+            (samples,) or (samples, channels) that is already at ``sample_rate``.
+        sample_rate: Hz that the model takes.
+        where: names the sample in messages.
+
+    Returns:
+        float32 (samples,): channels averaged, resampled by ``resample``.
+
+    Raises:
+        InputError: missing, corrupt or empty, NaN or infinite samples, or an array of another dtype or shape.
+        EngineNotInstalled: soundfile is needed and not installed.
+    """
+    if isinstance(raw, np.ndarray):
+        if not np.issubdtype(raw.dtype, np.floating):
+            raise InputError(f"{where}: got an array of {raw.dtype}, expected float32 in -1..1")
+        samples, rate = raw, sample_rate
+    else:
+        samples, rate = _read(raw, where)
+    if samples.ndim not in (1, 2) or samples.size == 0:
+        raise InputError(f"{where}: got samples of shape {samples.shape}, expected (samples,) or (samples, channels)")
+    if not np.isfinite(samples).all():
+        raise InputError(f"{where}: {int((~np.isfinite(samples)).sum())} samples are NaN or infinite")
+    mono = samples if samples.ndim == 1 else samples.mean(axis=1)
+    return resample(mono.astype(np.float32, copy=False), rate, sample_rate)
+
+
+def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+    """Change the sample rate with a polyphase Hann-windowed sinc filter.
+
+    The cut-off is at the lower of the two Nyquist frequencies, so nothing aliases. Each of the ``up`` phases has its own
+    taps, normalised to a gain of 1 at 0 Hz; the signal is taken as zero outside.
+
+    Args:
+        waveform: float32 (samples,).
+
+    Returns:
+        float32 (ceil(samples * target_rate / source_rate),); the input itself where the rates are equal.
+
+    Source: Smith, "Digital Audio Resampling Home Page" (windowed-sinc interpolation).
+    """
+    if source_rate == target_rate:
+        return waveform
+    divisor = math.gcd(source_rate, target_rate)
+    up, down = target_rate // divisor, source_rate // divisor
+    count = -(-len(waveform) * up // down)
+    cutoff = min(1.0, up / down)  # of the source's Nyquist frequency
+    reach = math.ceil(ZERO_CROSSINGS / cutoff)
+    offsets = np.arange(-reach, reach + 1)  # (K,) source samples around the nearest one to the left
+    padded = np.pad(waveform, (reach, reach + 1))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
+    made = np.empty(count, np.float32)
+    for phase in range(min(up, count)):
+        positions = np.arange(phase, count, up) * down  # in 1/up source samples
+        distance = (offsets - (positions[0] % up) / up) * cutoff
+        window = np.where(np.abs(distance) < ZERO_CROSSINGS, np.cos(np.pi * distance / (2 * ZERO_CROSSINGS)) ** 2, 0.0)
+        taps = np.sinc(distance) * window
+        made[phase::up] = windows[positions // up] @ (taps / taps.sum()).astype(np.float32)
+    return made
+
+
+def _read(raw: Any, where: str) -> tuple[np.ndarray, int]:
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: the package is there, libsndfile is not
+        raise EngineNotInstalled(
+            f'{where}: soundfile is not installed; pip install "edgemm[audio]", or give a float32 array'
+        ) from error
+    name = where
+    try:
+        if isinstance(raw, (str, os.PathLike)):
+            name = f"{where} ({raw})"
+            data = Path(raw).read_bytes()
+        elif isinstance(raw, (bytes, bytearray, memoryview)):
+            data = bytes(raw)
+        else:
+            raise InputError(f"{where}: got {type(raw).__name__}, expected a path, bytes or a float32 array")
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such file") from error
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{name}: not a sound file that libsndfile knows, or corrupt: {one_line(error)}") from error
+    return samples, int(rate)

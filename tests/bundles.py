@@ -1,0 +1,297 @@
+"""Tiny real bundles: ONNX graphs of a few kB made by hand, so that the runtime is tested on real engines and files."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from edgemm.runtime.archive import seal
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.manifest import (
+    AudioInput,
+    Gallery,
+    GoldenOutputs,
+    GoldenSample,
+    ImageInput,
+    Manifest,
+    PartEntry,
+    RawInput,
+    TargetEntry,
+    TensorInput,
+    TextInput,
+)
+from edgemm.runtime.signature import DimRange, Signature, TensorSpec
+
+SIDE = 8
+WIDTH = 16
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "a",
+    "cat",
+    "dog",
+    "red",
+    "house",
+    "blue",
+    "sky",
+    "what",
+    "is",
+    "this",
+    "?",
+]
+LABELS = ["yes", "no", "red", "blue"]
+DIMS = {
+    "batch": DimRange(1, 1, 4),
+    "tokens": DimRange(1, 8, 16),
+    "height": DimRange(2, 16, 256),
+    "width": DimRange(2, 16, 256),
+    "samples": DimRange(16, 160, 16000),
+}
+TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "uint8": TensorProto.UINT8}
+ENGINES = {"cpu": "onnxruntime", "openvino": "openvino"}
+
+
+def graph(nodes: list[onnx.NodeProto], signature: Signature, weights: dict[str, np.ndarray]) -> bytes:
+    """A checked ONNX file."""
+
+    def value(spec: TensorSpec) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(spec.name, TYPES[spec.dtype], list(spec.shape))
+
+    made = helper.make_graph(
+        nodes,
+        "part",
+        [value(spec) for spec in signature.inputs],
+        [value(spec) for spec in signature.outputs],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def signature(
+    inputs: list[tuple[str, str, tuple[int | str, ...]]], output: tuple[str, tuple[int | str, ...]]
+) -> Signature:
+    specs = tuple(TensorSpec(name, dtype, shape) for name, dtype, shape in inputs)
+    named = {dim for spec in specs for dim in spec.shape if isinstance(dim, str)}
+    return Signature(
+        specs, (TensorSpec(output[0], "float32", output[1]),), {n: r for n, r in DIMS.items() if n in named}
+    )
+
+
+def image_frontend() -> tuple[Signature, bytes]:
+    sig = signature([("image", "uint8", ("batch", "height", "width", 3))], ("pixels", ("batch", 3, SIDE, SIDE)))
+    nodes = [
+        helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["real"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Shape", ["planes"], ["leading"], start=0, end=2),
+        helper.make_node("Concat", ["leading", "side"], ["sizes"], axis=0),
+        helper.make_node("Resize", ["planes", "", "", "sizes"], ["small"], mode="linear"),
+        helper.make_node("Div", ["small", "white"], ["pixels"]),
+    ]
+    return sig, graph(nodes, sig, {"side": np.array([SIDE, SIDE]), "white": np.array(255.0, np.float32)})
+
+
+def image_tower(output: str, rng: np.random.Generator, *, normalise: bool) -> tuple[Signature, bytes]:
+    sig = signature([("pixels", "float32", ("batch", 3, SIDE, SIDE))], (output, ("batch", WIDTH)))
+    nodes = [
+        helper.make_node("Flatten", ["pixels"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["raw" if normalise else output]),
+    ]
+    if normalise:
+        nodes.append(helper.make_node("LpNormalization", ["raw"], [output], axis=1, p=2))
+    return sig, graph(nodes, sig, {"w": rng.normal(size=(3 * SIDE * SIDE, WIDTH)).astype(np.float32)})
+
+
+def text_tower(output: str, rng: np.random.Generator, *, normalise: bool) -> tuple[Signature, bytes]:
+    shape = ("batch", "tokens")
+    sig = signature([("input_ids", "int64", shape), ("attention_mask", "int64", shape)], (output, ("batch", WIDTH)))
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["tokens_"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["wide"]),
+        helper.make_node("Mul", ["tokens_", "wide"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "middle"], ["total"], keepdims=0),
+        helper.make_node("ReduceSum", ["wide", "middle"], ["count"], keepdims=0),
+        helper.make_node("Div", ["total", "count"], ["raw" if normalise else output]),
+    ]
+    if normalise:
+        nodes.append(helper.make_node("LpNormalization", ["raw"], [output], axis=1, p=2))
+    weights = {
+        "table": rng.normal(size=(len(WORDS), WIDTH)).astype(np.float32),
+        "last": np.array([2]),
+        "middle": np.array([1]),
+    }
+    return sig, graph(nodes, sig, weights)
+
+
+def audio_tower(output: str, rng: np.random.Generator) -> tuple[Signature, bytes]:
+    sig = signature([("waveform", "float32", ("batch", "samples"))], (output, ("batch", WIDTH)))
+    nodes = [
+        helper.make_node("Abs", ["waveform"], ["loud"]),
+        helper.make_node("ReduceMean", ["loud", "one"], ["mean"], keepdims=1),
+        helper.make_node("MatMul", ["mean", "w"], [output]),
+    ]
+    return sig, graph(nodes, sig, {"one": np.array([1]), "w": rng.normal(size=(1, WIDTH)).astype(np.float32)})
+
+
+def sensor_tower(output: str, rng: np.random.Generator) -> tuple[Signature, bytes]:
+    sig = signature([("sensor", "float32", ("batch", 6))], (output, ("batch", WIDTH)))
+    nodes = [helper.make_node("MatMul", ["sensor", "w"], [output])]
+    return sig, graph(nodes, sig, {"w": rng.normal(size=(6, WIDTH)).astype(np.float32)})
+
+
+def fusion() -> tuple[Signature, bytes]:
+    sig = signature(
+        [("image_features", "float32", ("batch", WIDTH)), ("text_features", "float32", ("batch", WIDTH))],
+        ("fused", ("batch", WIDTH)),
+    )
+    return sig, graph([helper.make_node("Mul", ["image_features", "text_features"], ["fused"])], sig, {})
+
+
+def head(rng: np.random.Generator) -> tuple[Signature, bytes]:
+    sig = signature([("fused", "float32", ("batch", WIDTH))], ("logits", ("batch", len(LABELS))))
+    nodes = [helper.make_node("MatMul", ["fused", "w"], ["logits"])]
+    return sig, graph(nodes, sig, {"w": rng.normal(size=(WIDTH, len(LABELS))).astype(np.float32)})
+
+
+def tokenizer_json() -> str:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return str(tokenizer.to_str())
+
+
+def png(seed: int, size: tuple[int, int] = (12, 10)) -> bytes:
+    """A PNG of noise; ``size`` is (width, height)."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "PNG")
+    return held.getvalue()
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    family: str,
+    parts: dict[str, tuple[str, str | None, tuple[Signature, bytes]]],
+    inputs: dict[str, RawInput],
+    outputs: tuple[str, ...],
+    golden: list[dict[str, str | bytes]],
+    targets: tuple[str, ...] = ("cpu", "openvino"),
+    labels: bool = False,
+    gallery_of: str | None = None,
+) -> Manifest:
+    """Write graphs, tokenizer, labels, gallery and golden samples, run the golden samples, and seal."""
+    (folder / "graphs").mkdir(parents=True)
+    (folder / "golden").mkdir()
+    for name, (_, _, (_, data)) in parts.items():
+        (folder / "graphs" / f"{name}.onnx").write_bytes(data)
+    if any(isinstance(raw, TextInput) for raw in inputs.values()):
+        (folder / "tokenizer.json").write_text(tokenizer_json())
+    if labels:
+        (folder / "labels.json").write_text(json.dumps(LABELS))
+    samples = []
+    for i, sample in enumerate(golden):
+        held = {}
+        for modality, raw in sample.items():
+            if isinstance(raw, bytes):
+                (folder / "golden" / f"{i}.{modality}").write_bytes(raw)
+                raw = f"golden/{i}.{modality}"
+            held[modality] = raw
+        samples.append(GoldenSample(held))
+    manifest = Manifest(
+        name=folder.name,
+        family=family,
+        parts=tuple(
+            PartEntry(name, role, modality, sig, 1)
+            for name, (role, modality, (sig, _)) in parts.items()  # type: ignore[arg-type]
+        ),
+        inputs=inputs,
+        outputs=outputs,
+        targets=tuple(
+            TargetEntry(name, ENGINES[name], "float32", {part: f"graphs/{part}.onnx" for part in parts}, threads=1)  # type: ignore[arg-type]
+            for name in targets
+        ),
+        labels="labels.json" if labels else None,
+        golden=tuple(samples),
+    )
+    seal(folder, manifest)
+    made = Bundle.open(folder).run_golden() if golden else {}
+    from dataclasses import replace
+
+    if golden:
+        np.savez(folder / "golden" / "outputs.npz", **made)
+        tolerances = GoldenOutputs("golden/outputs.npz", {name: 1e-4 for name in made})
+        manifest = replace(manifest, golden_outputs={name: tolerances for name in targets})
+    if gallery_of is not None:
+        np.save(folder / "gallery.npy", made[gallery_of].astype(np.float16))
+        (folder / "gallery.json").write_text(json.dumps([f"entry {i}" for i in range(len(golden))]))
+        manifest = replace(manifest, gallery=Gallery("gallery.npy", "gallery.json"))
+    return seal(folder, manifest)
+
+
+def dual_encoder(folder: Path, *, seed: int = 0, targets: tuple[str, ...] = ("cpu", "openvino")) -> Manifest:
+    """Image and text towers into one space, with a gallery of three golden images."""
+    rng = np.random.default_rng(seed)
+    return write_bundle(
+        folder,
+        family="dual_encoder",
+        parts={
+            "image_frontend": ("frontend", "image", image_frontend()),
+            "image": ("tower", "image", image_tower("image_embedding", rng, normalise=True)),
+            "text": ("tower", "text", text_tower("text_embedding", rng, normalise=True)),
+        },
+        inputs={"image": ImageInput(), "text": TextInput("tokenizer.json", max_tokens=8)},
+        outputs=("image_embedding", "text_embedding"),
+        golden=[{"image": png(i), "text": text} for i, text in enumerate(["a cat", "red house", "blue sky"])],
+        gallery_of="image_embedding",
+        targets=targets,
+    )
+
+
+def fusion_classifier(folder: Path, *, seed: int = 0) -> Manifest:
+    """Image and question to an answer."""
+    rng = np.random.default_rng(seed)
+    return write_bundle(
+        folder,
+        family="fusion_classifier",
+        parts={
+            "image_frontend": ("frontend", "image", image_frontend()),
+            "image": ("tower", "image", image_tower("image_features", rng, normalise=False)),
+            "text": ("tower", "text", text_tower("text_features", rng, normalise=False)),
+            "fusion": ("fusion", None, fusion()),
+            "head": ("head", None, head(rng)),
+        },
+        inputs={"image": ImageInput(), "text": TextInput("tokenizer.json", max_tokens=8)},
+        outputs=("logits",),
+        golden=[{"image": png(i), "text": text} for i, text in enumerate(["what is this ?", "is this a dog ?"])],
+        labels=True,
+    )
+
+
+def audio_and_sensor(folder: Path, *, seed: int = 0) -> Manifest:
+    """Sound and sensor vectors, each to an embedding of its own."""
+    rng = np.random.default_rng(seed)
+    return write_bundle(
+        folder,
+        family="dual_encoder",
+        parts={
+            "audio": ("tower", "audio", audio_tower("audio_embedding", rng)),
+            "sensor": ("tower", "sensor", sensor_tower("sensor_embedding", rng)),
+        },
+        inputs={"audio": AudioInput(sample_rate=16000), "sensor": TensorInput("sensor")},
+        outputs=("audio_embedding", "sensor_embedding"),
+        golden=[],
+    )
