@@ -1,0 +1,142 @@
+"""Quantize: a float32 graph and real samples become an int8 graph written for the engine that will run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from edgemm.graph.calibrate import Calibration, calibrate
+from edgemm.graph.passes import prepare_for_int8_
+from edgemm.graph.qdq import Scale, Scheme, activation_scale, apply_, quantize_weight, weight_axis
+from edgemm.graph.ranges import Method, choose_range
+from edgemm.graph.regions import Region, constant, find_region
+from edgemm.runtime.errors import QuantizeError
+
+SCHEMES: Mapping[str, Scheme] = {
+    "onnxruntime": Scheme(),
+    "openvino": Scheme(),
+    "tensorrt": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False),
+    "tensorrt-rtx": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False),
+}
+"""What each engine fuses: u8 x s8 with int32 biases on x86 and ARM CPUs, symmetric s8 with float biases on TensorRT."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How to quantize.
+
+    Args:
+        engine: a key of ``SCHEMES``.
+        method: how activation ranges are chosen.
+        percentile: for ``method="percentile"``: share of elements kept, per cent.
+        bias_correction: undo the mean error that rounding weights causes, through the bias (Nagel et al. 2019,
+            "Data-Free Quantization through Weight Equalization and Bias Correction", with measured means).
+        reduce_range: 7-bit weights, for x86 CPUs without VNNI, whose 16-bit sums of u8 x s8 products saturate.
+        keep_float: output names of layers to leave in float32.
+    """
+
+    engine: str = "onnxruntime"
+    method: Method = "mse"
+    percentile: float = 99.99
+    bias_correction: bool = True
+    reduce_range: bool = False
+    keep_float: frozenset[str] = frozenset()
+
+    @property
+    def scheme(self) -> Scheme:
+        """The engine's scheme. Raises QuantizeError naming the engines there are."""
+        if self.engine not in SCHEMES:
+            raise QuantizeError(f"quantize: no engine '{self.engine}'; expected one of {list(SCHEMES)}")
+        scheme = SCHEMES[self.engine]
+        if not self.reduce_range:
+            return scheme
+        return Scheme(scheme.activations, scheme.integer_bias, 64, scheme.absorb, scheme.tables)
+
+
+def quantize_onnx(
+    model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], config: Quantization = Quantization()
+) -> ir.Model:
+    """Static int8 of one graph.
+
+    Args:
+        model: float32, clean (see ``passes.clean_``); not changed.
+        feeds: real inputs, batch first.
+
+    Returns:
+        A new graph with the same inputs and outputs.
+
+    Raises:
+        QuantizeError: nothing in it can be quantized, or the calibration data doesn't fit.
+    """
+    scheme = config.scheme
+    result = model.clone()
+    prepare_for_int8_(result)
+    region = find_region(result.graph, keep_float=config.keep_float, absorb=scheme.absorb)
+    if not region.weighted and not region.tables:
+        raise QuantizeError(
+            "quantize: the graph has no Conv, MatMul, Gemm or Gather with constant float32 weights; nothing to do"
+        )
+    calibration = calibrate(
+        result,
+        feeds,
+        [str(v.name) for v in region.quantized if v not in region.shared],
+        channels=_channel_axes(region),
+    )
+    scales = _scales(region, calibration, config, scheme)
+    corrections = _corrections(region, calibration, scheme) if config.bias_correction else {}
+    apply_(result, region, scales, scheme, corrections=corrections)
+    passes.RemoveUnusedNodesPass()(result)
+    passes.TopologicalSortPass()(result)
+    return result
+
+
+def _channel_axes(region: Region) -> dict[str, int]:
+    """Channel axes of the inputs of layers whose bias will be corrected (values that share a scale are not watched)."""
+    axes: dict[str, int] = {}
+    for node in region.weighted:
+        source = node.inputs[0]
+        assert source is not None
+        if source not in region.shared:
+            axes[str(source.name)] = 1 if node.op_type == "Conv" else -1
+    return axes
+
+
+def _scales(region: Region, calibration: Calibration, config: Quantization, scheme: Scheme) -> dict[str, Scale]:
+    scales: dict[str, Scale] = {}
+    for value in region.quantized:
+        source = region.shared.get(value, value)
+        if str(source.name) not in scales:
+            histogram = calibration.values[str(source.name)].histogram
+            low, high = choose_range(
+                histogram, config.method, percentile=config.percentile, symmetric=scheme.symmetric
+            )
+            scales[str(source.name)] = activation_scale(low, high, scheme)
+        scales[str(value.name)] = scales[str(source.name)]
+    return scales
+
+
+def _corrections(region: Region, calibration: Calibration, scheme: Scheme) -> dict[str, np.ndarray]:
+    """``-(dequantized W - W) E[x]`` per output channel, by the layer's output name."""
+    found: dict[str, np.ndarray] = {}
+    for node in region.weighted:
+        source, weight = node.inputs[0], constant(node.inputs[1])
+        assert source is not None and weight is not None
+        if source in region.shared:
+            continue
+        means = calibration.values[str(source.name)].channel_means
+        axis = weight_axis(node)
+        levels, scales = quantize_weight(weight, axis, scheme.weight_levels)
+        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+        error = levels.astype(np.float64) * scales.reshape(shape) - weight
+        if node.op_type == "Conv":
+            groups = node.attributes.get_int("group", 1)
+            error = error.reshape(len(error), error.shape[1], -1).sum(axis=2)  # (O, I / groups)
+            inputs = np.repeat(means.reshape(groups, -1), len(error) // groups, axis=0)  # (O, I / groups)
+            found[str(node.outputs[0].name)] = -(error * inputs).sum(axis=1)
+        else:
+            found[str(node.outputs[0].name)] = -(error @ means if axis == 0 else means @ error)
+    return found

@@ -1,0 +1,183 @@
+"""Regions: which nodes of a graph are computed in int8, and which values must therefore be quantized.
+
+Convolutions and layers with constant weights are always worth it. What moves between convolutions (shortcut
+additions, pooling, concatenation, reshapes) stays in int8 with them, so that nothing is converted to float and back
+on the way. Attention's products of two activations, LayerNorm, softmax and GELU stay in float: they are where naive
+int8 ruins a transformer, and a small part of its time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+WEIGHTED = ("Conv", "MatMul", "Gemm")
+MIXING = ("Add", "Concat")
+POOLING = ("MaxPool", "AveragePool", "GlobalAveragePool")
+MOVING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice")
+"""Operators whose output holds its first input's values: they share its scale."""
+
+
+@dataclass
+class Region:
+    """What to quantize.
+
+    ``weighted``: nodes with int8 weights. ``inner``: values produced in int8 (all their readers get the quantized
+    value). ``edges``: float values of which only the int8 nodes get the quantized form. ``absorbed``: Clip and Relu
+    nodes that the quantization itself performs. ``shared``: value -> the value whose scale it has. ``tables``: Gather
+    nodes over constant float tables.
+    """
+
+    weighted: list[ir.Node] = field(default_factory=list)
+    inner: list[ir.Value] = field(default_factory=list)
+    edges: dict[ir.Value, list[ir.Node]] = field(default_factory=dict)
+    absorbed: list[ir.Node] = field(default_factory=list)
+    shared: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    tables: list[ir.Node] = field(default_factory=list)
+
+    @property
+    def quantized(self) -> list[ir.Value]:
+        """Every value that gets a scale, inner ones first."""
+        return [*self.inner, *(v for v in self.edges if v not in self.inner)]
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array of a constant value, or None."""
+    return value.const_value.numpy() if value is not None and value.const_value is not None else None
+
+
+def is_weighted(node: ir.Node) -> bool:
+    """A Conv, MatMul or Gemm of an activation with constant float32 weights (Gemm: plain or transposed B only)."""
+    if node.op_type not in WEIGHTED or node.domain not in ("", "ai.onnx"):
+        return False
+    weight = node.inputs[1]
+    if constant(node.inputs[0]) is not None or weight is None or weight.const_value is None:
+        return False
+    if weight.const_value.dtype != ir.DataType.FLOAT or len(weight.const_value.shape) < 2:
+        return False
+    if node.op_type == "MatMul":
+        return len(weight.const_value.shape) == 2
+    if node.op_type == "Gemm":
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        return (
+            node.attributes.get_float("alpha", 1.0) == 1.0
+            and node.attributes.get_float("beta", 1.0) == 1.0
+            and node.attributes.get_int("transA", 0) == 0
+            and (len(node.inputs) < 3 or node.inputs[2] is None or (bias is not None and bias.ndim == 1))
+        )
+    return len(node.inputs) < 3 or node.inputs[2] is None or constant(node.inputs[2]) is not None
+
+
+def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
+    """Constant bounds of a Relu or Clip, or None for anything else."""
+    if node.op_type == "Relu":
+        return 0.0, float("inf")
+    if node.op_type != "Clip":
+        return None
+    bounds = []
+    for i, default in ((1, -float("inf")), (2, float("inf"))):
+        value = node.inputs[i] if len(node.inputs) > i else None
+        array = constant(value)
+        if value is not None and array is None:
+            return None
+        bounds.append(default if array is None else float(array))
+    return bounds[0], bounds[1]
+
+
+def find_region(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset(), absorb: bool = True) -> Region:
+    """Partition a clean graph.
+
+    Args:
+        keep_float: names of weighted nodes, by their first output, to leave alone.
+        absorb: whether quantization with a zero point at its least value may perform ReLU and ReLU6.
+    """
+    region = Region()
+    outputs = set(graph.outputs)
+    int8: set[ir.Value] = set()
+
+    def only_reader(value: ir.Value) -> ir.Node | None:
+        uses = list(value.uses())
+        return uses[0].node if len(uses) == 1 and value not in outputs else None
+
+    def make_inner(value: ir.Value) -> None:
+        reader = only_reader(value)
+        if reader is not None and (bounds := clip_bounds(reader)) and reader.inputs[0] is value:
+            if absorb and bounds[0] == 0.0:
+                region.absorbed.append(reader)
+            value = reader.outputs[0]
+        if value not in outputs:
+            region.inner.append(value)
+            int8.add(value)
+
+    for node in graph:
+        weighted = is_weighted(node) and node.outputs[0].name not in keep_float
+        if weighted:
+            region.weighted.append(node)
+            source = node.inputs[0]
+            assert source is not None
+            if source not in int8:
+                region.edges.setdefault(source, []).append(node)
+            if node.op_type == "Conv" or _feeds_weighted_through_relu(node, only_reader):
+                make_inner(node.outputs[0])
+        elif node.op_type in MIXING and len(node.inputs) > 1 and all(v in int8 for v in node.inputs):
+            make_inner(node.outputs[0])
+        elif node.op_type in POOLING and len(node.outputs) == 1 and node.inputs[0] in int8:
+            make_inner(node.outputs[0])
+        elif node.op_type in MOVING and node.inputs[0] in int8 and node.outputs[0] not in outputs:
+            source = node.inputs[0]
+            region.inner.append(node.outputs[0])
+            region.shared[node.outputs[0]] = region.shared.get(source, source)
+            int8.add(node.outputs[0])
+        elif node.op_type == "Gather" and _is_table(node) and node.outputs[0].name not in keep_float:
+            region.tables.append(node)
+    _drop_dead_ends(region, int8)
+    return region
+
+
+def _feeds_weighted_through_relu(node: ir.Node, only_reader) -> bool:  # type: ignore[no-untyped-def]
+    """A linear layer whose only reader is a ReLU that only weighted layers read (an MLP): it stays in int8."""
+    reader = only_reader(node.outputs[0])
+    if reader is None or clip_bounds(reader) is None:
+        return False
+    readers = [use.node for use in reader.outputs[0].uses()]
+    return bool(readers) and all(is_weighted(r) for r in readers)
+
+
+def _is_table(node: ir.Node) -> bool:
+    table = node.inputs[0].const_value if node.inputs[0] is not None else None
+    return (
+        table is not None
+        and table.dtype == ir.DataType.FLOAT
+        and len(table.shape) == 2
+        and node.attributes.get_int("axis", 0) == 0
+        and table.size >= 4096
+    )
+
+
+def _drop_dead_ends(region: Region, int8: set[ir.Value]) -> None:
+    """Leave out shortcut, pool and move outputs that no int8 node reads: they would be quantized for nothing."""
+    weighted = set(region.weighted)
+    while True:
+        dead = [
+            v
+            for v in region.inner
+            if (p := v.producer()) is not None
+            and p.op_type in (*MOVING, *MIXING, *POOLING)
+            and not any(u.node in weighted or (u.node.op_type in (*MOVING, *MIXING, *POOLING) and _inner(u.node, int8)) for u in v.uses())
+        ]
+        if not dead:
+            return
+        for value in dead:
+            region.inner.remove(value)
+            region.shared.pop(value, None)
+            int8.discard(value)
+
+
+def _inner(node: ir.Node, int8: set[ir.Value]) -> bool:
+    value = node.outputs[0]
+    uses = list(value.uses())
+    if len(uses) == 1 and clip_bounds(uses[0].node):
+        value = uses[0].node.outputs[0]
+    return value in int8
