@@ -123,6 +123,15 @@ class EfficientNetLite(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
+    @staticmethod
+    def positions(config: Mapping[str, object]) -> int:
+        """How many tokens ``output="tokens"`` gives for these keyword arguments."""
+        size, blocks = config["input_size"], config["blocks"]
+        assert isinstance(size, int) and isinstance(blocks, Sequence)
+        for stride in (2, *STRIDES[: len(blocks)]):
+            size = -(-size // stride)
+        return size * size
+
     def feature_map(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) to (B, features, S / 32, S / 32)."""
         x = self.stem(pixels)

