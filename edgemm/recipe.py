@@ -491,7 +491,7 @@ def _problem(problem: Any, where: str, origins: Mapping[str, str]) -> str:
 def recipe_schema() -> dict[str, Any]:
     """JSON schema of a recipe, for editors."""
     schema = Recipe.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgemm recipe", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "edgemm recipe"}
 
 
 def docs_from_schema() -> str:

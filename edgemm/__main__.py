@@ -1,0 +1,80 @@
+"""Entry point of ``edgemm``: one line for every error that a user can mend, whatever is installed.
+
+Standard library only, since a device has neither typer nor pydantic; there it says what to install.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+_WORKBENCH = {
+    "accelerate", "filelock", "jinja2", "matplotlib", "onnx", "onnx_ir", "onnxscript", "pydantic", "rich",
+    "safetensors", "torch", "torch_pruning", "transformers", "typer",
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 a check that failed, 2 an error to mend, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    if debug:
+        given.remove("--debug")
+    code = 0
+    try:
+        code = _run(given)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("edgemm: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # Nobody reads any more (``edgemm runs | head``); keep the interpreter's last flush quiet as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:
+        if debug:
+            raise
+        lines = _lines(error)
+        if lines is None:
+            raise  # a bug of ours: the traceback is the report
+        for line in lines:
+            print(f"edgemm: error: {line}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    from edgemm.cli import run_command
+
+    return run_command(arguments)
+
+
+def _lines(error: Exception) -> list[str] | None:
+    """What to tell the user of an error, or None where only a traceback helps."""
+    from edgemm.runtime.errors import EdgemmError
+
+    if isinstance(error, EdgemmError):
+        return str(error).splitlines()
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _WORKBENCH:
+        return [
+            f'the workbench is not installed (no {error.name}); pip install "edgemm[build]", '
+            "or use python -m edgemm.runtime"
+        ]
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT,
+        errno.EEXIST, errno.ENAMETOOLONG,
+    ):  # fmt: skip
+        where = f"{error.filename}: " if error.filename else ""
+        return [f"{where}{(error.strerror or 'not accessible').lower()}"]
+    if hasattr(error, "format_message"):  # typer's own errors: an unknown option, a missing argument
+        context = getattr(error, "ctx", None)
+        command = getattr(context, "command_path", "edgemm")
+        message = " ".join(str(error.format_message()).split()).rstrip(".")
+        return [f"{message}; see '{command} --help'"]
+    return None
+
+
+if __name__ == "__main__":
+    main()

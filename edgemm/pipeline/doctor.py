@@ -1,0 +1,69 @@
+"""Doctor: what is installed here, and what to install for the rest. Nothing is imported that takes long."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+
+from edgemm.pipeline.listing import print_table
+
+_ENGINES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime", "pip install edgemm"),
+    "openvino": ("openvino", "openvino", 'pip install "edgemm[openvino]"'),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt-rtx", 'pip install "edgemm[tensorrt-rtx]"'),
+    "tensorrt": ("tensorrt", "tensorrt", 'pip install "edgemm[tensorrt]"'),
+}
+_INPUTS = {
+    "text": ("tokenizers", "tokenizers", 'pip install "edgemm[text]"'),
+    "image": ("PIL", "Pillow", 'pip install "edgemm[image]"'),
+    "audio": ("soundfile", "soundfile", 'pip install "edgemm[audio]"'),
+}
+_WORKBENCH = (
+    "torch", "transformers", "accelerate", "torch-pruning", "onnx", "onnx-ir", "onnxscript", "pydantic", "safetensors",
+)  # fmt: skip
+
+
+def print_doctor() -> None:
+    """Print the machine, the engines, the inputs and the workbench with their versions."""
+    import edgemm
+
+    print(f"edgemm {edgemm.__version__}, Python {sys.version.split()[0]}, {platform.system()} {platform.machine()}")
+    print(
+        f"CPU: {_cpu()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores\n"
+    )
+    rows = []
+    for what, table in (("engine", _ENGINES), ("input", _INPUTS)):
+        for name, (module, distribution, install) in table.items():
+            installed = find_spec(module) is not None
+            rows.append([what, name, _version(distribution) if installed else "-", "" if installed else install])
+    for distribution in _WORKBENCH:
+        version = _version(distribution)
+        rows.append(["workbench", distribution, version, "" if version != "-" else 'pip install "edgemm[build]"'])
+    print_table(["", "name", "version", "to install"], rows, left=4)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "-"
+
+
+def _cpu() -> str:
+    """Model and the flags that decide how fast int8 and bf16 are."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)
+    except OSError:
+        return platform.processor() or "unknown"
+    facts = {key.strip(): value.strip() for key, value in lines.items()}
+    flags = set(facts.get("flags", facts.get("Features", "")).split())
+    known = [
+        flag
+        for flag in ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16", "asimddp", "i8mm")
+        if flag in flags
+    ]
+    return f"{facts.get('model name', platform.machine())} ({', '.join(known) or 'no int8 instructions known'})"

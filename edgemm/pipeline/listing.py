@@ -1,0 +1,121 @@
+"""Listings for people: runs of a store, what collecting did, what is in a bundle."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgemm.measure import words
+from edgemm.pipeline.gc import collect, parse_size
+from edgemm.pipeline.runs import list_runs
+from edgemm.pipeline.store import Store
+from edgemm.runtime.archive import open_archive
+from edgemm.runtime.errors import StoreError
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+    """Print aligned columns; the first ``left`` columns to the left, the others to the right; no control codes."""
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line in lines:
+        texts = [
+            text.ljust(w) if i < left else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(texts).rstrip())
+    sys.stdout.flush()
+
+
+def existing_store(path: Path) -> Store:
+    """The store in a folder that has one. Raises StoreError where there is none, instead of making one."""
+    if not (path / "artifacts").is_dir():
+        raise StoreError(f"{path}: no store there; give its folder with --store, or run a recipe first")
+    return Store(path)
+
+
+def print_runs(path: Path) -> None:
+    """Every run of a store: when, what, how it ended, how many stages were made and how many found."""
+    listed = []
+    for run in list_runs(existing_store(path)):
+        stages = run.get("stages", [])
+        cached = sum(bool(stage.get("cached")) for stage in stages)
+        seconds = sum(float(stage.get("seconds", 0)) for stage in stages if not stage.get("cached"))
+        ended = str(run.get("status", "?")) + (f": {run['error']}" if run.get("error") else "")
+        listed.append(
+            [
+                str(run["id"]),
+                str(run.get("recipe", "")),
+                f"{len(stages) - cached} made, {cached} cached",
+                f"{seconds:.0f} s",
+                ended,
+            ]
+        )
+    if not listed:
+        print(f"{path}: no runs yet")
+        return
+    print_table(["run", "recipe", "stages", "time", "ended"], listed, left=5)
+
+
+def print_collected(path: Path, limit: str, *, dry_run: bool) -> None:
+    """Collect, and say what went."""
+    limit_bytes = parse_size(limit)
+    done = collect(existing_store(path), limit_bytes, dry_run=dry_run)
+    for entry in done.dropped:
+        print(
+            f"{'would drop' if dry_run else 'dropped'} {entry.kind} {entry.path.name[:16]} ({words.size(entry.bytes)})"
+        )
+    in_use = f", {words.size(done.in_use)} of it in use by runs in progress" if done.in_use else ""
+    print(f"{words.size(done.freed)} {'would be ' if dry_run else ''}freed, {words.size(done.left)} left{in_use}")
+
+
+def print_bundle(path: Path) -> None:
+    """Parts, parameters, targets, bytes and operators of a bundle."""
+    archive = open_archive(path)
+    manifest = archive.manifest
+    total = sum(entry.bytes for entry in manifest.files.values())
+    print(
+        f"{manifest.name}: {manifest.family}, format {manifest.format}, "
+        f"{words.size(total)} in {len(manifest.files)} files"
+    )
+    for modality, raw in manifest.inputs.items():
+        print(f"  takes {modality} ({raw.kind})")
+    print(f"  gives {', '.join(manifest.outputs)}\n")
+    parts = [
+        [
+            part.name,
+            part.role,
+            part.modality or "-",
+            ", ".join(part.signature.input_names),
+            ", ".join(part.signature.output_names),
+            words.count(part.parameters),
+        ]
+        for part in manifest.parts
+    ]
+    print_table(["part", "role", "modality", "takes", "makes", "parameters"], parts, left=5)
+    for index, target in enumerate(manifest.targets):
+        print(f"\ntarget {target.name}{' (default)' if index == 0 else ''}: {target.engine}, {target.precision}")
+        files = [
+            [
+                part,
+                file,
+                words.size(manifest.files[file].bytes),
+                _operators(archive.read(file)) if file.endswith(".onnx") else "-",
+            ]
+            for part, file in target.files.items()
+        ]
+        print_table(["part", "file", "bytes", "operators"], files, left=4)
+    for key in ("licence", "made"):
+        if manifest.provenance.get(key):
+            print(f"\n{key}: {manifest.provenance[key]}")
+
+
+def _operators(data: bytes) -> str:
+    """The most frequent operators of an ONNX graph; '-' where onnx is not installed (a device)."""
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        return "- (needs edgemm[build])"
+    counts = Counter(node.op_type for node in onnx.load_from_string(data).graph.node)
+    most = ", ".join(f"{n} {operator}" for operator, n in counts.most_common(4))
+    return f"{counts.total()}: {most}{', …' if len(counts) > 4 else ''}"
