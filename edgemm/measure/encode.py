@@ -1,0 +1,122 @@
+"""Encode: runs what depends on one modality once per distinct raw sample, so that every later question is cheap.
+
+A chain falls into the parts that one modality alone leads to, and the parts where modalities meet (fusion, head). The
+first are run once for every distinct image or string; retrieval, answers and each ablation then only combine what is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgemm.runtime.bundle import Bundle, Part
+from edgemm.runtime.errors import BundleError
+from edgemm.runtime.manifest import fed_values
+
+BATCH = 32
+
+Rows = dict[str, list[np.ndarray]]  # value name -> one (1, ...) array per distinct sample
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A bundle's chain, split where modalities meet.
+
+    Args:
+        alone: modality -> the values that it makes by itself and that something later (or the caller) needs.
+        joint: the parts that need several modalities, in order.
+    """
+
+    alone: Mapping[str, tuple[str, ...]]
+    joint: tuple[Part, ...]
+
+
+def split_chain(bundle: Bundle, modalities: Sequence[str]) -> Split:
+    """Where the chain of these modalities splits."""
+    made: dict[str, set[str]] = {}
+    for modality in modalities:
+        known = set(fed_values(bundle.manifest.inputs[modality]))
+        for part in bundle.parts:
+            if known.issuperset(part.input_names):
+                known.update(part.output_names)
+        made[modality] = known
+    everything: set[str] = set().union(*made.values())
+    joint: list[Part] = []
+    for part in bundle.parts:
+        if everything.issuperset(part.input_names) and not any(m.issuperset(part.input_names) for m in made.values()):
+            joint.append(part)
+            everything.update(part.output_names)
+    needed = set(bundle.manifest.outputs).union(*(part.input_names for part in joint))
+    return Split({m: tuple(sorted(needed & values)) for m, values in made.items()}, tuple(joint))
+
+
+def encode(
+    bundle: Bundle,
+    modality: str,
+    raws: Sequence[Any],
+    names: Iterable[str],
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Rows:
+    """The named values of every raw sample, through the bundle's own preprocessing and engine.
+
+    Args:
+        raws: distinct raw samples: paths, strings.
+        advance: told how many samples were finished.
+
+    Raises:
+        BundleError: a value holds NaN or infinity; the message names value and sample.
+        InputError, EngineError: from the runtime.
+    """
+    wanted = tuple(names)
+    limit = min([BATCH, *(p.entry.signature.dims["batch"].max for p in bundle.parts if "batch" in p.entry.signature.dims)])
+    # Strings of like length are batched together: less padding, the same values.
+    order = sorted(range(len(raws)), key=lambda i: len(raws[i]) if isinstance(raws[i], str) else 0)
+    rows: Rows = {name: [np.empty(0)] * len(raws) for name in wanted}
+    for start in range(0, len(order), limit):
+        chunk = order[start : start + limit]
+        known = bundle.run(bundle.values(**{modality: [raws[i] for i in chunk]}))
+        for name in wanted:
+            value = known[name]
+            for place, i in enumerate(chunk):
+                row = value[place] if isinstance(value, list) else value[place : place + 1]
+                if row.dtype.kind == "f" and not np.isfinite(row).all():
+                    raise BundleError(
+                        f"bundle '{bundle.manifest.name}', target '{bundle.target.name}': value '{name}' of "
+                        f"{str(raws[i])[:80]!r} holds NaN or infinity, expected finite numbers"
+                    )
+                rows[name][i] = row
+        advance(len(chunk))
+    return rows
+
+
+def combine(bundle: Bundle, joint: Sequence[Part], values: Mapping[str, Sequence[np.ndarray]], output: str) -> np.ndarray:
+    """Run the joint parts on one row per sample and return ``output``: (samples, ...).
+
+    Rows of one value that differ in length (tokens) are padded with zeros behind; their mask, being a value too, says so.
+    """
+    count = len(next(iter(values.values())))
+    limit = min([BATCH, *(p.entry.signature.dims["batch"].max for p in joint if "batch" in p.entry.signature.dims)])
+    made: list[np.ndarray] = []
+    for start in range(0, count, limit):
+        known = {name: _stack(rows[start : start + limit]) for name, rows in values.items()}
+        for part in joint:
+            known.update(part.run(known))
+        if not np.isfinite(known[output]).all():
+            raise BundleError(
+                f"bundle '{bundle.manifest.name}', target '{bundle.target.name}': output '{output}' holds NaN or infinity"
+            )
+        made.append(known[output])
+    return np.concatenate(made)
+
+
+def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:
+    if len({row.shape for row in rows}) == 1:
+        return np.concatenate(rows)
+    longest = max(row.shape[1] for row in rows)
+    return np.concatenate(
+        [np.pad(row, [(0, 0), (0, longest - row.shape[1]), *([(0, 0)] * (row.ndim - 2))]) for row in rows]
+    )

@@ -1,0 +1,135 @@
+"""Latency of several bundles in one interleaved run: end to end, per part, cold start, memory, image decoding.
+
+End to end is raw input to outputs at batch 1 (uint8 pixels and strings in; tokenizer and frontends included). Decoding an
+image file is the same for every variant and is a line of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgemm.measure.coldstart import ColdStart, cold_start
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.images import decode_image
+from edgemm.runtime.timing import WarmUp, sample_latencies, warm_until_stable
+
+if TYPE_CHECKING:
+    from edgemm.data.dataset import Sample
+
+INPUTS = 16  # raw samples taken in turn, the same for all variants: lengths of texts and sizes of images vary
+_SLACK = 4  # an interleaved loop may take this many times its seconds to reach its fewest runs
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Raw nanoseconds of one interleaved run, by variant: samples of equal index are pairs across variants."""
+
+    warm_up: Mapping[str, WarmUp]
+    end_to_end: Mapping[str, np.ndarray]
+    parts: Mapping[str, Mapping[str, np.ndarray]]  # variant -> part (and "tokenizer") -> samples
+    image_decoding: np.ndarray | None
+
+
+def raw_inputs(samples: Sequence[Sample], modalities: Sequence[str]) -> list[dict[str, Any]]:
+    """Up to 16 samples spread evenly over the split, as paths and strings."""
+    step = max(1, len(samples) // INPUTS)
+    return [{m: getattr(sample, m) for m in modalities} for sample in samples[::step][:INPUTS]]
+
+
+def measure_latencies(
+    bundles: Mapping[str, Bundle],
+    inputs: Sequence[Raw],
+    *,
+    seconds: float,
+    runs: int,
+    advance: Callable[[str], None] = lambda _: None,
+) -> Latencies:
+    """Time all bundles on the same raw inputs, round by round.
+
+    Args:
+        bundles: variant -> open bundle; all must take the modalities of ``inputs``.
+        inputs: raw samples as paths and strings, taken in turn.
+        seconds: for each bundle's end-to-end latency; its parts get half of that.
+        runs: fewest rounds.
+        advance: told what was finished: one call per bundle warmed, then ``"end to end"``, ``"parts"``, ``"decoding"``.
+    """
+    images = {m for b in bundles.values() for m, raw in b.manifest.inputs.items() if raw.kind == "image"}
+    decoded = [
+        {m: decode_image(raw, where=m) if m in images else raw for m, raw in given.items()} for given in inputs
+    ]
+    warm_up: dict[str, WarmUp] = {}
+    for name, bundle in bundles.items():
+        warm_up[name] = warm_until_stable(_in_turn(bundle.predict, decoded), max_seconds=max(1.0, 1.5 * seconds))
+        advance(name)
+    whole = seconds * len(bundles)
+    end_to_end = sample_latencies(
+        {name: _in_turn(bundle.predict, decoded) for name, bundle in bundles.items()},
+        min_seconds=whole, min_samples=runs, max_seconds=_SLACK * whole,
+    )  # fmt: skip
+    advance("end to end")
+    calls = {(name, part): call for name, b in bundles.items() for part, call in _part_calls(b, decoded).items()}
+    keys = {f"{i}": key for i, key in enumerate(calls)}
+    taken = sample_latencies(
+        {i: calls[key] for i, key in keys.items()},
+        min_seconds=whole / 2, min_samples=runs, max_seconds=_SLACK * whole / 2,
+    )  # fmt: skip
+    parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in bundles}
+    for i, (name, part) in keys.items():
+        parts[name][part] = taken[i]
+    advance("parts")
+    decoding = None
+    if paths := [given[m] for given in inputs for m in images if m in given]:
+        turn = cycle(paths)
+        decoding = sample_latencies(
+            {"decode": lambda: decode_image(next(turn), where="image")}, min_seconds=0.2, min_samples=runs, max_seconds=2
+        )["decode"]
+    advance("decoding")
+    return Latencies(warm_up, end_to_end, parts, decoding)
+
+
+def measure_cold_starts(
+    bundles: Mapping[str, tuple[Path, str]],
+    given: Mapping[str, str],
+    *,
+    repeats: int,
+    advance: Callable[[str], None] = lambda _: None,
+) -> dict[str, list[ColdStart]]:
+    """Start every (path, target) in fresh processes, in turn, ``repeats`` times."""
+    found: dict[str, list[ColdStart]] = {name: [] for name in bundles}
+    for _ in range(repeats):
+        for name, (path, target) in bundles.items():
+            found[name].append(cold_start(path, target, given))
+            advance(name)
+    return found
+
+
+def _in_turn(predict: Callable[..., object], inputs: Sequence[Raw]) -> Callable[[], object]:
+    turn = cycle(inputs)
+    return lambda: predict(**next(turn))
+
+
+def _part_calls(bundle: Bundle, inputs: Sequence[Raw]) -> dict[str, Callable[[], object]]:
+    """One call per part on what it is fed in the chain, and one for what turns strings into ids, if any."""
+    plan = bundle.plan(inputs[0])
+    known = [bundle.run(bundle.values(**given)) for given in inputs]
+    calls: dict[str, Callable[[], object]] = {}
+    texts = [m for m in inputs[0] if bundle.manifest.inputs[m].kind == "text"]
+    if texts:
+        calls["tokenizer"] = _in_turn(bundle.values, [{m: given[m] for m in texts} for given in inputs])
+    for part in plan:
+        feeds = [{name: values[name] for name in part.input_names} for values in known]
+        calls[part.name] = _run_in_turn(part.run, feeds)
+    return calls
+
+
+def _run_in_turn(run: Callable[[Any], object], feeds: Sequence[Mapping[str, Any]]) -> Callable[[], object]:
+    turn = cycle(feeds)
+    return lambda: run(next(turn))

@@ -1,0 +1,296 @@
+"""The end table: one row per variant and target, derived from raw measurements and from nothing else.
+
+A row joins latency and accuracy by the sha256 of the bytes measured. A latency whose bytes were never scored is not
+shown, and a target whose engine cannot run on this machine shows its size and says "built, not run here".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgemm.measure import metrics, words
+from edgemm.measure.measurement import Measurement, Measurements
+from edgemm.measure.metrics import Estimate
+from edgemm.runtime.timing import Ratio, Summary, paired_ratio, summary
+
+END_TO_END = "end to end"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One task metric of one row.
+
+    Args:
+        split: evaluation split.
+        task: ``"text→image"``, ``"answers"``, or an ablation such as ``"text only (image shuffled)"``.
+        metric: ``"R@1"``, ``"R@10"``, ``"median rank"``, ``"accuracy"``, ``"accuracy, open"``, ``"macro F1"``.
+        estimate: value and bootstrap interval; shares are 0..1.
+        difference: to the reference row on the same samples (paired), None for the reference itself.
+        chance: what the most frequent truth (classes) or a random order (retrieval) would get, where that is known.
+    """
+
+    split: str
+    task: str
+    metric: str
+    estimate: Estimate
+    difference: Estimate | None
+    chance: float | None = None
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the value is a share (shown in %) rather than a rank."""
+        return self.metric != "median rank"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One variant on one target. ``latency`` and ``scores`` are None/empty where it could not run here."""
+
+    variant: str
+    target: str
+    engine: str
+    precision: str
+    sha256: str
+    parameters: int
+    size_bytes: int
+    part_bytes: Mapping[str, int]
+    note: str
+    latency: Summary | None
+    speedup: Ratio | None  # of the reference's latency to this one's, paired
+    part_ms: Mapping[str, Summary]
+    open_ms: float | None  # median of the cold starts
+    first_ms: float | None
+    peak_bytes: int | None
+    scores: tuple[Score, ...] = field(default=())
+
+    def score(self, split: str, task: str, metric: str) -> Score | None:
+        """The score of that name, or None."""
+        for score in self.scores:
+            if (score.split, score.task, score.metric) == (split, task, metric):
+                return score
+        return None
+
+
+def rows(measurements: Measurements, *, resamples: int = metrics.RESAMPLES) -> tuple[Row, ...]:
+    """Derive the table, in the order in which the sizes were measured; the first row that ran is the reference.
+
+    Raises:
+        ValueError: measurements without a single size.
+    """
+    sizes = measurements.of("size", subject="artifact")
+    if not sizes:
+        raise ValueError("measurements hold no artifact size: nothing to tabulate")
+    reference = next((s for s in sizes if measurements.has_accuracy(s.sha256)), sizes[0])
+    return tuple(_row(measurements, size, reference, resamples) for size in sizes)
+
+
+def _row(measurements: Measurements, size: Measurement, reference: Measurement, resamples: int) -> Row:
+    details = size.details
+    scored = measurements.has_accuracy(size.sha256)
+    latency = speedup = None
+    part_ms: dict[str, Summary] = {}
+    if scored:  # never a latency without the accuracy of the same bytes
+        for m in _same_bytes(measurements.of("latency"), size):
+            if m.subject == END_TO_END:
+                latency = summary(_nanoseconds(m))
+                base = _same_bytes(measurements.of("latency", subject=END_TO_END), reference)
+                if base and size.sha256 != reference.sha256 and len(base[0].samples) == len(m.samples):
+                    speedup = paired_ratio(_nanoseconds(base[0]), _nanoseconds(m))
+            else:
+                part_ms[m.subject] = summary(_nanoseconds(m))
+    return Row(
+        variant=size.variant,
+        target=size.target,
+        engine=str(details["engine"]),
+        precision=str(details["precision"]),
+        sha256=size.sha256,
+        parameters=int(details["parameters"]),
+        size_bytes=int(sum(size.samples)),
+        part_bytes={str(k): int(v) for k, v in details.get("part_bytes", {}).items()},
+        note=str(details.get("note", "")),
+        latency=latency,
+        speedup=speedup,
+        part_ms=part_ms,
+        open_ms=_median(measurements.of("cold-start", subject="open"), size) if scored else None,
+        first_ms=_median(measurements.of("cold-start", subject="first inference"), size) if scored else None,
+        peak_bytes=_peak(measurements, size) if scored else None,
+        scores=tuple(_scores(measurements, size, reference, resamples)),
+    )
+
+
+def _scores(measurements: Measurements, size: Measurement, reference: Measurement, resamples: int) -> list[Score]:
+    scores: list[Score] = []
+    for kind, read in (("ranks", _rank_statistics), ("answers", _answer_statistics)):
+        for m in _same_bytes(measurements.of(kind), size):  # type: ignore[arg-type]
+            others = [] if size.sha256 == reference.sha256 else _same_bytes(measurements.of(m.kind), reference)
+            other = next((o for o in others if o.subject == m.subject and _same_samples(o, m)), None)
+            against = read(other) if other else {}
+            for metric, (statistic, keep, chance) in read(m).items():
+                clusters = _clusters(m)[keep]
+                difference = None
+                if metric in against:
+                    difference = metrics.difference(
+                        statistic, against[metric][0], clusters=clusters, resamples=resamples
+                    )
+                estimate = metrics.estimate(statistic, clusters=clusters, resamples=resamples)
+                scores.append(
+                    Score(m.details["split"], m.details["task"], metric, estimate, difference, chance)
+                )
+    return scores
+
+
+_Statistics = dict[str, tuple[metrics.Statistic, Any, float | None]]  # metric -> statistic, kept samples, chance
+
+
+def _rank_statistics(m: Measurement) -> _Statistics:
+    ranks = np.asarray(m.samples, np.int64)
+    keep = np.ones(len(ranks), bool)
+    chance = m.details.get("chance", {})
+    return {
+        "R@1": (metrics.recall_at(ranks, 1), keep, chance.get("R@1")),
+        "R@10": (metrics.recall_at(ranks, 10), keep, chance.get("R@10")),
+        "median rank": (metrics.median_of(ranks), keep, None),
+    }
+
+
+def _answer_statistics(m: Measurement) -> _Statistics:
+    predicted = np.asarray(m.samples, np.int64)
+    truth = np.tile(np.asarray(m.details["truth"], np.int64), int(m.details.get("repeats", 1)))
+    groups = np.tile(np.asarray([str(g or "") for g in m.details["groups"]]), int(m.details.get("repeats", 1)))
+    everything = np.ones(len(truth), bool)
+    statistics: _Statistics = {}
+    for name, keep in [("", everything), *((str(g), groups == g) for g in np.unique(groups) if g)]:
+        hits = (predicted == truth)[keep].astype(np.float64)
+        chance = float(np.bincount(truth[keep & (truth >= 0)]).max(initial=0) / keep.sum())
+        statistics[f"accuracy, {name.lower()}" if name else "accuracy"] = (metrics.mean_of(hits), keep, chance)
+    statistics["macro F1"] = (metrics.macro_f1(truth, predicted), everything, None)
+    return statistics
+
+
+def _nanoseconds(m: Measurement) -> Any:
+    return np.asarray(m.samples, np.int64)
+
+
+def _clusters(m: Measurement) -> Any:
+    return np.tile(np.asarray(m.details["clusters"]), int(m.details.get("repeats", 1)))
+
+
+def _same_bytes(measurements: Sequence[Measurement], size: Measurement) -> list[Measurement]:
+    """Those of the same bytes; where a variant was measured under its own name too, those alone."""
+    same = [m for m in measurements if m.sha256 == size.sha256]
+    own = [m for m in same if (m.variant, m.target) == (size.variant, size.target)]
+    return own or same
+
+
+def _same_samples(one: Measurement, other: Measurement) -> bool:
+    return all(one.details.get(k) == other.details.get(k) for k in ("clusters", "truth", "repeats"))
+
+
+def _median(measurements: Sequence[Measurement], size: Measurement) -> float | None:
+    same = _same_bytes(measurements, size)
+    return float(np.median(same[0].samples)) if same else None
+
+
+def _peak(measurements: Measurements, size: Measurement) -> int | None:
+    same = _same_bytes(measurements.of("peak-memory"), size)
+    return int(max(same[0].samples)) if same else None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell: what counts, and in small what it is compared with or made of."""
+
+    main: str
+    small: str = ""
+
+
+def reference_row(rows: Sequence[Row]) -> Row | None:
+    """The first row that ran here: what the others are compared with."""
+    return next((row for row in rows if row.latency), None)
+
+
+def default_row(rows: Sequence[Row]) -> Row | None:
+    """What ships by default: the last variant's first target that ran here."""
+    ran = [row for row in rows if row.latency]
+    return next((row for row in ran if row.variant == ran[-1].variant), None)
+
+
+def headline_score(row: Row) -> Score | None:
+    """The score that stands for a row: R@10 of the first retrieval split, or the accuracy of the first answers."""
+    for metric in ("R@10", "accuracy"):
+        for score in row.scores:
+            if score.metric == metric and not is_ablation(score):
+                return score
+    return None
+
+
+def is_ablation(score: Score) -> bool:
+    """Whether a modality was taken away."""
+    return " only (" in score.task
+
+
+def table_scores(rows: Sequence[Row]) -> tuple[tuple[str, str, str], ...]:
+    """(split, task, metric) of the scores that get a column: R@1 and R@10 per split and direction, or the accuracies."""
+    return tuple(
+        dict.fromkeys(
+            (s.split, s.task, s.metric)
+            for row in rows
+            for s in row.scores
+            if (s.metric in ("R@1", "R@10") or s.metric.startswith("accuracy"))
+            and (not is_ablation(s) or s.metric == "accuracy")
+        )
+    )
+
+
+def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
+    """Header and body of the end table; the console, markdown and HTML all show this."""
+    columns = table_scores(rows)
+    header = ["variant, target", "parameters", "bytes", "p50", "p90", "faster"]
+    header += [_column(split, task, metric, columns) for split, task, metric in columns]
+    return header, [_line(row, columns, rows) for row in rows]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The end table as a markdown table, one line per row."""
+    header, body = cells(rows)
+
+    def line(texts: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"
+
+    ruled = ["---", *("---:" for _ in header[1:])]
+    text = [line(header), line(ruled)]
+    text += [line([f"{c.main} ({c.small})" if c.small else c.main for c in row]) for row in body]
+    return "\n".join(text) + "\n"
+
+
+def _column(split: str, task: str, metric: str, columns: Sequence[tuple[str, str, str]]) -> str:
+    what = metric if task == "answers" else f"{metric} {task}" if metric != "accuracy" else task
+    return f"{what}, {split}" if len({c[0] for c in columns}) > 1 else what
+
+
+def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]) -> list[Cell]:
+    reference = reference_row(rows)
+    smaller = f"÷ {words.three_figures(reference.size_bytes / row.size_bytes)}" if reference and row is not reference else ""
+    line = [
+        Cell(row.variant, row.target),
+        Cell(words.count(row.parameters)),
+        Cell(words.size(row.size_bytes), smaller),
+    ]
+    if row.latency is None:
+        blank = [Cell(row.note or words.NOT_RUN_HERE), Cell(words.NONE), Cell("")]
+        return line + blank + [Cell(words.NONE) for _ in columns]
+    line += [
+        Cell(words.latency_p50(row.latency), words.latency_interval(row.latency)),
+        Cell(words.latency_p90(row.latency)),
+        Cell(words.factor(row.speedup.value), f"[{words.three_figures(row.speedup.low)}, {words.three_figures(row.speedup.high)}]")
+        if row.speedup
+        else Cell("1×", "reference"),
+    ]
+    for column in columns:
+        score = row.score(*column)
+        line.append(Cell(words.score_value(score), words.interval(score)) if score else Cell(words.NONE))
+    return line

@@ -1,0 +1,137 @@
+"""Figures as text, one way everywhere: the console table, the markdown table and the HTML page say the same words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from edgemm.measure.metrics import Estimate
+from edgemm.runtime.timing import Ratio, Summary
+
+if TYPE_CHECKING:
+    from edgemm.measure.table import Row, Score
+
+MINUS: Final = "\N{MINUS SIGN}"
+NONE: Final = "n/a"
+NOT_RUN_HERE: Final = "built, not run here"
+
+
+def milliseconds(value: float | None) -> str:
+    """``"0.213 ms"``, ``"12.4 ms"``, ``"1.32 s"``; three figures."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{three_figures(value / 1000)} s" if value >= 1000 else f"{three_figures(value)} ms"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units, as disks and stores count: ``"4.21 MB"``."""
+    if value is None:
+        return NONE
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            return f"{three_figures(value / factor)} {unit}"
+    return f"{value:.0f} B"
+
+
+def count(value: float) -> str:
+    """``"22.7 M"``, ``"340 k"``."""
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{three_figures(value / factor)} {unit}"
+    return f"{value:.0f}"
+
+
+def three_figures(value: float) -> str:
+    """Three significant figures without an exponent."""
+    if value == 0:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(decimals, 4)}f}"
+
+
+def factor(value: float) -> str:
+    """``"23.4×"``."""
+    return f"{three_figures(value)}×"
+
+
+def percent(share: float) -> str:
+    """``"91.2 %"``."""
+    return f"{100 * share:.1f} %"
+
+
+def score_value(score: Score) -> str:
+    """The value alone."""
+    if math.isnan(score.estimate.value):
+        return NONE
+    return percent(score.estimate.value) if score.is_share else three_figures(score.estimate.value)
+
+
+def score_with_interval(score: Score) -> str:
+    """``"91.2 % [89.0, 93.1]"``."""
+    return f"{score_value(score)} {interval(score)}".rstrip()
+
+
+def interval(score: Score) -> str:
+    """``"[89.0, 93.1]"``, in the unit of ``score_value``."""
+    e = score.estimate
+    if math.isnan(e.value):
+        return ""
+    if score.is_share:
+        return f"[{100 * e.low:.1f}, {100 * e.high:.1f}]"
+    return f"[{three_figures(e.low)}, {three_figures(e.high)}]"
+
+
+def points(difference: Estimate | None) -> str:
+    """A difference of shares in points, with sign and interval: ``"−0.6 [−1.4, +0.2]"``."""
+    if difference is None or math.isnan(difference.value):
+        return ""
+    return (
+        f"{signed(100 * difference.value)} [{signed(100 * difference.low)}, {signed(100 * difference.high)}]"
+    )
+
+
+def signed(value: float) -> str:
+    """One decimal, with a true minus sign, and no sign on zero."""
+    text = f"{abs(value):.1f}"
+    if float(text) == 0:
+        return text
+    return f"{MINUS if value < 0 else '+'}{text}"
+
+
+def latency_interval(summary: Summary | None) -> str:
+    """The median's interval: ``"[2.29, 2.34]"``."""
+    if summary is None or summary.p50 is None:
+        return ""
+    return f"[{three_figures(summary.p50.low_ms)}, {three_figures(summary.p50.high_ms)}]"
+
+
+def latency_p90(summary: Summary | None) -> str:
+    """The 90th percentile, ``n/a`` below its sample floor."""
+    return NONE if summary is None or summary.p90 is None else milliseconds(summary.p90.value_ms)
+
+
+def speedup(ratio: Ratio | None) -> str:
+    """``"23.4× [22.9, 23.9]"``."""
+    if ratio is None:
+        return ""
+    return f"{factor(ratio.value)} [{three_figures(ratio.low)}, {three_figures(ratio.high)}]"
+
+
+def ran(row: Row) -> str:
+    """Why the row holds no latency, or nothing."""
+    return row.note or ("" if row.latency else NOT_RUN_HERE)
+
+
+def fact(value: object) -> str:
+    """A value of the environment or of provenance, in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {fact(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(fact(v) for v in value)
+    return str(value)
+
+
+def latency_p50(summary: Summary | None) -> str:
+    """The median alone."""
+    return NONE if summary is None or summary.p50 is None else milliseconds(summary.p50.value_ms)
