@@ -187,20 +187,20 @@ class QuantizeConfig(Section):
 class MeasureConfig(Section):
     """How long and on what every model is measured."""
 
-    seconds: float = Field(2.0, gt=0, description="Shortest time spent on each latency measurement.")
-    runs: int = Field(64, ge=8, description="Fewest timed runs of each latency measurement.")
+    seconds: float = Field(2.0, gt=0, description="Time given to each model's latency, end to end; half of it to its parts.")
+    runs: int = Field(64, ge=10, description="Fewest timed runs of each model; p90 needs 64, p99 needs 662.")
+    cold_starts: int = Field(3, ge=1, le=50, description="Fresh processes in which each model is started.")
+    examples: int = Field(6, ge=0, le=50, description="Evaluation samples shown in the report with their answers.")
 
 
 class PackConfig(Section):
     """What goes into the bundle beside the graphs."""
 
     golden: int = Field(4, ge=1, le=64, description="Raw samples whose outputs the bundle can be verified with.")
-    gallery: Literal["none", "texts", "images"] = Field(
-        "texts", description="For a dual encoder: what of the gallery split is embedded and shipped to be searched."
+    gallery: Literal["none", "image", "text"] = Field(
+        "image", description="For a dual encoder: which modality of every label is embedded and shipped to search in."
     )
-    gallery_split: str | None = Field(
-        None, description="Split the gallery is made from; the first evaluated by default."
-    )
+    gallery_splits: tuple[str, ...] = Field((), description="Splits whose labels make the gallery; empty: all.")
     licence: str = Field("", description="Licence notes for the data and weights that the bundle derives from.")
 
 

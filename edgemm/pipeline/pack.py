@@ -1,0 +1,246 @@
+"""Pack: what ships. Graphs of every target joined in one bundle, with samples to verify it by, and its measurements.
+
+Two steps, so that what is measured is what ships: ``assemble`` makes a whole bundle with graphs, gallery and golden
+samples; measuring opens that; ``finish`` adds measurements and provenance and changes no other byte.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm.data.dataset import Dataset, Sample
+from edgemm.measure.encode import BATCH
+from edgemm.recipe import PackConfig
+from edgemm.runtime.archive import Archive, open_archive, seal, zip_bundle
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.errors import BundleError, DataError, EngineError
+from edgemm.runtime.manifest import Gallery, GoldenOutputs, GoldenSample, Manifest, TargetEntry, TextInput
+from edgemm.runtime.paths import MANIFEST
+from edgemm.stage import Progress, Silent
+
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "int8": 5e-2}
+"""Share of the largest output magnitude that golden outputs may be off by on another machine: engines sum in another
+order (float32), and CPUs with and without VNNI round int8 products differently."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A target of the bundle to be: its name there, and the folder and target that its files come from."""
+
+    name: str
+    folder: Path
+    target: str
+    threads: int = 0
+
+
+def assemble(
+    name: str,
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    config: PackConfig,
+    dataset: Dataset | None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write a bundle folder with every source's graphs, golden samples and, where there is one, a gallery.
+
+    Args:
+        name: of the bundle.
+        sources: the first becomes the default target; all must have the same parts.
+        out: an empty folder.
+        config: how many golden samples, which gallery.
+        dataset: where both come from; None for neither.
+        progress: where to report.
+
+    Raises:
+        BundleError: sources of different models, or outputs that are not finite.
+        DataError: no sample that may be shipped.
+    """
+    progress = progress or Silent()
+    first = open_archive(sources[0].folder)
+    manifest = replace(_join(first, sources, out), name=name)
+    seal(out, manifest)  # from here on it opens, so that gallery and golden outputs come from its own bytes
+    if dataset is not None:
+        runs_here = [t.name for t in manifest.targets if t.engine in ("onnxruntime", "openvino")]
+        if runs_here and manifest.family == "dual-encoder" and config.gallery != "none":
+            manifest = _add_gallery(out, manifest, dataset, config, target=runs_here[0], progress=progress)
+            seal(out, manifest)
+        manifest = _add_golden(out, manifest, dataset, config)
+        seal(out, manifest)
+        with progress.task("golden outputs", total=len(manifest.targets)) as task:
+            manifest = _add_golden_outputs(out, manifest, task_advance=task.advance)
+    return seal(out, manifest)
+
+
+def finish(
+    draft: Path, out: Path, *, measurements: Path | None, provenance: Mapping[str, Any], zip_name: str | None = None
+) -> Path:
+    """The bundle that ships: the draft's bytes, its measurements and where it comes from; a folder and one zip.
+
+    Args:
+        draft: what ``assemble`` wrote.
+        out: an empty folder; gets ``bundle/`` and ``<name>.zip``.
+        measurements: JSONL of raw measurements of the draft.
+        provenance: JSON-able.
+        zip_name: without ending; the bundle's name by default.
+
+    Returns:
+        The zip.
+    """
+    archive = open_archive(draft)
+    folder = out / "bundle"
+    shutil.copytree(draft, folder)
+    (folder / MANIFEST).unlink()
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    if measurements is not None:
+        shutil.copyfile(measurements, folder / "measurements.jsonl")
+    manifest = replace(
+        archive.manifest,
+        measurements="measurements.jsonl" if measurements is not None else None,
+        provenance=dict(provenance),
+    )
+    seal(folder, manifest)
+    return zip_bundle(folder, out / f"{zip_name or manifest.name}.zip")
+
+
+# --- joining ---------------------------------------------------------------------------------------------------------
+
+
+def _join(first: Archive, sources: Sequence[Source], out: Path) -> Manifest:
+    """Copy what every source's target runs; two files of one path and different bytes get a folder per target."""
+    manifest = first.manifest
+    digests: dict[str, str] = {}
+    targets: list[TargetEntry] = []
+    for source in sources:
+        archive = open_archive(source.folder)
+        if [(p.name, p.signature) for p in archive.manifest.parts] != [(p.name, p.signature) for p in manifest.parts]:
+            raise BundleError(
+                f"{source.folder}: its parts differ from those of {first.path}; a bundle's targets carry the same model"
+            )
+        entry = archive.manifest.target(source.target)
+        files = {part: _copy(archive, path, out, digests, apart=source.name) for part, path in entry.files.items()}
+        targets.append(replace(entry, name=source.name, files=files, threads=source.threads))
+    texts = [raw for raw in manifest.inputs.values() if isinstance(raw, TextInput)]
+    for path in [*(raw.tokenizer for raw in texts), *([manifest.labels] if manifest.labels else [])]:
+        if _copy(first, path, out, digests, apart="") != path:
+            raise BundleError(f"{path}: taken by a graph; a tokenizer or labels file can't share its name")
+    return replace(
+        manifest,
+        targets=tuple(targets),
+        golden=(),
+        golden_outputs={},
+        gallery=None,
+        measurements=None,
+        provenance={},
+        files={},
+    )
+
+
+def _copy(archive: Archive, path: str, out: Path, digests: dict[str, str], *, apart: str) -> str:
+    """Copy one file of a bundle; returns its path in ``out``."""
+    sha256 = archive.manifest.files[path].sha256
+    place = path if digests.get(path, sha256) == sha256 else f"{apart}/{path}"
+    if place not in digests:
+        (out / place).parent.mkdir(parents=True, exist_ok=True)
+        (out / place).write_bytes(archive.read(path))
+        digests[place] = sha256
+    return place
+
+
+# --- gallery and golden samples --------------------------------------------------------------------------------------
+
+
+def _may_ship(dataset: Dataset, sample: Sample) -> bool:
+    return not dataset.shown_groups or sample.group in dataset.shown_groups
+
+
+def _add_gallery(
+    out: Path, manifest: Manifest, dataset: Dataset, config: PackConfig, *, target: str, progress: Progress
+) -> Manifest:
+    """Embed one raw sample of every label by the bundle's own bytes."""
+    modality: str = config.gallery
+    if modality not in manifest.inputs:
+        raise DataError(f"pack.gallery: '{modality}' is no modality of this bundle; it has {list(manifest.inputs)}")
+    found: dict[str, Any] = {}
+    for split in config.gallery_splits or tuple(dataset.splits):
+        for sample in dataset.split(split):
+            raw = getattr(sample, modality, None)
+            if raw is not None and sample.label is not None and _may_ship(dataset, sample):
+                found.setdefault(sample.label, raw)
+    if not found:
+        raise DataError(f"pack.gallery: no {modality} with a label in {config.gallery_splits or list(dataset.splits)}")
+    labels = sorted(found)
+    bundle = Bundle.open(out, target=target)
+    rows: list[np.ndarray] = []
+    with progress.task("gallery", total=len(labels)) as task:
+        for start in range(0, len(labels), BATCH):
+            chunk = [found[label] for label in labels[start : start + BATCH]]
+            given: dict[str, Any] = {modality: chunk}
+            made = bundle.predict(**given).outputs
+            rows.append(next(iter(made.values())))
+            task.advance(len(chunk))
+    embeddings = np.concatenate(rows)
+    if not np.isfinite(embeddings).all():
+        raise BundleError(f"pack.gallery: '{target}' gives embeddings that are not finite")
+    (out / "gallery").mkdir()
+    np.save(out / "gallery" / "embeddings.npy", embeddings.astype(np.float16), allow_pickle=False)
+    (out / "gallery" / "labels.json").write_text(json.dumps(labels, ensure_ascii=False, indent=0), encoding="utf-8")
+    return replace(manifest, gallery=Gallery("gallery/embeddings.npy", "gallery/labels.json"))
+
+
+def _add_golden(out: Path, manifest: Manifest, dataset: Dataset, config: PackConfig) -> Manifest:
+    """Copy raw samples, an even stride over the first evaluated split, of those that may be shipped."""
+    split = dataset.evaluate[0]
+    usable = [
+        sample
+        for sample in dataset.split(split)
+        if _may_ship(dataset, sample) and all(getattr(sample, m, None) is not None for m in manifest.inputs)
+    ]
+    if not usable:
+        raise DataError(f"split '{split}': no sample that has {list(manifest.inputs)} and may be shipped")
+    count = min(config.golden, len(usable))
+    golden: list[GoldenSample] = []
+    for index in range(count):
+        sample = usable[index * len(usable) // count]
+        inputs: dict[str, str] = {}
+        for modality, raw in manifest.inputs.items():
+            value = getattr(sample, modality)
+            if raw.kind == "text":
+                inputs[modality] = value
+                continue
+            inputs[modality] = f"golden/{index}-{modality}{value.suffix.lower()}"
+            (out / "golden").mkdir(exist_ok=True)
+            shutil.copyfile(value, out / inputs[modality])
+        golden.append(GoldenSample(inputs))
+    return replace(manifest, golden=tuple(golden))
+
+
+def _add_golden_outputs(out: Path, manifest: Manifest, *, task_advance: Any) -> Manifest:
+    """Run the golden samples on every target that runs here; one built for another machine keeps none."""
+    found: dict[str, GoldenOutputs] = {}
+    for target in manifest.targets:
+        try:
+            made = Bundle.open(out, target=target.name).run_golden()
+        except EngineError:
+            if target.engine in ("onnxruntime", "openvino"):
+                raise
+            continue  # a plan for a GPU that is not here
+        finally:
+            task_advance(1)
+        tolerance: dict[str, float] = {}
+        for name, values in made.items():
+            if not np.isfinite(values).all():
+                raise BundleError(f"target '{target.name}': output '{name}' is not finite on the golden samples")
+            tolerance[name] = float(TOLERANCE[target.precision] * max(np.abs(values).max(), 1e-3))
+        file = f"golden/{target.name}.npz"
+        np.savez(out / file, **made)  # type: ignore[arg-type]
+        found[target.name] = GoldenOutputs(file, tolerance)
+    return replace(manifest, golden_outputs=found)
