@@ -1,0 +1,221 @@
+"""Bundle: a float32 bundle folder becomes one whose graphs are typed and quantized for the targets it will ship to.
+
+Every part is calibrated on the values that really reach it: the float32 chain is run part by part on raw values,
+paired over modalities as they were given, and what each part reads is spooled to disk, so memory holds one sample.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from edgemm.graph.files import publish, write_graph, write_manifest
+from edgemm.graph.parity import OnnxGraph, latency_ratio
+from edgemm.graph.quantize import SCHEMES, Quantization, quantize_onnx
+from edgemm.graph.storage import compress_weights
+from edgemm.runtime.archive import Archive, open_archive
+from edgemm.runtime.errors import QuantizeError
+from edgemm.runtime.manifest import PartEntry, TargetEntry
+from edgemm.stage import Context
+
+Values = Mapping[str, np.ndarray]
+
+
+def quantize_bundle(
+    folder: Path,
+    raw_values: Iterable[Values],
+    out: Path,
+    *,
+    targets: Sequence[TargetEntry],
+    context: Context,
+    config: Quantization = Quantization(),
+    rollback: bool = False,
+) -> None:
+    """Write a bundle folder with the graphs that ``targets`` need.
+
+    Args:
+        folder: a bundle folder with float32 graphs in its first target.
+        raw_values: real samples as dicts of raw values (``image``, ``input_ids``, …), batch first. A sample may lack
+            a modality; parts are calibrated on the samples that reach them.
+        out: folder to write.
+        targets: name, engine, precision and threads of each; their ``files`` are filled in here. Targets with the
+            same kind of graph share its file. TensorRT targets get graphs, ``build_bundle`` compiles them.
+        config: how to quantize; its engine is replaced by each target's.
+        rollback: measure each int8 part against its float32 form on this machine (paired, interleaved) and, where
+            int8 is slower, keep float32 arithmetic with int8 storage. Makes the result depend on the machine.
+
+    Raises:
+        QuantizeError: a part that no sample reaches, or that can't be quantized.
+    """
+    archive = open_archive(folder)
+    manifest = archive.manifest
+    source = manifest.targets[0]
+    if source.precision != "float32":
+        raise QuantizeError(f"{folder}: its first target '{source.name}' is {source.precision}; expected a float32 bundle")
+    graphs = {part.name: _read_graph(archive, source.files[part.name]) for part in manifest.parts}
+    spool = context.scratch / "calibration"
+    notes: dict[str, dict[str, object]] = {}
+    made: dict[tuple[str, str], str] = {}  # (kind, part) -> path
+    work = [(kind, part) for kind in dict.fromkeys(graph_kind(t) for t in targets) for part in manifest.parts]
+    try:
+        counts: dict[str, int] = {}
+        if any(kind != "float32" for kind, _ in work):
+            counts = _spool_values(manifest.parts, graphs, raw_values, spool, context)
+        with publish(out) as partial, context.progress.task("quantize", total=len(work)) as task:
+            for name in manifest.files:
+                if not name.startswith("graphs/"):
+                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                    (partial / name).write_bytes(archive.read(name))
+            for kind, part in work:
+                graph, kept, note = graphs[part.name], "float32", {}
+                if kind != "float32" and part.role != "frontend":
+                    if not counts[part.name]:
+                        raise QuantizeError(
+                            f"part '{part.name}': no calibration sample has {list(part.signature.input_names)}; "
+                            "give samples of that modality"
+                        )
+                    engine = next(t.engine for t in targets if graph_kind(t) == kind)
+                    graph, kept, note = _convert(
+                        kind, part, graph, spool, replace(config, engine=engine), rollback, context
+                    )
+                    note["calibration_samples"] = counts[part.name]
+                path = f"graphs/{kept}/{part.name}.onnx"
+                if not (partial / path).exists():
+                    write_graph(graph, partial / path)
+                made[kind, part.name] = path
+                if note:
+                    notes[f"{kind}/{part.name}"] = note
+                task.advance(note=f"{part.name} {kind}")
+            entries = tuple(
+                replace(t, files={p.name: made[graph_kind(t), p.name] for p in manifest.parts}) for t in targets
+            )
+            write_manifest(
+                partial,
+                replace(
+                    manifest,
+                    targets=entries,
+                    provenance={**manifest.provenance, "quantization": {"method": config.method, "parts": notes}},
+                ),
+            )
+    finally:
+        shutil.rmtree(spool, ignore_errors=True)
+
+
+def graph_kind(target: TargetEntry) -> str:
+    """The folder of a target's graphs: its precision, and for int8 how activations are written."""
+    if target.precision != "int8":
+        return target.precision
+    return "int8-symmetric" if SCHEMES[target.engine].symmetric else "int8"
+
+
+def _convert(
+    kind: str, part: PartEntry, graph: ir.Model, spool: Path, config: Quantization, rollback: bool, context: Context
+) -> tuple[ir.Model, str, dict[str, object]]:
+    """One part's graph of one kind: (graph, kind it ended as, what the manifest says of it)."""
+    feeds = lambda: _spooled(spool, part)  # noqa: E731
+    if kind == "float16":
+        from edgemm.graph.float16 import float16_from_onnx
+
+        half, islands = float16_from_onnx(graph, feeds())
+        return half, kind, {"float32_islands": islands}
+    try:
+        int8 = quantize_onnx(graph, feeds(), config)
+    except QuantizeError as error:
+        if "nothing to do" not in str(error):
+            raise QuantizeError(f"part '{part.name}': {error}") from error
+        context.progress.say(f"part '{part.name}': no layer to quantize; kept in float32")
+        return graph, "float32", {}
+    if rollback and kind == "int8":
+        ratio = latency_ratio(OnnxGraph(int8), OnnxGraph(graph), next(feeds()))
+        if ratio.low > 1.0:
+            pairs = unfused_pairs(int8)
+            context.progress.say(
+                f"part '{part.name}': int8 takes {ratio.median:.2f} times float32's time here "
+                f"({vnni()}, {pairs} unfused Q/DQ pairs); kept float32 arithmetic, weights stored as int8"
+            )
+            return compress_weights(graph), "float32-stored-int8", {"rolled_back": True}
+    return int8, kind, {}
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _spool_values(
+    parts: Sequence[PartEntry], graphs: Mapping[str, ir.Model], raw: Iterable[Values], spool: Path, context: Context
+) -> dict[str, int]:
+    """Run the float32 chain on every sample; write what the parts read; return how many samples reach each part."""
+    shutil.rmtree(spool, ignore_errors=True)
+    spool.mkdir(parents=True)
+    sessions = {part.name: OnnxGraph(graphs[part.name]) for part in parts}
+    counts = {part.name: 0 for part in parts}
+    read = {name for part in parts if part.role != "frontend" for name in part.signature.input_names}
+    total = len(raw) if isinstance(raw, Sequence) else 0
+    index = 0
+    with context.progress.task("calibration values", total=total) as task:
+        for index, sample in enumerate(raw, start=1):
+            known = {name: np.asarray(value) for name, value in sample.items()}
+            for name, value in known.items():
+                if value.dtype.kind == "f" and not np.isfinite(value).all():
+                    raise QuantizeError(f"calibration sample {index - 1}: '{name}' holds nan or infinity; clean the data")
+            for part in parts:
+                if all(name in known for name in part.signature.input_names):
+                    known.update(_run(part, sessions[part.name], known, index - 1))
+                    counts[part.name] += 1
+            np.savez(spool / f"{index:06d}.npz", **{n: v for n, v in known.items() if n in read})
+            task.advance()
+    if not index:
+        raise QuantizeError("no calibration samples; static int8 needs real ones (64 or more)")
+    return counts
+
+
+def _run(part: PartEntry, session: OnnxGraph, known: Values, index: int) -> dict[str, np.ndarray]:
+    try:
+        return session.run(known)
+    except Exception as error:
+        shapes = {n: f"{known[n].dtype} {list(known[n].shape)}" for n in part.signature.input_names}
+        line = str(error).splitlines()[0][:160]
+        raise QuantizeError(f"calibration sample {index}: part '{part.name}' can't run on {shapes}: {line}") from error
+
+
+def _spooled(spool: Path, part: PartEntry) -> Iterator[dict[str, np.ndarray]]:
+    names = part.signature.input_names
+    for path in sorted(spool.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as file:
+            if all(name in file for name in names):
+                yield {name: file[name] for name in names}
+
+
+def _read_graph(archive: Archive, path: str) -> ir.Model:
+    import onnx
+
+    return ir.from_proto(onnx.load_from_string(archive.read(path)))
+
+
+# --- why int8 did not pay ----------------------------------------------------------------------------------------------
+
+
+def unfused_pairs(model: ir.Model) -> int:
+    """Q/DQ nodes that onnxruntime still runs after its fusions, as pairs."""
+    import tempfile
+
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        OnnxGraph(model, optimized=path)
+        left = [n.op_type for n in onnx.load(path).graph.node]
+    return (left.count("QuantizeLinear") + left.count("DequantizeLinear") + 1) // 2
+
+
+def vnni() -> str:
+    """Whether this CPU multiplies int8 natively, in words."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return "VNNI unknown"
+    return "VNNI" if "vnni" in flags else "int8 dot product" if "asimddp" in flags else "no VNNI"

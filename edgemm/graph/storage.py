@@ -1,0 +1,63 @@
+"""Storage: weights kept as int8 in the file while the engine computes in float32.
+
+For parts where int8 arithmetic does not pay. Written as Cast and Mul of constants, which every engine folds once at
+load; a DequantizeLinear in its place would be kept by onnxruntime and run at every inference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from edgemm.graph.qdq import add_constant, quantize_weight, weight_axis
+from edgemm.graph.regions import constant, find_region
+
+
+def compress_weights(model: ir.Model) -> ir.Model:
+    """Store the weights that int8 could use, and embedding tables, in a quarter of the bytes.
+
+    1. weights w of Conv, MatMul, Gemm -> Mul(Cast(int8 w), scales), per output channel
+    2. Gather(table, i) -> Mul(Cast(Gather(int8 table, i)), scales), per column
+
+    Args:
+        model: float32; not changed.
+
+    Returns:
+        A new graph whose results differ from the model's by the rounding of its weights alone.
+    """
+    result = model.clone()
+    region = find_region(result.graph)
+    for node in region.weighted:
+        weight = constant(node.inputs[1])
+        assert weight is not None
+        axis = weight_axis(node)
+        levels, scales = quantize_weight(weight, axis, 127)
+        name = str(node.outputs[0].name)
+        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+        cast, mul = _widen(result, add_constant(result, f"{name}_weight", levels), scales.reshape(shape), name)
+        result.graph.insert_before(node, [cast, mul])
+        node.replace_input_with(1, mul.outputs[0])
+    for node in region.tables:
+        table = constant(node.inputs[0])
+        assert table is not None
+        levels, scales = quantize_weight(table, 1, 127)
+        found = node.outputs[0]
+        name = str(found.name)
+        node.replace_input_with(0, add_constant(result, f"{name}_table", levels))
+        uses = list(found.uses())
+        found.type = None
+        cast, mul = _widen(result, found, scales, f"{name}_table")
+        for use in uses:
+            use.node.replace_input_with(use.idx, mul.outputs[0])
+        result.graph.insert_after(node, [cast, mul])
+    passes.RemoveUnusedNodesPass()(result)
+    return result
+
+
+def _widen(model: ir.Model, levels: ir.Value, scales: np.ndarray, name: str) -> tuple[ir.Node, ir.Node]:
+    cast = ir.node("Cast", [levels], {"to": ir.DataType.FLOAT}, name=f"{name}_widen")
+    cast.outputs[0].name = f"{name}_widened"
+    mul = ir.node("Mul", [cast.outputs[0], add_constant(model, f"{name}_scales", scales)], name=f"{name}_rescale")
+    mul.outputs[0].name = f"{name}_rescaled"
+    return cast, mul
