@@ -229,7 +229,7 @@ class _Zip:
 
 
 def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
-    """Complete a bundle folder: list every file with size and sha256, then write ``manifest.json``, last and atomically.
+    """Complete a bundle folder: list every file with size and sha256, then write ``manifest.json``, atomically.
 
     Args:
         folder: holds every file but the manifest already.
@@ -279,7 +279,7 @@ def zip_bundle(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
             _add_member(packed, MANIFEST, manifest)
             for name in sorted(archive.manifest.files):
                 _add_member(packed, name, archive.read(name))
-        os.replace(partial, target)
+        partial.replace(target)
     except OSError as error:
         raise BundleError(f"{target}: cannot be written: {one_line(error)}") from error
     finally:
@@ -310,7 +310,7 @@ def _write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         raise BundleError(f"{path}: cannot be written: {one_line(error)}") from error
     finally:

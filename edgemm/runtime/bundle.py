@@ -14,7 +14,7 @@ from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.inputs import InputReader, Samples, Value, join
-from edgemm.runtime.manifest import GoldenSample, Manifest, PartEntry, TargetEntry, TextInput, fed_values
+from edgemm.runtime.manifest import GoldenSample, Manifest, PartEntry, TargetEntry, fed_values
 from edgemm.runtime.prediction import GallerySet, LabelSet, Prediction, Ranker
 from edgemm.runtime.session import Array, Session, open_session, require_engine
 
@@ -216,11 +216,11 @@ class Bundle:
             kind = self.manifest.inputs[modality].kind
             given[modality] = held if kind == "text" else self.archive.read(held)
             if kind == "tensor":
-                given[modality] = _load_array(given[modality], held)
+                given[modality] = load_array(given[modality], held)
         return given
 
     def run_golden(self) -> dict[str, Array]:
-        """Outputs of all golden samples, each run alone: value -> (samples, ...). What ``pack`` keeps as golden outputs.
+        """Outputs of all golden samples, each run alone: value -> (samples, ...); ``pack`` keeps them.
 
         Raises:
             BundleError: samples that differ in the outputs they lead to.
@@ -251,7 +251,7 @@ class Bundle:
             try:
                 made = self.run_golden()
                 samples = len(self.manifest.golden)
-                expected = _load_arrays(self.archive.read(golden.file), golden.file)
+                expected = load_arrays(self.archive.read(golden.file), golden.file)
                 for name, tolerance in golden.max_abs_error.items():
                     errors[name] = _largest_error(made.get(name), expected.get(name))
                     if not errors[name] <= tolerance:
@@ -342,7 +342,7 @@ class Bundle:
                 )
             return "logits", LabelSet("logits", labels)
         if self.manifest.gallery is not None:
-            vectors = _load_array(self.archive.read(self.manifest.gallery.embeddings), self.manifest.gallery.embeddings)
+            vectors = load_array(self.archive.read(self.manifest.gallery.embeddings), self.manifest.gallery.embeddings)
             labels = self.archive.read_strings(self.manifest.gallery.labels)
             if vectors.ndim != 2 or len(vectors) != len(labels) or vectors.dtype.kind != "f":
                 raise BundleError(
@@ -380,7 +380,8 @@ def _same_batch(part: Part, feeds: Mapping[str, Value]) -> None:
         raise InputError(f"part '{part.name}': its inputs have different numbers of samples: {counts}")
 
 
-def _load_array(data: bytes, name: str) -> Array:
+def load_array(data: bytes, name: str) -> Array:
+    """The array of a ``.npy`` file's bytes, never unpickled. Raises BundleError naming the file."""
     try:
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError) as error:
@@ -390,7 +391,8 @@ def _load_array(data: bytes, name: str) -> Array:
     return loaded
 
 
-def _load_arrays(data: bytes, name: str) -> dict[str, Array]:
+def load_arrays(data: bytes, name: str) -> dict[str, Array]:
+    """The arrays of an ``.npz`` file's bytes, never unpickled. Raises BundleError naming the file."""
     import zipfile
     import zlib
 

@@ -13,9 +13,18 @@ from edgemm.runtime.errors import EngineError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.session import Array, missing_feeds
 
+STATIC_AFTER = 8  # runs of one shape before a model of its own is compiled for it
+STATIC_SHAPES = 4  # at most so many, since each holds a packed copy of the weights
+
+Shapes = tuple[tuple[int, ...], ...]
+
 
 class OpenVINOSession:
     """An ONNX graph compiled for OpenVINO's CPU plugin.
+
+    A graph with named dimensions is compiled with them; a shape that keeps coming then gets a model of its own (for
+    a 3-layer text tower with 12 tokens: 1.58 ms of CPU time instead of 2.16), compiled once, in the run that reaches
+    ``STATIC_AFTER``.
 
     Args:
         data: the graph.
@@ -31,29 +40,55 @@ class OpenVINOSession:
     engine = "openvino"
 
     def __init__(self, data: bytes, *, threads: int, what: str, float32: bool) -> None:
-        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        # Pinned threads wait for their core when somebody else is on it: 6.4 ms instead of 2.0 on a busy machine.
+        self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
         if threads:
-            options["INFERENCE_NUM_THREADS"] = threads
+            self._options["INFERENCE_NUM_THREADS"] = threads
         if float32:
-            options["INFERENCE_PRECISION_HINT"] = "f32"
+            self._options["INFERENCE_PRECISION_HINT"] = "f32"
         self._what = what
+        self._data = data
         try:
-            core = ov.Core()
-            model = core.read_model(io.BytesIO(data))
-            self._compiled = core.compile_model(model, "CPU", options)
-            self._request = self._compiled.create_infer_request()
+            self._core = ov.Core()
+            model = self._core.read_model(io.BytesIO(data))
+            self._dynamic = any(port.partial_shape.is_dynamic for port in model.inputs)
+            self._request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
         except Exception as error:
             raise EngineError(f"{what}: openvino {ov.__version__} refuses the graph: {one_line(error)}") from error
         self.input_names = tuple(port.get_any_name() for port in model.inputs)
         self.output_names = tuple(port.get_any_name() for port in model.outputs)
+        self._seen: dict[Shapes, int] = {}
+        self._static: dict[Shapes, Any] = {}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see ``Session.run``."""
         try:
-            made = self._request.infer([feeds[name] for name in self.input_names])
+            arrays = [feeds[name] for name in self.input_names]
         except KeyError:
             raise missing_feeds(self.input_names, feeds, what=self._what) from None
+        request = self._request_for(tuple(array.shape for array in arrays)) if self._dynamic else self._request
+        try:
+            made = request.infer(arrays)
         except Exception as error:
             shapes = {name: (str(feeds[name].dtype), feeds[name].shape) for name in self.input_names}
             raise EngineError(f"{self._what}: openvino cannot run {shapes}: {one_line(error)}") from error
         return {name: np.asarray(made[i]) for i, name in enumerate(self.output_names)}
+
+    def _request_for(self, shapes: Shapes) -> Any:
+        """The request of the model for exactly these shapes where there is one, else the dynamic one's."""
+        if (request := self._static.get(shapes)) is not None:
+            return request
+        if len(self._static) < STATIC_SHAPES:
+            self._seen[shapes] = self._seen.get(shapes, 0) + 1
+            if self._seen[shapes] == STATIC_AFTER:
+                self._static[shapes] = self._compile(shapes)
+                return self._static[shapes]
+        return self._request
+
+    def _compile(self, shapes: Shapes) -> Any:
+        try:
+            model = self._core.read_model(io.BytesIO(self._data))
+            model.reshape({name: list(shape) for name, shape in zip(self.input_names, shapes, strict=True)})
+            return self._core.compile_model(model, "CPU", self._options).create_infer_request()
+        except Exception:  # a shape that the dynamic model runs but that cannot be fixed: it goes on running that way
+            return self._request

@@ -25,7 +25,8 @@ class TensorRTSession:
         engine: ``"tensorrt"`` or ``"tensorrt-rtx"``.
         data: the plan.
         what: names target and part in messages.
-        fingerprint: ``engine_version``, ``compute_capability`` (``"8.6"``), ``os`` (``"linux"``); those given are checked.
+        fingerprint: ``engine_version``, ``compute_capability`` (``"8.6"``), ``os`` (``"linux"``); those
+            given are checked.
 
     Raises:
         EngineError: no GPU, another machine than the plan's, or a plan that does not load.

@@ -11,8 +11,8 @@ from typing import Any
 
 # What decides which int8, float16 and bfloat16 kernels an engine picks.
 FLAGS = (
-    "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
-    "amx_tile", "amx_int8", "amx_bf16",
+    "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx_vnni", "avx512_bf16",
+    "avx512_fp16",     "amx_tile", "amx_int8", "amx_bf16",
     "neon", "asimd", "asimdhp", "asimddp", "fphp", "i8mm", "bf16", "sve", "sve2",
 )  # fmt: skip
 PACKAGES = ("numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tokenizers", "pillow", "soundfile")
@@ -21,8 +21,8 @@ PACKAGES = ("numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tok
 def environment() -> dict[str, Any]:
     """JSON-able facts about this machine and process; None where the system does not say.
 
-    Keys: cpu, flags, cores (logical), affinity (cores this process may use), governor, load (1, 5, 15 minutes), memory_bytes,
-    os, machine, python, versions (package -> version, installed ones only), omp_num_threads.
+    Keys: cpu, flags, cores (logical), affinity (cores this process may use), governor, load (1, 5, 15 minutes),
+    memory_bytes, os, machine, python, versions (package -> version, installed ones only), omp_num_threads.
     """
     info = _cpuinfo()
     return {

@@ -6,7 +6,6 @@ bundle then runs a part per sample, so ``predict([a, b])`` is what ``predict(a)`
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 

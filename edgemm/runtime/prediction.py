@@ -57,8 +57,8 @@ class Prediction:
     def matches(self) -> tuple[tuple[Match, ...], ...] | None:
         """Per sample the best ``top`` (label, score), best first; None where the bundle names nothing.
 
-        The score is the softmax probability of ``logits`` where the bundle has labels, else the cosine similarity to the
-        bundle's gallery of the first output that is an embedding of its width. Made when first read.
+        The score is the softmax probability of ``logits`` where the bundle has labels, else the cosine similarity to
+        the bundle's gallery of the first output that is an embedding of its width. Made when first read.
         """
         if self._ranked is None:
             return None

@@ -64,10 +64,12 @@ class Signature:
 
     @property
     def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
         return tuple(spec.name for spec in self.inputs)
 
     @property
     def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
         return tuple(spec.name for spec in self.outputs)
 
     def to_json(self) -> dict[str, Any]:

@@ -77,7 +77,10 @@ def warm_until_stable(
     most ``tolerance``, or by no more than their own noise (a Mann-Whitney test at 5 %).
 
     Args:
-        window: runs in a window at least; windows also last ``min_seconds`` / 2 each.
+        call: what to run.
+        window: runs in a window at least.
+        min_seconds: warm up at least that long.
+        tolerance: relative difference of medians that counts as none.
         max_seconds: give up after that long (not before both windows have been filled).
     """
     clock = time.perf_counter_ns
@@ -113,7 +116,8 @@ def sample_latencies(
 
     Args:
         calls: name -> what to time.
-        min_seconds, min_samples: rounds go on until both are reached; seconds are of the whole loop.
+        min_seconds: of the whole loop; rounds go on until this and ``min_samples`` are reached.
+        min_samples: rounds at least.
         seed: of the order within the rounds.
         max_seconds: stop then all the same, with fewer samples; at least one round is run.
 
@@ -216,4 +220,4 @@ def _drifts(before: np.ndarray, after: np.ndarray, tolerance: float) -> bool:
     ranks = np.argsort(np.argsort(np.concatenate([before, after]), kind="stable"), kind="stable") + 1
     u = ranks[:n].sum() - n * (n + 1) / 2
     z = (u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
-    return abs(z) > 1.96
+    return bool(abs(z) > 1.96)

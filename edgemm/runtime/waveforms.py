@@ -49,11 +49,13 @@ def decode_audio(raw: Any, *, sample_rate: int, where: str) -> np.ndarray:
 def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
     """Change the sample rate with a polyphase Hann-windowed sinc filter.
 
-    The cut-off is at the lower of the two Nyquist frequencies, so nothing aliases. Each of the ``up`` phases has its own
-    taps, normalised to a gain of 1 at 0 Hz; the signal is taken as zero outside.
+    The cut-off is at the lower of the two Nyquist frequencies. Each of the ``up`` phases has its own taps, normalised
+    to a gain of 1 at 0 Hz; the signal is taken as zero outside.
 
     Args:
         waveform: float32 (samples,).
+        source_rate: of ``waveform``, Hz.
+        target_rate: wanted, Hz.
 
     Returns:
         float32 (ceil(samples * target_rate / source_rate),); the input itself where the rates are equal.

@@ -1,0 +1,127 @@
+"""What the runtime adds to its engine: ``predict`` against the bare sessions, and its import against the engine's.
+
+    python benchmarks/runtime_overhead.py
+
+Both are measured against each other in one run, so that the machine's mood cancels: the first as paired ratios of
+interleaved calls on a model of about 1 ms, the second as interleaved fresh processes. Prints a table; exits with 1
+where a budget (1.05 and 1.10) is exceeded beyond its interval.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import bundles
+import onnxruntime as ort
+from onnx import helper
+
+from edgemm.runtime import Bundle
+from edgemm.runtime.manifest import ImageInput
+from edgemm.runtime.timing import Ratio, paired_ratio, sample_latencies, warm_until_stable
+
+WIDTH, DEPTH = 768, 10  # the tower below takes about 1 ms on one x86 core
+
+
+def tower(rng: np.random.Generator) -> tuple[bundles.Signature, bytes]:
+    """A chain of square matrices on an image's pixels, to logits."""
+    signature = bundles.signature(
+        [("pixels", "float32", ("batch", 3, bundles.SIDE, bundles.SIDE))], ("logits", ("batch", len(bundles.LABELS)))
+    )
+    weights = {"first": rng.normal(size=(3 * bundles.SIDE**2, WIDTH)).astype(np.float32) / 14}
+    nodes = [helper.make_node("Flatten", ["pixels"], ["flat"]), helper.make_node("MatMul", ["flat", "first"], ["x0"])]
+    for i in range(DEPTH):
+        weights[f"w{i}"] = rng.normal(size=(WIDTH, WIDTH)).astype(np.float32) / 28
+        nodes += [
+            helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"m{i}"]),
+            helper.make_node("Relu", [f"m{i}"], [f"x{i + 1}"]),
+        ]
+    weights["last"] = rng.normal(size=(WIDTH, len(bundles.LABELS))).astype(np.float32)
+    nodes.append(helper.make_node("MatMul", [f"x{DEPTH}", "last"], ["logits"]))
+    return signature, bundles.graph(nodes, signature, weights)
+
+
+def predict_overhead(folder: Path, *, seconds: float) -> tuple[float, float, Ratio]:
+    """Median of the bare sessions and of ``predict`` in ms, and their paired ratio."""
+    bundles.write_bundle(
+        folder,
+        family="classifier",
+        parts={
+            "image_frontend": ("frontend", "image", bundles.image_frontend()),
+            "image": ("tower", "image", tower(np.random.default_rng(0))),
+        },
+        inputs={"image": ImageInput()},
+        outputs=("logits",),
+        golden=[],
+        labels=True,
+        targets=("cpu",),
+    )
+    bundle = Bundle.open(folder, threads=1)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    frontend, image = (
+        ort.InferenceSession(folder / f"graphs/{name}.onnx", options, providers=["CPUExecutionProvider"])
+        for name in ("image_frontend", "image")
+    )
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+    def bare() -> object:
+        return image.run(["logits"], {"pixels": frontend.run(["pixels"], {"image": pixels[None]})[0]})
+
+    def predict() -> object:
+        return bundle.predict(image=pixels).matches
+
+    calls: dict[str, Callable[[], object]] = {"bare": bare, "predict": predict}
+    for call in calls.values():
+        warm_until_stable(call)
+    taken = sample_latencies(calls, min_seconds=seconds, min_samples=1000)
+    return (
+        float(np.median(taken["bare"])) / 1e6,
+        float(np.median(taken["predict"])) / 1e6,
+        paired_ratio(taken["predict"], taken["bare"]),
+    )
+
+
+def import_overhead(*, rounds: int) -> tuple[float, float, Ratio]:
+    """Seconds to import onnxruntime alone and with everything of the runtime that ``Bundle`` needs, in fresh processes."""
+    codes = {
+        "engine": "import onnxruntime",
+        "runtime": "import onnxruntime; import edgemm.runtime; edgemm.runtime.Bundle",
+    }
+    taken: dict[str, list[int]] = {name: [] for name in codes}
+    for _ in range(rounds + 1):
+        for name, code in codes.items():
+            began = time.perf_counter_ns()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            taken[name].append(time.perf_counter_ns() - began)
+    engine, runtime = (np.array(taken[name][1:]) for name in ("engine", "runtime"))  # the first fills the disk cache
+    return float(np.median(engine)) / 1e6, float(np.median(runtime)) / 1e6, paired_ratio(runtime, engine)
+
+
+def main() -> int:
+    """Measure both, print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        predict = predict_overhead(Path(folder) / "bundle", seconds=8)
+    rows = [
+        ("predict against bare sessions", *predict, 1.05),
+        ("import edgemm.runtime + onnxruntime against onnxruntime", *import_overhead(rounds=15), 1.10),
+    ]
+    print(f"{'':56} {'without':>10} {'with':>10} {'ratio [95 % interval]':>24} {'budget':>7}")
+    over = 0
+    for name, without, with_, ratio, budget in rows:
+        interval = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+        print(f"{name:56} {without:7.3f} ms {with_:7.3f} ms {interval:>24} {budget:7.2f}")
+        over += ratio.low > budget
+    return 1 if over else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

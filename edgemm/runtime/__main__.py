@@ -1,0 +1,206 @@
+"""``python -m edgemm.runtime``: verify, inspect, ask and time a bundle on the device.
+
+Standard library only. Errors go to stderr in one line with exit code 2; an interrupt ends with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgemm.runtime.errors import EdgemmError, InputError
+
+if TYPE_CHECKING:
+    from edgemm.runtime.bundle import Bundle
+
+EXAMPLES = """examples:
+  python -m edgemm.runtime verify  emoji.bundle.zip
+  python -m edgemm.runtime inspect emoji.bundle.zip
+  python -m edgemm.runtime infer   emoji.bundle.zip --text "a smiling cat" --top 3
+  python -m edgemm.runtime infer   vqa.bundle.zip --image xray.png --text "is the heart enlarged?" --json
+  python -m edgemm.runtime bench   emoji.bundle.zip --target cpu-int8 --threads 1
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code (0, or 2 for a user's error, or 130 after an interrupt)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.verb(options)
+        sys.stdout.flush()
+    except EdgemmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe went away (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Digests and golden samples; problems on stderr, exit code 2 where there are any."""
+    bundle = _open(options)
+    report = bundle.verify()
+    if options.json:
+        fields = ("target", "files", "samples", "max_abs_error", "problems")
+        print(json.dumps({"ok": report.ok} | {name: getattr(report, name) for name in fields}))
+    for problem in report.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if not report.ok:
+        return 2
+    if not options.json:
+        errors = ", ".join(f"{name} off by {error:.2g}" for name, error in report.max_abs_error.items())
+        golden = f"{report.samples} golden samples agree ({errors})" if report.samples else "no golden samples"
+        print(f"{options.bundle}: whole; {report.files} files match their sha256; target '{report.target}': {golden}")
+    return 0
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Parts, targets and sizes, from the manifest."""
+    from edgemm.runtime.archive import open_archive
+
+    manifest = open_archive(options.bundle).manifest
+    if options.json:
+        print(json.dumps(manifest.to_json()))
+        return 0
+    total = sum(entry.bytes for entry in manifest.files.values())
+    print(f"{manifest.name}: {manifest.family}, {len(manifest.files)} files, {total:,} bytes")
+    print(f"takes {', '.join(f'{name} ({raw.kind})' for name, raw in manifest.inputs.items())}")
+    print(f"gives {', '.join(manifest.outputs)}")
+    rows = [["part", "role", "parameters", *(f"{t.name} bytes" for t in manifest.targets), "takes", "gives"]]
+    for part in manifest.parts:
+        sizes = [f"{manifest.files[target.files[part.name]].bytes:,}" for target in manifest.targets]
+        takes, gives = part.signature.input_names, part.signature.output_names
+        rows.append([part.name, part.role, f"{part.parameters:,}", *sizes, ", ".join(takes), ", ".join(gives)])
+    _print_table(rows)
+    _print_table(
+        [["target", "engine", "precision", "threads"]]
+        + [[t.name, t.engine, t.precision, str(t.threads or "engine's")] for t in manifest.targets]
+    )
+    return 0
+
+
+def infer(options: argparse.Namespace) -> int:
+    """Predict one sample and print its matches, or its outputs where the bundle names nothing."""
+    bundle = _open(options)
+    given = _given(bundle, options)
+    if not given:
+        raise InputError(f"infer: nothing to ask; give one or more of {_flags(bundle)}")
+    prediction = bundle.predict(top=options.top, **given)
+    if options.json:
+        outputs = {name: value[0].tolist() for name, value in prediction.outputs.items()}
+        matches = None if prediction.matches is None else prediction.matches[0]
+        print(json.dumps({"matches": matches, "outputs": outputs}))
+    elif prediction.matches is not None:
+        for label, score in prediction.matches[0]:
+            print(f"{score:8.4f}  {label}")
+    else:
+        for name, value in prediction.outputs.items():
+            shown = " ".join(f"{v:.4f}" for v in value[0].ravel()[:8])
+            print(f"{name} {value[0].shape}: {shown}{' …' if value[0].size > 8 else ''}")
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Latency per part and end to end on this machine."""
+    from edgemm.runtime.bench import bench_bundle, report_lines
+
+    if not 0 < options.seconds <= 3600:
+        raise InputError(f"bench: --seconds {options.seconds}: expected more than 0 and at most 3600")
+    bundle = _open(options)
+    result = bench_bundle(bundle, _given(bundle, options), seconds=options.seconds)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print("\n".join(report_lines(result)))
+    return 0
+
+
+def _open(options: argparse.Namespace) -> Bundle:
+    from edgemm.runtime.bundle import Bundle
+
+    return Bundle.open(options.bundle, target=options.target, threads=options.threads)
+
+
+def _given(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
+    """The samples named on the command line, as ``predict`` takes them."""
+    given: dict[str, Any] = {
+        name: getattr(options, name) for name in ("image", "text", "audio") if getattr(options, name) is not None
+    }
+    for pair in options.tensor:
+        name, separator, path = pair.partition("=")
+        if not separator:
+            raise InputError(f"--tensor {pair}: expected NAME=FILE.npy")
+        given[name] = _load_npy(path)
+    for name in given:
+        if name not in bundle.manifest.inputs:
+            raise InputError(f"bundle '{bundle.manifest.name}' takes no {name}; it takes {_flags(bundle)}")
+    return given
+
+
+def _load_npy(path: str) -> Any:
+    from edgemm.runtime.bundle import load_array
+
+    try:
+        return load_array(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _flags(bundle: Bundle) -> str:
+    kinds = {name: raw.kind for name, raw in bundle.manifest.inputs.items()}
+    return ", ".join(f"--tensor {n}=FILE.npy" if k == "tensor" else f"--{n}" for n, k in kinds.items())
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    print()
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _parser() -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m edgemm.runtime",
+        description="Run a bundle on this machine.",
+        epilog=EXAMPLES,
+        formatter_class=formatter,
+    )
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="verify|infer|bench|inspect")
+    for function in (verify, infer, bench, inspect):
+        text = (function.__doc__ or "").strip()
+        verb = verbs.add_parser(
+            function.__name__, help=text, description=text, epilog=EXAMPLES, formatter_class=formatter
+        )
+        verb.set_defaults(verb=function)
+        verb.add_argument("bundle", metavar="BUNDLE", help="a bundle folder or .zip")
+        verb.add_argument("--json", action="store_true", help="one line of JSON instead of text")
+        if function is inspect:
+            continue
+        verb.add_argument("--target", metavar="NAME", help="one of the bundle's targets (default: its first)")
+        verb.add_argument("--threads", type=int, metavar="N", help="CPU threads per run (default: the target's)")
+        if function is verify:
+            continue
+        verb.add_argument("--image", metavar="FILE", help="an image file")
+        verb.add_argument("--text", metavar="TEXT", help="a text")
+        verb.add_argument("--audio", metavar="FILE", help="a sound file")
+        verb.add_argument("--tensor", metavar="NAME=FILE.npy", action="append", default=[], help="an array, repeatable")
+        if function is infer:
+            verb.add_argument("--top", type=int, default=5, metavar="K", help="matches to print (default: 5)")
+        else:
+            verb.add_argument("--seconds", type=float, default=3.0, help="least time to measure (default: 3)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Bench: how long a bundle takes on this machine, part by part and end to end, with its environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.environment import environment
+from edgemm.runtime.errors import InputError
+from edgemm.runtime.images import decode_image
+from edgemm.runtime.manifest import AudioInput, ImageInput, TextInput
+from edgemm.runtime.signature import DimRange, TensorSpec
+from edgemm.runtime.timing import FLOORS, Estimate, sample_latencies, summary, warm_until_stable
+from edgemm.runtime.waveforms import decode_audio
+
+
+def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, seed: int = 0) -> dict[str, Any]:
+    """Time one sample, batch 1.
+
+    Args:
+        bundle: with the target and the threads to measure.
+        given: raw sample per modality, as ``predict`` takes it; where empty, the first golden sample, else noise.
+        seconds: least wall time of the interleaved measurement; at least 662 rounds are taken unless that would take
+            ten times as long.
+        seed: of noise and of the interleaving.
+
+    Returns:
+        JSON-able: bundle, target, engine, threads, sample, load_ms per part, ``latencies`` name -> {count, p50, p90, p99},
+        warm_up, environment. ``decode <modality>`` (file bytes to arrays) is a line of its own; end to end starts from
+        arrays and strings and ends with the outputs.
+    """
+    sample, source = _sample(bundle, given, seed)
+    decoded = {modality: _decoded(bundle, modality, raw) for modality, raw in sample.items()}
+    parts = bundle.plan(sample)
+    load_ms = {}
+    for part in parts:
+        began = time.perf_counter_ns()
+        part.session  # noqa: B018  loads it
+        load_ms[part.name] = (time.perf_counter_ns() - began) / 1e6
+    values = bundle.run(bundle.values(**decoded))
+
+    calls: dict[str, Callable[[], object]] = {}
+    for modality, raw in sample.items():
+        if not isinstance(raw, (str, np.ndarray)) or (
+            isinstance(raw, str) and not isinstance(bundle.manifest.inputs[modality], TextInput)
+        ):
+            calls[f"decode {modality}"] = lambda m=modality, r=raw: bundle.values(**{m: r})  # type: ignore[misc]
+        elif isinstance(bundle.manifest.inputs[modality], TextInput):
+            calls[f"tokenize {modality}"] = lambda m=modality, r=raw: bundle.values(**{m: r})  # type: ignore[misc]
+    for part in parts:
+        feeds = {name: values[name] for name in part.input_names}
+        calls[f"part {part.name}"] = lambda p=part, f=feeds: p.run(f)  # type: ignore[misc]
+    for modality in decoded:
+        if len(decoded) > 1 and _answers(bundle, modality):
+            calls[f"end to end, {modality}"] = lambda m=modality: bundle.predict(**{m: decoded[m]})  # type: ignore[misc]
+    calls["end to end"] = lambda: bundle.predict(**decoded)
+
+    warm_ups = {name: warm_until_stable(call, max_seconds=max(1.0, seconds)) for name, call in calls.items()}
+    taken = sample_latencies(calls, min_seconds=seconds, min_samples=FLOORS[0.99], max_seconds=10 * seconds, seed=seed)
+    return {
+        "bundle": bundle.manifest.name,
+        "manifest_sha256": bundle.archive.manifest_sha256,
+        "target": bundle.target.name,
+        "engine": bundle.target.engine,
+        "threads": bundle.threads,
+        "sample": source,
+        "load_ms": load_ms,
+        "warm_up": {name: asdict(warm) for name, warm in warm_ups.items()},
+        "latencies": {name: asdict(summary(samples)) for name, samples in taken.items()},
+        "environment": environment(),
+    }
+
+
+def report_lines(result: Mapping[str, Any]) -> list[str]:
+    """The result as a table for a terminal; "n/a" where there are too few samples."""
+    lines = [
+        f"{result['bundle']}: target '{result['target']}', {result['engine']}, "
+        f"threads {result['threads'] or 'by the engine'}, {result['sample']}, batch 1",
+        f"{'ms [95 % interval]':32} {'p50':>24} {'p90':>24} {'p99':>24}",
+    ]
+    for name, row in result["latencies"].items():
+        cells = " ".join(f"{_cell(row[q]):>24}" for q in ("p50", "p90", "p99"))
+        drift = "" if result["warm_up"][name]["stable"] else "  still drifting after warm-up"
+        lines.append(f"{name:32} {cells}{drift}")
+    count = next(iter(result["latencies"].values()))["count"]
+    loads = ", ".join(f"{name} {ms:.1f} ms" for name, ms in result["load_ms"].items())
+    machine = result["environment"]
+    lines.append(f"{count} interleaved rounds; loading: {loads}")
+    lines.append(
+        f"{machine['cpu'] or machine['machine']}, {machine['cores']} cores, load {(machine['load'] or ['?'])[0]}, "
+        + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    )
+    return lines
+
+
+def _cell(estimate: Mapping[str, float] | None) -> str:
+    if estimate is None:
+        return "n/a"
+    value = Estimate(**estimate)
+    return f"{value.value_ms:.3f} [{value.low_ms:.3f}, {value.high_ms:.3f}]"
+
+
+def _answers(bundle: Bundle, modality: str) -> bool:
+    try:
+        bundle.plan([modality])
+    except InputError:
+        return False
+    return True
+
+
+def _sample(bundle: Bundle, given: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], str]:
+    if given:
+        return dict(given), "the given sample"
+    if bundle.manifest.golden:
+        return bundle.golden_inputs(bundle.manifest.golden[0]), "the first golden sample"
+    return _noise(bundle, seed), "noise of the usual size"
+
+
+def _decoded(bundle: Bundle, modality: str, raw: Any) -> Any:
+    """The raw sample with its file decoded: what an application with a camera or a microphone holds."""
+    kind = bundle.manifest.inputs[modality]
+    if isinstance(kind, ImageInput):
+        return decode_image(raw, where=modality)
+    if isinstance(kind, AudioInput):
+        return decode_audio(raw, sample_rate=kind.sample_rate, where=modality)
+    return raw
+
+
+def _noise(bundle: Bundle, seed: int) -> dict[str, Any]:
+    """A sample of the usual sizes for a bundle without golden samples."""
+    rng = np.random.default_rng(seed)
+    specs = {spec.name: (spec, p.signature.dims) for p in bundle.manifest.parts for spec in p.signature.inputs}
+    made: dict[str, Any] = {}
+    for modality, kind in bundle.manifest.inputs.items():
+        if isinstance(kind, TextInput):
+            _, dims = specs[kind.ids]
+            made[modality] = "a " * max(1, dims["tokens"].opt - 2 if "tokens" in dims else kind.max_tokens // 2)
+            continue
+        spec, dims = specs[kind.feeds]
+        shape = _usual_shape(spec, dims)
+        if isinstance(kind, ImageInput):
+            made[modality] = rng.integers(0, 256, shape, dtype=np.uint8)
+        elif spec.dtype.startswith("float"):
+            made[modality] = (rng.standard_normal(shape) * 0.1).astype(spec.dtype)
+        else:
+            made[modality] = np.zeros(shape, spec.dtype)
+    return made
+
+
+def _usual_shape(spec: TensorSpec, dims: Mapping[str, DimRange]) -> tuple[int, ...]:
+    """The shape of one sample, with named dimensions at their usual size."""
+    return tuple(dim if isinstance(dim, int) else dims[dim].opt if dim in dims else 1 for dim in spec.shape[1:])
