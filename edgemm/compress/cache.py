@@ -1,0 +1,79 @@
+"""Rows that are dear to make (decoded images, a frozen encoder's outputs), kept in chunks on disk.
+
+A chunk is one ``.npy`` file for each value, written to a temporary name and renamed; so a killed run loses at most
+one chunk, and two processes that fill one folder write the same bytes. The folder's name is a digest of everything
+the rows depend on; nothing in it is ever stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemm.stage import Context
+
+Rows = Mapping[str, NDArray[np.generic]]
+
+
+def cache_key(**facts: object) -> str:
+    """sha256 (64 hex digits) of JSON-able facts."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def cached_rows(
+    context: Context,
+    key: str,
+    names: Sequence[str],
+    compute: Callable[[range], Rows],
+    *,
+    count: int,
+    chunk: int,
+    title: str,
+) -> dict[str, NDArray[np.generic]]:
+    """Rows 0 to ``count`` of every named value, from the cache where they are, else computed and kept.
+
+    Args:
+        key: digest of what the rows depend on, from ``cache_key``.
+        compute: rows of a range -> one array per name, (len(range), ...).
+        chunk: rows computed and written at once.
+        title: what is shown in progress while something has to be computed.
+
+    Returns:
+        name -> (count, ...) in the dtype that ``compute`` gave.
+    """
+    folder = (context.cache or context.scratch) / "rows" / key
+    ranges = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+    missing = [r for r in ranges if not all(_file(folder, name, r).is_file() for name in names)]
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        with context.progress.task(title, total=count) as task:
+            if done := count - sum(len(r) for r in missing):
+                task.advance(done, note="found in the cache")
+            for rows in missing:
+                made = compute(rows)
+                for name in names:
+                    _write(_file(folder, name, rows), made[name])
+                task.advance(len(rows))
+    # the empty range gives shape and dtype of a table without rows
+    return {
+        name: np.concatenate([np.load(_file(folder, name, r), allow_pickle=False) for r in ranges])
+        for name in names
+        if ranges
+    }
+
+
+def _file(folder: Path, name: str, rows: range) -> Path:
+    return folder / f"{name}-{rows.start:08d}-{rows.stop:08d}.npy"
+
+
+def _write(path: Path, rows: NDArray[np.generic]) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
+    os.replace(partial, path)

@@ -1,0 +1,131 @@
+"""The losses of teaching and distilling: pure functions of tensors, each with its plain reference in the tests.
+
+Embeddings are unit vectors throughout, so that a matrix product is a matrix of cosine similarities. ``scale`` is the
+inverse of a softmax temperature. All results are scalars in nats, means over the batch, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy against a distribution per row.
+
+    Args:
+        logits: (B, C) float32.
+        target: (B, C) float32, rows sum to 1.
+
+    Returns:
+        Scalar, nats, mean over rows.
+    """
+    return -(target * torch.log_softmax(logits, dim=-1)).sum(-1).mean()
+
+
+def info_nce(image: Tensor, text: Tensor, concepts: Tensor, *, scale: Tensor | float) -> Tensor:
+    """Contrastive loss of image and text, where samples of one concept are no negatives of each other.
+
+    The target of a row is uniform over all columns of its concept; with every concept once in the batch this is the
+    loss of CLIP.
+
+    Args:
+        image, text: (B, D) float32 unit vectors; row i of both belongs together.
+        concepts: (B,) int64, equal where two samples mean the same.
+        scale: inverse temperature, > 0.
+
+    Returns:
+        Scalar, nats, mean over both directions.
+
+    Source: Radford et al. 2021, "CLIP", figure 3; several positives as in Khosla et al. 2020, "Supervised
+    contrastive learning".
+    """
+    logits = scale * image @ text.T
+    same = (concepts[:, None] == concepts[None, :]).to(logits.dtype)
+    target = same / same.sum(-1, keepdim=True)  # symmetric: (B, B) and its rows sum to 1
+    return (soft_cross_entropy(logits, target) + soft_cross_entropy(logits.T, target)) / 2
+
+
+def affinity_mimicking(
+    student_image: Tensor, student_text: Tensor, teacher_image: Tensor, teacher_text: Tensor, *, scale: float
+) -> Tensor:
+    """Cross-entropy between the in-batch image-text affinities of student and teacher.
+
+    Student and teacher may differ in width.
+
+    Args:
+        student_image, student_text: (B, D) float32 unit vectors.
+        teacher_image, teacher_text: (B, E) float32 unit vectors, detached.
+        scale: inverse softmax temperature of both, > 0.
+
+    Returns:
+        Scalar, nats, mean over both directions.
+
+    Source: Wu et al. 2023, "TinyCLIP", eq. 3.
+    """
+    student = scale * student_image @ student_text.T
+    teacher = scale * teacher_image @ teacher_text.T
+    forth = soft_cross_entropy(student, torch.softmax(teacher, dim=-1))
+    back = soft_cross_entropy(student.T, torch.softmax(teacher.T, dim=-1))
+    return (forth + back) / 2
+
+
+def interactive_contrastive(
+    student_image: Tensor,
+    student_text: Tensor,
+    teacher_image: Tensor,
+    teacher_text: Tensor,
+    concepts: Tensor,
+    *,
+    scale: float,
+) -> Tensor:
+    """InfoNCE of the student's images against the teacher's texts, and of its texts against the teacher's images.
+
+    Args:
+        student_image, student_text: (B, D) float32 unit vectors.
+        teacher_image, teacher_text: (B, D) float32 unit vectors, detached, of the same width.
+        concepts: (B,) int64, equal where two samples mean the same.
+        scale: inverse temperature, > 0.
+
+    Returns:
+        Scalar, nats, mean of the two.
+
+    Source: Yang et al. 2024, "CLIP-KD", interactive contrastive learning.
+    """
+    image_side = info_nce(student_image, teacher_text, concepts, scale=scale)
+    text_side = info_nce(teacher_image, student_text, concepts, scale=scale)
+    return (image_side + text_side) / 2
+
+
+def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus the cosine of student and teacher features.
+
+    Equals half the squared distance of the unit vectors, that is D/2 times their mean squared error.
+
+    Args:
+        student, teacher: (B, D) float32, of any length; the teacher's detached.
+
+    Returns:
+        Scalar in [0, 2], mean over rows.
+    """
+    return (1 - F.cosine_similarity(student, teacher, dim=-1)).mean()
+
+
+def classifier_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of softened class distributions, times the squared temperature.
+
+    The factor keeps the gradient's size independent of the temperature.
+
+    Args:
+        student, teacher: (B, C) float32 logits; the teacher's detached.
+        temperature: > 0.
+
+    Returns:
+        Scalar, nats times temperature squared, mean over rows.
+
+    Source: Hinton et al. 2015, "Distilling the knowledge in a neural network".
+    """
+    student_log = torch.log_softmax(student / temperature, dim=-1)
+    teacher_log = torch.log_softmax(teacher / temperature, dim=-1)
+    return temperature**2 * F.kl_div(student_log, teacher_log, log_target=True, reduction="batchmean")

@@ -1,0 +1,251 @@
+"""Objectives: the losses of a stage, tied to the feeds of student and teacher.
+
+Each is an ``Objective`` whose only trained parameters are the student's (and small adapters or a temperature that are
+thrown away afterwards), so the trainer needs to know nothing about families.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgemm.compress import losses
+from edgemm.compress.augmentation import Augmentation
+from edgemm.compress.corpus import Corpus
+from edgemm.compress.feeds import Feeds
+from edgemm.compress.trainer import Objective
+from edgemm.models.model import Model
+from edgemm.recipe import DistillConfig, TeachConfig
+from edgemm.runtime.errors import ModelError
+
+EMBEDDINGS = ("image_embedding", "text_embedding")
+LARGEST_SCALE = 100.0  # as in CLIP
+
+
+def augmentation_of(config: TeachConfig | DistillConfig) -> Augmentation:
+    """The augmentation that a stage's section describes."""
+    section = config.augment
+    return Augmentation(
+        zoom=section.zoom,
+        shift=section.shift,
+        rotate=section.rotate,
+        flip=section.flip,
+        colour=section.colour,
+        erase=section.erase,
+    )
+
+
+class _Fed(Objective):
+    """What every objective shares: a model fed with rows of a corpus, with augmentation where it is trained."""
+
+    def __init__(self, feeds: Feeds, *, augmented: Augmentation, views: int, tower_rate: float) -> None:
+        super().__init__()
+        self.model = feeds.model
+        self.feeds, self.corpus = feeds, feeds.corpus
+        self.augmented, self.views, self.tower_rate = augmented, views, tower_rate
+
+    def rates(self) -> Mapping[str, float]:
+        """Towers that have learnt already move slower than what is new."""
+        towers = [part.name for part in self.model.chain if part.role == "tower"]
+        slow = {f"model.modules_by_part.{name}.": self.tower_rate for name in towers}
+        return slow | {f"model.modules_by_part.{name}.projection.": 1.0 for name in towers}
+
+    def inputs(self, rows: Tensor, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+        """Values of a batch, and the rows of its texts and the views of its images."""
+        values: dict[str, Tensor] = {}
+        texts: Tensor | None = None
+        views: Tensor | None = None
+        if self.corpus.image_row is not None and "image" in self.model.inputs:
+            images = self.corpus.image_row[rows]
+            views = torch.randint(self.views, (len(rows),), generator=generator)
+            augment = self.augmented.draw(len(rows), generator) if self.feeds.pixels is not None else None
+            values |= self.feeds.image_values(images, views=views, augment=augment)
+        if self.corpus.names is not None and "text" in self.model.inputs:
+            texts = self.corpus.choose_texts(rows, generator)
+            values |= self.feeds.text_values(texts)
+        device = next(self.model.parameters()).device
+        return {name: value.to(device) for name, value in values.items()}, texts, views
+
+
+class ContrastiveTeaching(_Fed):
+    """InfoNCE between the embeddings of images and of their names, with a learnt temperature."""
+
+    def __init__(self, feeds: Feeds, config: TeachConfig) -> None:
+        super().__init__(
+            feeds, augmented=augmentation_of(config), views=config.views, tower_rate=config.tower_rate
+        )
+        self.feature_dropout = config.feature_dropout
+        self.log_scale = nn.Parameter(torch.tensor(math.log(config.contrast_scale)))
+
+    def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        values, _, _ = self.inputs(rows, generator)
+        made = self.model(_dropped(values, self.feeds, self.feature_dropout))
+        scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
+        image, text = (made[name] for name in EMBEDDINGS)
+        return losses.info_nce(image, text, self.corpus.concept[rows].to(image.device), scale=scale)
+
+
+class ClassifierTeaching(_Fed):
+    """Cross-entropy of the logits, with label smoothing."""
+
+    def __init__(self, feeds: Feeds, config: TeachConfig) -> None:
+        super().__init__(
+            feeds, augmented=augmentation_of(config), views=config.views, tower_rate=config.tower_rate
+        )
+        self.feature_dropout, self.label_smoothing = config.feature_dropout, config.label_smoothing
+
+    def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        values, _, _ = self.inputs(rows, generator)
+        logits: Tensor = self.model(_dropped(values, self.feeds, self.feature_dropout))["logits"]
+        return F.cross_entropy(
+            logits, self.corpus.label[rows].to(logits.device), label_smoothing=self.label_smoothing, ignore_index=-1
+        )
+
+
+def _dropped(values: dict[str, Tensor], feeds: Feeds, probability: float) -> dict[str, Tensor]:
+    """Dropout on cached features, and on nothing else."""
+    if probability == 0:
+        return values
+    cached = feeds.images.keys() | feeds.texts.keys()
+    return {name: F.dropout(value, probability) if name in cached else value for name, value in values.items()}
+
+
+class ContrastiveDistillation(_Fed):
+    """Affinity mimicking, interactive contrastive, feature and plain contrastive losses, each with its weight.
+
+    Args:
+        teacher: embeddings of the teacher, image (V, U, E) and text (U', E), unit vectors.
+    """
+
+    def __init__(
+        self, feeds: Feeds, config: DistillConfig, *, teacher_image: Tensor, teacher_text: Tensor, views: int
+    ) -> None:
+        super().__init__(feeds, augmented=augmentation_of(config), views=views, tower_rate=config.tower_rate)
+        self.config = config
+        self.teacher_image, self.teacher_text = teacher_image, teacher_text
+
+    def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        config, corpus = self.config, self.corpus
+        values, texts, views = self.inputs(rows, generator)
+        assert texts is not None and views is not None and corpus.image_row is not None
+        made = self.model(values)
+        image, text = (made[name] for name in EMBEDDINGS)
+        device = image.device
+        teacher_image = self.teacher_image[views, corpus.image_row[rows]].float().to(device)
+        teacher_text = self.teacher_text[texts].float().to(device)
+        concept = corpus.concept[rows].to(device)
+        loss = image.new_zeros(())
+        if config.affinity:
+            loss = loss + config.affinity * losses.affinity_mimicking(
+                image, text, teacher_image, teacher_text, scale=config.affinity_scale
+            )
+        if config.interactive:
+            loss = loss + config.interactive * losses.interactive_contrastive(
+                image, text, teacher_image, teacher_text, concept, scale=config.contrast_scale
+            )
+        if config.contrastive:
+            loss = loss + config.contrastive * losses.info_nce(image, text, concept, scale=config.contrast_scale)
+        if config.feature:
+            both = losses.feature_distance(image, teacher_image) + losses.feature_distance(text, teacher_text)
+            loss = loss + config.feature * both / 2
+            if corpus.extra and config.extra_batch:
+                loss = loss + config.feature * self._extra(generator, device) / 2
+        return loss
+
+    def _extra(self, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Feature loss on texts that belong to no sample."""
+        first = len(self.corpus.texts) - self.corpus.extra
+        rows = first + torch.randint(self.corpus.extra, (self.config.extra_batch,), generator=generator)
+        values = {name: value.to(device) for name, value in self.feeds.text_values(rows).items()}
+        return losses.feature_distance(self.model(values)[EMBEDDINGS[1]], self.teacher_text[rows].float().to(device))
+
+
+class ClassifierDistillation(_Fed):
+    """Cross-entropy, softened Kullback-Leibler divergence to the teacher's logits, and features through adapters.
+
+    Args:
+        teacher_features: name of the student's value -> the teacher's, as rows of images (V, U, W) or texts (U', W).
+        teacher: the parts of the teacher that join modalities, run on the cached features of each batch.
+    """
+
+    def __init__(
+        self,
+        feeds: Feeds,
+        config: DistillConfig,
+        *,
+        teacher: Model,
+        teacher_feeds: Feeds,
+        views: int,
+    ) -> None:
+        super().__init__(feeds, augmented=augmentation_of(config), views=views, tower_rate=config.tower_rate)
+        self.config = config
+        self.teacher_feeds = teacher_feeds
+        object.__setattr__(self, "teacher", teacher)  # no submodule: it is neither trained nor saved
+        self.adapters = nn.ModuleDict()
+        made = {spec.name: spec for part in self.model.chain for spec in part.signature.outputs}
+        for name, rows in {**teacher_feeds.images, **teacher_feeds.texts}.items():
+            if config.feature and name in made:
+                width = made[name].shape[-1]
+                assert isinstance(width, int)
+                self.adapters[name] = nn.Linear(width, rows.shape[-1])
+
+    def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        config, corpus = self.config, self.corpus
+        values, texts, views = self.inputs(rows, generator)
+        made = self.model(values)
+        logits = made["logits"]
+        device = logits.device
+        given: dict[str, Tensor] = {}
+        if corpus.image_row is not None:
+            given |= self.teacher_feeds.image_values(corpus.image_row[rows], views=views)
+        if texts is not None:
+            given |= self.teacher_feeds.text_values(texts)
+        given = {name: value.to(device) for name, value in given.items()}
+        teacher: Model = self.__dict__["teacher"]
+        with torch.no_grad():
+            teacher_logits = teacher(given)["logits"]
+        loss = logits.new_zeros(())
+        if config.task:
+            label = corpus.label[rows].to(device)
+            loss = loss + config.task * F.cross_entropy(logits, label, ignore_index=-1)
+        if config.kd:
+            loss = loss + config.kd * losses.classifier_kd(logits, teacher_logits, temperature=config.temperature)
+        for name, adapter in self.adapters.items():
+            distance = losses.feature_distance(adapter(_pooled(made[name])), _pooled(given[name]))
+            loss = loss + config.feature * distance / len(self.adapters)
+        return loss
+
+
+def _pooled(value: Tensor) -> Tensor:
+    """(B, W) as it is, (B, N, W) as its mean over N."""
+    return value.mean(1) if value.ndim == 3 else value
+
+
+def check_widths(student: Model, teacher: Model, config: DistillConfig) -> None:
+    """The losses that compare embeddings need one width.
+
+    Raises:
+        ModelError: naming both and the weights that ask for it.
+    """
+    def width(model: Model) -> int:
+        found = {spec.name: spec.shape[-1] for part in model.chain for spec in part.signature.outputs}
+        size = found[EMBEDDINGS[0]]
+        assert isinstance(size, int)
+        return size
+
+    ours, theirs = width(student), width(teacher)
+    if ours != theirs and (config.feature or config.interactive):
+        raise ModelError(
+            f"distill: the student's embeddings have {ours} dimensions, the teacher's {theirs}; set student.embed_dim = "
+            f"{theirs}, or distill.feature = 0 and distill.interactive = 0 (affinity compares across widths)"
+        )
+
+
+def contrast_corpus(corpus: Corpus, *, stage: str) -> None:
+    """A dual encoder learns from pairs. Raises ModelError where the split has no images or no texts."""
+    if corpus.image_row is None or corpus.names is None:
+        raise ModelError(f"{stage}: a dual encoder needs an image and a text in each sample of split 'train'")

@@ -1,0 +1,111 @@
+"""Stage teach: a teacher from parts, or one that is trained already, as a model folder.
+
+With frozen towers only projections, fusion and head learn, on features that are made once; a second run with other
+settings starts from the cache and takes seconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from edgemm.compress.corpus import corpus_of
+from edgemm.compress.feeds import feeds_of
+from edgemm.compress.objectives import (
+    ClassifierTeaching,
+    ContrastiveTeaching,
+    augmentation_of,
+    contrast_corpus,
+)
+from edgemm.compress.trainer import Objective, Schedule, train_
+from edgemm.data import Dataset
+from edgemm.models.families import build_model
+from edgemm.models.model import Model
+from edgemm.models.store import save_model
+from edgemm.recipe import TeachConfig, TeacherSection, TrainingSection
+from edgemm.runtime.errors import ModelError
+from edgemm.stage import Context, Inputs
+
+
+def run(
+    config: TeachConfig,
+    inputs: Inputs,
+    out: Path,
+    context: Context,
+    *,
+    teacher: TeacherSection,
+    dataset: Dataset,
+    family: str,
+    seed: int,
+    threads: int,
+) -> None:
+    """Make the teacher and save it in ``out``.
+
+    Args:
+        inputs: none is read.
+        teacher: its towers and what joins them, or where a trained one is.
+        threads: of torch; the sums of training depend on it in the last bit.
+
+    Raises:
+        ModelError: a section that contradicts itself, weights that don't fit, a loss that is not finite.
+        DataError: samples that can't be paired or read.
+    """
+    torch.set_num_threads(threads)
+    model = _model(teacher, dataset, family=family, seed=seed)
+    teach_(model, config, dataset=dataset, seed=seed, context=context)
+    save_model(model, out)
+
+
+def _model(section: TeacherSection, dataset: Dataset, *, family: str, seed: int) -> Model:
+    if section.source is None:
+        return build_model(section, family=family, labels=dataset.labels, texts=dataset.all_texts(), seed=seed)
+    from edgemm.models.outside import teacher_from_source  # transformers takes seconds to import
+
+    return teacher_from_source(section.source, family=family, labels=dataset.labels)
+
+
+def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, context: Context) -> None:
+    """Train ``model`` in place on split ``train``: contrastively, or for its labels."""
+    frozen = {part.name for part in model.chain if part.role == "frontend"}
+    if config.freeze == "towers":
+        frozen |= {part.name for part in model.chain if part.role == "tower"}
+    for part in model.chain:
+        part.module.requires_grad_(part.name not in frozen)
+    if config.epochs == 0:
+        return
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ModelError(
+            'teach: nothing to learn, since every part is a frozen tower; set teach.freeze = "none", or teach.epochs = 0'
+        )
+    corpus = corpus_of(dataset)
+    augmented = augmentation_of(config)
+    if model.family == "dual-encoder":
+        contrast_corpus(corpus, stage="teach")
+    feeds = feeds_of(
+        model, corpus, context, frozen=frozen, views=config.views, augmented=augmented, seed=seed, title="teacher"
+    )
+    objective: Objective
+    objective = ContrastiveTeaching(feeds, config) if model.family == "dual-encoder" else ClassifierTeaching(feeds, config)
+    train_(
+        objective,
+        schedule_of(config),
+        samples=len(corpus),
+        seed=seed,
+        scratch=context.scratch,
+        progress=context.progress,
+        title="teach",
+    )
+
+
+def schedule_of(config: TrainingSection) -> Schedule:
+    """The trainer's schedule from a stage's section."""
+    return Schedule(
+        epochs=config.epochs,
+        batch=config.batch,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup=config.warmup,
+        clip=config.clip,
+        ema=config.ema,
+    )
