@@ -18,6 +18,7 @@ from edgemm.measure.metrics import Estimate
 from edgemm.runtime.timing import Ratio, Summary, paired_ratio, summary
 
 END_TO_END = "end to end"
+IMAGE_DECODING = "image decoding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def _row(measurements: Measurements, size: Measurement, reference: Measurement, 
                 base = _same_bytes(measurements.of("latency", subject=END_TO_END), reference)
                 if base and size.sha256 != reference.sha256 and len(base[0].samples) == len(m.samples):
                     speedup = paired_ratio(_nanoseconds(base[0]), _nanoseconds(m))
-            else:
+            elif m.subject != IMAGE_DECODING:
                 part_ms[m.subject] = summary(_nanoseconds(m))
     return Row(
         variant=size.variant,
@@ -115,8 +116,8 @@ def _row(measurements: Measurements, size: Measurement, reference: Measurement, 
         latency=latency,
         speedup=speedup,
         part_ms=part_ms,
-        open_ms=_median(measurements.of("cold-start", subject="open"), size) if scored else None,
-        first_ms=_median(measurements.of("cold-start", subject="first inference"), size) if scored else None,
+        open_ms=_median_ms(measurements.of("cold-start", subject="open"), size) if scored else None,
+        first_ms=_median_ms(measurements.of("cold-start", subject="first"), size) if scored else None,
         peak_bytes=_peak(measurements, size) if scored else None,
         scores=tuple(_scores(measurements, size, reference, resamples)),
     )
@@ -190,9 +191,9 @@ def _same_samples(one: Measurement, other: Measurement) -> bool:
     return all(one.details.get(k) == other.details.get(k) for k in ("clusters", "truth", "repeats"))
 
 
-def _median(measurements: Sequence[Measurement], size: Measurement) -> float | None:
+def _median_ms(measurements: Sequence[Measurement], size: Measurement) -> float | None:
     same = _same_bytes(measurements, size)
-    return float(np.median(same[0].samples)) if same else None
+    return float(np.median(same[0].samples)) / 1e6 if same else None
 
 
 def _peak(measurements: Measurements, size: Measurement) -> int | None:
@@ -220,12 +221,10 @@ def default_row(rows: Sequence[Row]) -> Row | None:
 
 
 def headline_score(row: Row) -> Score | None:
-    """The score that stands for a row: R@10 of the first retrieval split, or the accuracy of the first answers."""
-    for metric in ("R@10", "accuracy"):
-        for score in row.scores:
-            if score.metric == metric and not is_ablation(score):
-                return score
-    return None
+    """The score that stands for a row: R@10 of text→image (or the first task) on the first split, or the accuracy."""
+    candidates = [s for s in row.scores if s.metric in ("R@10", "accuracy") and not is_ablation(s)]
+    candidates = [s for s in candidates if s.split == candidates[0].split]
+    return next((s for s in candidates if s.task == "text→image"), candidates[0] if candidates else None)
 
 
 def is_ablation(score: Score) -> bool:

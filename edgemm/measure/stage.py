@@ -1,0 +1,382 @@
+"""Stage measure: every variant on every target, in one run, on the very bytes that ship.
+
+Writes ``measurements.jsonl`` (raw samples, the only source of every figure), ``table.md`` (derived) and the examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgemm.measure import accuracy, latency, table
+from edgemm.measure.accuracy import Scored
+from edgemm.measure.examples import Example, Given, Hit, write_examples, write_thumbnail
+from edgemm.measure.measurement import (
+    Environment,
+    Kind,
+    Measurement,
+    Measurements,
+    bytes_digest,
+    read_measurements,
+    write_measurements,
+)
+from edgemm.recipe import MeasureConfig
+from edgemm.runtime.archive import open_archive
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.environment import environment
+from edgemm.runtime.errors import EngineError
+from edgemm.runtime.images import decode_image
+from edgemm.runtime.manifest import Manifest, TargetEntry, TextInput
+from edgemm.runtime.session import ENGINES
+from edgemm.stage import Context
+
+if TYPE_CHECKING:
+    from edgemm.data.dataset import Sample
+
+MEASUREMENTS = "measurements.jsonl"
+TABLE = "table.md"
+PICTURES = "examples"
+_GPU_ENGINES = ("tensorrt", "tensorrt-rtx")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One variant on one target: what is measured, and the open bundle where it runs here."""
+
+    variant: str
+    path: Path
+    target: TargetEntry
+    manifest: Manifest
+    sha256: str
+    bundle: Bundle | None
+    note: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant} / {self.target.name}"
+
+
+def measure_bundles(
+    variants: Mapping[str, Path],
+    *,
+    splits: Mapping[str, Sequence[Sample]],
+    config: MeasureConfig,
+    out: Path,
+    context: Context,
+    shown_groups: Sequence[str] = (),
+    checksums: Mapping[Path, str] | None = None,
+) -> Measurements:
+    """Measure bundles against each other and write the results into the folder ``out``.
+
+    Every target of every bundle is a row. A target whose bytes were met before (a float32 target carried along) is
+    measured once. The first variant is the reference. TensorRT targets are measured where a GPU is; elsewhere they
+    show their size and "built, not run here". Any other engine that is missing is an error.
+
+    Args:
+        variants: name in the table -> bundle folder or zip, in the order of the table (teacher first).
+        splits: evaluation split -> samples.
+        shown_groups: groups whose pictures the examples may show; empty: all.
+        checksums: sha256 of image files where they are known already (``Dataset.checksums``).
+
+    Returns:
+        What was written to ``measurements.jsonl``, read back.
+
+    Raises:
+        EngineNotInstalled, BundleError, DataError, InputError: as the runtime and ``accuracy.score`` raise them.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    here = Environment(json.loads(json.dumps(environment())))
+    entries = _entries(variants, context)
+    ran = [entry for entry in entries if entry.bundle is not None]
+    found = [_size(entry, here) for entry in entries]
+    scored = _accuracies(ran, splits, config, context, shown_groups=shown_groups, checksums=checksums)
+    for entry in ran:
+        for s in scored[entry.sha256]:
+            kind: Kind = "ranks" if s.kind == "ranks" else "answers"
+            unit = "rank" if kind == "ranks" else "class"
+            found.append(_measurement(kind, entry, f"{s.split}: {s.task}", unit, s.samples, here, s.details))
+    if ran:
+        samples = next(iter(splits.values()))
+        found += _latencies(ran, samples, config, context, here)
+    write_measurements(out / MEASUREMENTS, found, environments=[here])
+    measured = read_measurements(out / MEASUREMENTS)
+    _write_text(out / TABLE, table.markdown(table.rows(measured)))
+    write_examples(out, _examples(ran, splits, scored, out, config, shown_groups) if ran and config.examples else [])
+    return measured
+
+
+def target_digest(manifest: Manifest, target: TargetEntry) -> str:
+    """sha256 of what one target runs: engines, graphs, tokenizers, labels; not the names of the files."""
+    return bytes_digest(target.engine, {name: manifest.files[path].sha256 for name, path in _files(manifest, target).items()})
+
+
+def target_bytes(manifest: Manifest, target: TargetEntry) -> int:
+    """Bytes that a device needs for this target: graphs or plans, tokenizers, labels; each file once."""
+    return sum(manifest.files[path].bytes for path in set(_files(manifest, target).values()))
+
+
+def _files(manifest: Manifest, target: TargetEntry) -> dict[str, str]:
+    files = {f"part:{part}": path for part, path in target.files.items()}
+    files |= {f"tokenizer:{m}": raw.tokenizer for m, raw in manifest.inputs.items() if isinstance(raw, TextInput)}
+    return files | ({"labels": manifest.labels} if manifest.labels else {})
+
+
+def _entries(variants: Mapping[str, Path], context: Context) -> list[_Entry]:
+    entries: list[_Entry] = []
+    for variant, path in variants.items():
+        manifest = open_archive(path).manifest
+        for i, target in enumerate(manifest.targets):
+            digest = target_digest(manifest, target)
+            if i and any(entry.sha256 == digest for entry in entries):
+                continue
+            bundle, note = _open(path, target, context, variant)
+            entries.append(_Entry(variant, path, target, manifest, digest, bundle, note))
+    return entries
+
+
+def _open(path: Path, target: TargetEntry, context: Context, variant: str) -> tuple[Bundle | None, str]:
+    """The bundle with its engines loaded, or None and why not (only for engines that need a GPU)."""
+    try:
+        bundle = Bundle.open(path, target=target.name)
+        for part in bundle.parts:
+            part.session  # noqa: B018  (loads it)
+    except EngineError as error:
+        if target.engine not in _GPU_ENGINES:
+            raise
+        context.progress.say(f"{variant}, {target.name}: built, not run here: {error}")
+        return None, "built, not run here"
+    return bundle, ""
+
+
+def _measurement(
+    kind: Kind,
+    entry: _Entry,
+    subject: str,
+    unit: str,
+    samples: Sequence[float] | np.ndarray,
+    here: Environment,
+    details: Mapping[str, Any] | None = None,
+) -> Measurement:
+    return Measurement(
+        kind, entry.variant, entry.target.name, entry.sha256, subject, unit,
+        tuple(float(x) for x in samples), here.digest, dict(details or {}),
+    )  # fmt: skip
+
+
+def _size(entry: _Entry, here: Environment) -> Measurement:
+    manifest, target = entry.manifest, entry.target
+    details = {
+        "engine": target.engine,
+        "precision": target.precision,
+        "threads": target.threads,
+        "parameters": sum(part.parameters for part in manifest.parts),
+        "part_bytes": {part: manifest.files[path].bytes for part, path in target.files.items()},
+        "note": entry.note,
+    }
+    return _measurement("size", entry, "artifact", "bytes", [target_bytes(manifest, target)], here, details)
+
+
+def _accuracies(
+    entries: Sequence[_Entry],
+    splits: Mapping[str, Sequence[Sample]],
+    config: MeasureConfig,
+    context: Context,
+    *,
+    shown_groups: Sequence[str],
+    checksums: Mapping[Path, str] | None,
+) -> dict[str, list[Scored]]:
+    """Scores by digest of the measured bytes; those kept from an earlier run are not taken again."""
+    found: dict[str, list[Scored]] = {entry.sha256: [] for entry in entries}
+    for split, samples in splits.items():
+        data = accuracy.samples_digest(split, samples, checksums=checksums)
+        for entry in {e.sha256: e for e in reversed(entries)}.values():  # each bytes once, under the first name
+            assert entry.bundle is not None
+            key = [entry.sha256, data, accuracy.VERSION, _engine_version(entry.target.engine), config.examples, *shown_groups]
+            kept = _cache_file(context, key)
+            scored = _read_scores(kept)
+            if scored is None:
+                total = accuracy.encodings(entry.bundle, samples)
+                with context.progress.task(f"accuracy of {entry.name} on {split}", total=total) as task:
+                    scored = accuracy.score(
+                        entry.bundle,
+                        split,
+                        samples,
+                        examples=config.examples,
+                        shown_groups=shown_groups,
+                        advance=task.advance,
+                    )
+                _write_scores(kept, scored)
+            found[entry.sha256] += scored
+    return found
+
+
+def _latencies(
+    entries: Sequence[_Entry],
+    samples: Sequence[Sample],
+    config: MeasureConfig,
+    context: Context,
+    here: Environment,
+) -> list[Measurement]:
+    """Latency, cold start and memory of every distinct artifact."""
+    distinct = {e.name: e for e in {e.sha256: e for e in reversed(entries)}.values()}
+    distinct = {e.name: e for e in entries if e.name in distinct}  # in the order of the table
+    bundles = {name: entry.bundle for name, entry in distinct.items() if entry.bundle is not None}
+    modalities = [m for m in next(iter(bundles.values())).manifest.inputs if getattr(samples[0], m, None) is not None]
+    inputs = latency.raw_inputs(samples, modalities)
+    with context.progress.task("latency, all variants interleaved", total=len(bundles) + 3) as task:
+        taken = latency.measure_latencies(
+            bundles, inputs, seconds=config.seconds, runs=config.runs, advance=lambda note: task.advance(note=note)
+        )
+    with context.progress.task("cold starts", total=len(bundles) * config.cold_starts) as task:
+        starts = latency.measure_cold_starts(
+            {name: (entry.path, entry.target.name) for name, entry in distinct.items()},
+            {m: str(raw) for m, raw in inputs[0].items()},
+            repeats=config.cold_starts,
+            advance=lambda note: task.advance(note=note),
+        )
+    found: list[Measurement] = []
+    for name, entry in distinct.items():
+        warm = asdict(taken.warm_up[name])
+        if not warm["stable"]:
+            context.progress.say(f"{name}: latency still drifted after {warm['runs']} warm-up runs")
+        found.append(_measurement("latency", entry, table.END_TO_END, "ns", taken.end_to_end[name], here, {"warm_up": warm}))
+        found += [_measurement("latency", entry, part, "ns", ns, here) for part, ns in taken.parts[name].items()]
+        for subject in ("import", "open", "first"):
+            values = [getattr(start, f"{subject}_ns") for start in starts[name]]
+            found.append(_measurement("cold-start", entry, subject, "ns", values, here))
+        found.append(_measurement("peak-memory", entry, "process", "bytes", [s.peak_bytes for s in starts[name]], here))
+    if taken.image_decoding is not None:
+        first = next(iter(distinct.values()))
+        found.append(_measurement("latency", first, table.IMAGE_DECODING, "ns", taken.image_decoding, here))
+    return found
+
+
+def _engine_version(engine: str) -> str:
+    try:
+        return metadata.version(ENGINES[engine][0])
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _cache_file(context: Context, key: Sequence[Any]) -> Path | None:
+    if context.cache is None:
+        return None
+    folder = context.cache / "scores"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
+
+
+def _read_scores(path: Path | None) -> list[Scored] | None:
+    """Scores kept by an earlier run; anything unreadable is measured again, as if it were not there."""
+    if path is None:
+        return None
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        return [Scored(**{**record, "samples": tuple(record["samples"])}) for record in records]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _write_scores(path: Path | None, scored: Sequence[Scored]) -> None:
+    if path is not None:
+        _write_text(path, json.dumps([asdict(s) for s in scored], ensure_ascii=False))
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _examples(
+    entries: Sequence[_Entry],
+    splits: Mapping[str, Sequence[Sample]],
+    scored: Mapping[str, Sequence[Scored]],
+    out: Path,
+    config: MeasureConfig,
+    shown_groups: Sequence[str],
+) -> list[Example]:
+    """What the first and the last variant give for a few samples of the first split."""
+    first, last = entries[0], next(e for e in entries if e.variant == entries[-1].variant)
+    shown = list({e.sha256: e for e in (first, last)}.values())
+    (out / PICTURES).mkdir(exist_ok=True)
+    pictures = _Pictures(out)
+    split, samples = next(iter(splits.items()))
+    results = [[s for s in scored[e.sha256] if s.split == split] for e in shown]
+    if answers := [next((s for s in result if s.task == "answers"), None) for result in results]:
+        if all(answers):
+            return _answer_examples(shown, [a for a in answers if a], samples, pictures, config.examples, shown_groups)
+    tasks = [s.task for s in results[0] if s.examples]
+    if not tasks:
+        return []
+    task = next((t for t in tasks if t == "text→image"), tasks[0])
+    asked, wanted = task.split("→")
+    per_variant = [next(s.examples for s in result if s.task == task) for result in results]
+    examples = []
+    for i, example in enumerate(per_variant[0]):
+        given = tuple(
+            Given(
+                entry.variant,
+                tuple(
+                    Hit(pictures.add(hit["item"]) if wanted == "image" else None, str(hit["label"]), bool(hit["right"]))
+                    for hit in kept[i]["hits"]
+                ),
+            )
+            for entry, kept in zip(shown, per_variant, strict=True)
+        )
+        query = str(example["query"]) if asked == "text" else str(example["label"])
+        examples.append(Example(query, pictures.add(example["query"]) if asked == "image" else None, "", given))
+    return examples
+
+
+def _answer_examples(
+    entries: Sequence[_Entry],
+    answers: Sequence[Scored],
+    samples: Sequence[Sample],
+    pictures: _Pictures,
+    count: int,
+    shown_groups: Sequence[str],
+) -> list[Example]:
+    may = [i for i, s in enumerate(samples) if not shown_groups or s.group in shown_groups]
+    chosen = np.random.default_rng(0).choice(may, size=min(count, len(may)), replace=False) if may else []
+    names = {e.sha256: e.manifest.labels and open_archive(e.path).read_strings(e.manifest.labels) for e in entries}
+    examples = []
+    for i in sorted(int(i) for i in chosen):
+        sample = samples[i]
+        given = tuple(
+            Given(
+                entry.variant,
+                answer=(names[entry.sha256] or ())[int(scored.samples[i])],
+                right=int(scored.samples[i]) == scored.details["truth"][i],
+            )
+            for entry, scored in zip(entries, answers, strict=True)
+        )
+        picture = pictures.add(str(sample.image)) if sample.image is not None else None
+        examples.append(Example(sample.text or sample.id, picture, str(sample.label), given))
+    return examples
+
+
+class _Pictures:
+    """Small copies of the pictures that examples show, each written once and named by number."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._names: dict[str, str] = {}
+
+    def add(self, path: str) -> str:
+        if path not in self._names:
+            name = f"{PICTURES}/{len(self._names)}.png"
+            write_thumbnail(decode_image(path, where="example"), self._out / name)
+            self._names[path] = name
+        return self._names[path]
