@@ -13,7 +13,34 @@ from edgemm.models.text import TextTransformer
 from edgemm.runtime.errors import ModelError
 
 
-def _hf_clip(config: Mapping[str, object]) -> nn.Module:
+def _hf(**config: object) -> nn.Module:
+    from edgemm.models.outside import hf_tower  # transformers takes seconds to import
+
+    return hf_tower(**config)  # type: ignore[arg-type]
+
+
+def _python(**config: object) -> nn.Module:
+    from edgemm.models.outside import module_from_factory
+
+    return module_from_factory(**config)  # type: ignore[arg-type]
+
+
+KINDS: the explicit table that rebuilds a part's module from what ``model.json`` says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from edgemm.models.efficientnet import EfficientNetLite
+from edgemm.models.frontend import ImageFrontend
+from edgemm.models.fusion import CrossAttentionFusion, Fusion, MlpHead, Projection
+from edgemm.models.text import TextTransformer
+from edgemm.runtime.errors import ModelError
+
+
+def _hf(**config: object) -> nn.Module:
     from edgemm.models.outside import hf_tower  # transformers takes seconds to import
 
     return hf_tower(config)
@@ -27,7 +54,8 @@ KINDS: Mapping[str, Callable[..., nn.Module]] = {
     "fusion": Fusion,
     "cross-attention-fusion": CrossAttentionFusion,
     "mlp-head": MlpHead,
-    "hf": lambda **config: _hf_clip(config),
+    "hf": _hf,
+    "python": _python,
 }
 
 

@@ -87,13 +87,23 @@ class _Saved:
     labels: list[str]
 
 
-def load_model(folder: Path) -> Model:
+def load_model(folder: Path, *, foreign: bool = False) -> Model:
     """The model in ``folder``, in evaluation mode, on the CPU.
+
+    Args:
+        foreign: the folder comes from elsewhere: refuse parts that name Python code to run. A folder that this
+            machine's own run saved may name the factory that its recipe names.
 
     Raises:
         ModelError: a folder that holds no model, a file that can't be read, or weights of another architecture.
     """
     saved = _read(folder)
+    for entry in saved.parts:
+        if foreign and entry["kind"] == "python":
+            raise ModelError(
+                f"{folder}: part '{entry['name']}' names Python code, which is not run for a model from elsewhere; set "
+                f"teacher.source = \"python:{entry['config'].get('factory')}\" if you trust it"
+            )
     weights = folder / "weights.safetensors"
     try:
         state = load_file(str(weights))

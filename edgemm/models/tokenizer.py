@@ -21,8 +21,10 @@ def tokenizer_from_json(tokenizer_json: str) -> Tokenizer:
         raise ModelError(f"tokenizer.json can't be read: {error}") from error
 
 
-def with_limits(tokenizer_json: str, max_tokens: int, *, pad_token: str | None = None) -> str:
-    """The same tokenizer, cutting at ``max_tokens`` and padding to the longest text of a batch.
+def with_limits(
+    tokenizer_json: str, max_tokens: int, *, pad_token: str | None = None, length: int | None = None
+) -> str:
+    """The same tokenizer, cutting at ``max_tokens`` and padding to the longest text of a batch, or to ``length``.
 
     Args:
         pad_token: default: the file's own padding token, or the first of ``[PAD]``, ``<pad>``, ``<|endoftext|>``.
@@ -36,7 +38,7 @@ def with_limits(tokenizer_json: str, max_tokens: int, *, pad_token: str | None =
         known = [tokenizer.padding["pad_token"]]
     for token in known or ("[PAD]", "<pad>", "<|endoftext|>", "</s>"):
         if (pad_id := tokenizer.token_to_id(token)) is not None:
-            tokenizer.enable_padding(pad_id=pad_id, pad_token=token)
+            tokenizer.enable_padding(pad_id=pad_id, pad_token=token, length=length)
             tokenizer.enable_truncation(max_tokens)
             text: str = tokenizer.to_str()
             return text
