@@ -1,4 +1,4 @@
-"""KINDS: the explicit table that rebuilds a part's module from what ``model.json`` says of it."""
+"""The explicit table that rebuilds a part's module from what ``model.json`` says of it."""
 
 from __future__ import annotations
 
@@ -25,27 +25,6 @@ def _python(**config: object) -> nn.Module:
     return module_from_factory(**config)  # type: ignore[arg-type]
 
 
-KINDS: the explicit table that rebuilds a part's module from what ``model.json`` says of it."""
-
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-
-from torch import nn
-
-from edgemm.models.efficientnet import EfficientNetLite
-from edgemm.models.frontend import ImageFrontend
-from edgemm.models.fusion import CrossAttentionFusion, Fusion, MlpHead, Projection
-from edgemm.models.text import TextTransformer
-from edgemm.runtime.errors import ModelError
-
-
-def _hf(**config: object) -> nn.Module:
-    from edgemm.models.outside import hf_tower  # transformers takes seconds to import
-
-    return hf_tower(config)
-
-
 KINDS: Mapping[str, Callable[..., nn.Module]] = {
     "image-frontend": ImageFrontend,
     "efficientnet-lite": EfficientNetLite,
@@ -69,5 +48,5 @@ def module_from_config(kind: str, config: Mapping[str, object]) -> nn.Module:
         raise ModelError(f"part kind '{kind}' is unknown; expected one of {', '.join(KINDS)}")
     try:
         return KINDS[kind](**config)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ModelError(f"part kind '{kind}': config {dict(config)} doesn't fit: {error}") from error
