@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgemm.runtime.archive import Archive, open_archive, seal, zip_bundle
+    from edgemm.runtime.archive import Archive, open_archive, seal
     from edgemm.runtime.bundle import Bundle, Part, VerifyReport
     from edgemm.runtime.errors import (
         BundleCorrupt,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgemm.runtime.prediction import Prediction
     from edgemm.runtime.session import Session, open_session
     from edgemm.runtime.signature import DimRange, Signature, TensorSpec
+    from edgemm.runtime.zips import zip_bundle
 
 _HOMES = {
     "Archive": "archive",
@@ -47,7 +48,7 @@ _HOMES = {
     "open_archive": "archive",
     "open_session": "session",
     "seal": "archive",
-    "zip_bundle": "archive",
+    "zip_bundle": "zips",
 }
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 Nothing is ever extracted. Every file is read whole, its size compared with the manifest before reading and its
 sha256 after, so a tampered, truncated or inflated bundle ends in one BundleCorrupt line. Writing goes through
-``seal`` (the manifest last, so a folder with a manifest is complete) and ``zip_bundle`` (same input, same bytes).
+``seal`` (the manifest last, so a folder with a manifest is complete) and ``zips.zip_bundle``.
 Law: ``open_archive(folder).read(name) == open_archive(zip_bundle(folder, z)).read(name)``.
 """
 
@@ -11,11 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -26,19 +21,6 @@ from edgemm.runtime.manifest import FileEntry, Manifest
 from edgemm.runtime.paths import MANIFEST, check_path
 
 MANIFEST_LIMIT_BYTES = 64 << 20  # a manifest is a few kB; a larger one is an attack on memory
-_ZIP_FAULTS = (
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    NotImplementedError,  # a compression method or zip version that Python does not know
-    RuntimeError,  # an encrypted member
-    ValueError,
-    OverflowError,
-    MemoryError,
-    OSError,
-)
 
 
 class Storage(Protocol):
@@ -138,7 +120,9 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
         if place.is_dir():
             return Archive(place, _Folder(place))
         if place.is_file():
-            return Archive(place, _Zip(place))
+            from edgemm.runtime.zips import ZipStorage  # zipfile costs 12 ms; a folder does without
+
+            return Archive(place, ZipStorage(place))
     except (OSError, ValueError) as error:
         raise BundleError(f"{place}: cannot be read: {one_line(error)}") from error
     raise BundleError(f"{place}: no such file or folder; expected a bundle folder or a bundle .zip")
@@ -184,50 +168,6 @@ class _Folder:
             raise BundleCorrupt(f"{self._root}: {name}: cannot be read: {one_line(error)}") from error
 
 
-class _Zip:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with self._open() as archive:
-            self._members: dict[str, zipfile.ZipInfo] = {}
-            for member in archive.infolist():
-                if member.is_dir():
-                    check_path(member.filename.rstrip("/"), f"{path}: a folder of the zip")
-                    continue
-                if member.filename != MANIFEST:
-                    check_path(member.filename, f"{path}: a member of the zip")
-                if member.filename in self._members:
-                    raise BundleCorrupt(f"{path}: '{member.filename}' is in the zip twice")
-                if member.orig_filename != member.filename:
-                    raise BundleCorrupt(f"{path}: unsafe path {member.orig_filename[:80]!r} in the zip")
-                if (member.external_attr >> 16) & 0o170000 == 0o120000:
-                    raise BundleCorrupt(f"{path}: '{member.filename}' is a symbolic link; expected a file")
-                self._members[member.filename] = member
-
-    @contextmanager
-    def _open(self) -> Iterator[zipfile.ZipFile]:
-        try:
-            with zipfile.ZipFile(self._path) as archive:
-                yield archive
-        except _ZIP_FAULTS as error:
-            raise BundleCorrupt(f"{self._path}: not a whole zip: {one_line(error)}") from error
-
-    def names(self) -> list[str]:
-        return [name for name in self._members if name != MANIFEST]
-
-    def size(self, name: str) -> int:
-        if name in self._members:
-            return self._members[name].file_size
-        if name == MANIFEST:
-            raise BundleError(f"{self._path}: no {MANIFEST} in the zip; expected a bundle")
-        raise BundleCorrupt(f"{self._path}: {name}: not in the zip; the manifest lists it")
-
-    def read(self, name: str, limit_bytes: int) -> bytes:
-        # Read by the size the manifest states, never by what the zip's own header claims: a bomb stops here.
-        with self._open() as archive, archive.open(self._members[name]) as file:
-            data = file.read(limit_bytes)
-            return data + file.read(1)  # the second read runs the zip's CRC check at the end of the file
-
-
 def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
     """Complete a bundle folder: list every file with size and sha256, then write ``manifest.json``, atomically.
 
@@ -259,40 +199,6 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
     check_references(again, f"{root}/{MANIFEST}")
     _write_atomically(root / MANIFEST, sealed.to_bytes())
     return again
-
-
-def zip_bundle(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """Pack a sealed bundle folder into one zip, deterministically: sorted names, no timestamps, digests checked.
-
-    Returns:
-        The path of the zip, complete or not there at all.
-
-    Raises:
-        BundleError, BundleCorrupt: the folder is not a whole bundle.
-    """
-    archive = open_archive(folder)
-    target = Path(out)
-    partial = target.with_name(target.name + f".partial-{os.getpid()}")
-    try:
-        with zipfile.ZipFile(partial, "w", allowZip64=True) as packed:
-            manifest = (Path(folder) / MANIFEST).read_bytes()
-            _add_member(packed, MANIFEST, manifest)
-            for name in sorted(archive.manifest.files):
-                _add_member(packed, name, archive.read(name))
-        partial.replace(target)
-    except OSError as error:
-        raise BundleError(f"{target}: cannot be written: {one_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
-
-
-def _add_member(packed: zipfile.ZipFile, name: str, data: bytes) -> None:
-    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    member.create_system = 3  # Unix, on every machine
-    member.external_attr = 0o100644 << 16
-    member.compress_type = zipfile.ZIP_DEFLATED
-    packed.writestr(member, data, compresslevel=6)
 
 
 def _files_under(root: Path) -> list[str]:

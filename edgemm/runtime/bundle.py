@@ -186,8 +186,8 @@ class Bundle:
         """
         samples = self._inputs.samples(given)
         parts, outputs, limit = self._plan(tuple(samples))
-        counts = {len(many) for many in samples.values()}
-        if limit is None or len(counts) > 1 or max(counts) <= limit:
+        count = max(map(len, samples.values()))
+        if limit is None or count <= limit or min(map(len, samples.values())) < count:
             made = self._run(parts, outputs, self._inputs.values(samples))
         else:
             made = self._run_in_pieces(parts, outputs, samples, limit)
@@ -359,25 +359,24 @@ class Bundle:
 
 def _run_part(part: Part, values: dict[str, Value]) -> None:
     """Run one part and add what it makes to ``values``; sample by sample where an input's sizes differ."""
-    feeds = {name: values[name] for name in part.input_names}
-    if not any(isinstance(value, list) for value in feeds.values()):
-        _same_batch(part, feeds)
+    names = part.input_names
+    feeds = {name: values[name] for name in names}
+    count = len(feeds[names[0]])
+    ragged = False
+    for value in feeds.values():
+        ragged = ragged or type(value) is list
+        if len(value) != count:
+            counts = {name: len(value) for name, value in feeds.items()}
+            raise InputError(f"part '{part.name}': its inputs have different numbers of samples: {counts}")
+    if not ragged:
         values.update(part.run(feeds))  # type: ignore[arg-type]
         return
-    _same_batch(part, feeds)
-    count = max(len(value) for value in feeds.values())
     rows = [
         part.run({name: v[i] if isinstance(v, list) else v[i : i + 1] for name, v in feeds.items()})
         for i in range(count)
     ]
     for name in part.output_names:
         values[name] = join([row[name] for row in rows])
-
-
-def _same_batch(part: Part, feeds: Mapping[str, Value]) -> None:
-    if len(feeds) > 1 and len({len(value) for value in feeds.values()}) > 1:
-        counts = {name: len(value) for name, value in feeds.items()}
-        raise InputError(f"part '{part.name}': its inputs have different numbers of samples: {counts}")
 
 
 def load_array(data: bytes, name: str) -> Array:

@@ -24,6 +24,9 @@ class ORTSession:
         spin: let idle threads spin. Off, since a spinning thread takes its core from the next part, the next
             engine and the application (``FACTS``: another engine looked three times slower than it is).
 
+    Attributes:
+        bare: onnxruntime's own session.
+
     Raises:
         EngineError: onnxruntime refuses the graph.
     """
@@ -38,13 +41,13 @@ class ORTSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
         self._what = what
         try:
-            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self.bare = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no public base
             raise EngineError(f"{what}: onnxruntime {ort.__version__} refuses the graph: {one_line(error)}") from error
-        self.input_names = tuple(value.name for value in self._session.get_inputs())
-        self.output_names = tuple(value.name for value in self._session.get_outputs())
+        self.input_names = tuple(value.name for value in self.bare.get_inputs())
+        self.output_names = tuple(value.name for value in self.bare.get_outputs())
         self._names = list(self.output_names)
-        self._run: Any = self._session.run
+        self._run: Any = self.bare.run
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; see ``Session.run``."""

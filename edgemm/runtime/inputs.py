@@ -14,7 +14,7 @@ import numpy as np
 from edgemm.runtime.errors import BundleError, EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.images import decode_image
-from edgemm.runtime.manifest import AudioInput, ImageInput, Manifest, RawInput, TensorInput, TextInput
+from edgemm.runtime.manifest import AudioInput, Manifest, TensorInput, TextInput
 from edgemm.runtime.signature import DimRange, TensorSpec
 from edgemm.runtime.waveforms import decode_audio
 
@@ -52,10 +52,14 @@ class InputReader:
                 raise InputError(
                     f"bundle '{self._manifest.name}': no modality '{modality}'; it takes {list(self._manifest.inputs)}"
                 )
-            many = self._as_samples(kind, raw, modality)
-            if len(many) == 0:
+            if type(raw) is np.ndarray and kind.kind == "image":
+                found[modality] = raw if raw.ndim == 4 else [raw]
+            elif kind.kind == "tensor":
+                found[modality] = self._as_tensors(raw, kind, modality)
+            else:
+                found[modality] = raw if isinstance(raw, (list, tuple)) else [raw]
+            if len(found[modality]) == 0:
                 raise InputError(f"{modality}: got no samples, expected at least one")
-            found[modality] = many
         return found
 
     def values(self, samples: Mapping[str, Samples]) -> dict[str, Value]:
@@ -67,31 +71,24 @@ class InputReader:
         values: dict[str, Value] = {}
         for modality, many in samples.items():
             kind = self._manifest.inputs[modality]
-            if isinstance(kind, TextInput):
-                values[kind.ids], values[kind.mask] = self._text(modality, kind).encode(many)
-            elif isinstance(kind, ImageInput):
+            if kind.kind == "image":
                 values[kind.feeds] = self._images(many, modality)
-            elif isinstance(kind, AudioInput):
+            elif kind.kind == "text":
+                values[kind.ids], values[kind.mask] = self._text(modality, kind).encode(many)
+            elif kind.kind == "audio":
                 values[kind.feeds] = self._waveforms(many, kind, modality)
             else:
                 values[kind.feeds] = self._tensors(many, kind, modality)
         return values
-
-    def _as_samples(self, kind: RawInput, raw: Any, modality: str) -> Samples:
-        if isinstance(kind, TensorInput):
-            return self._as_tensors(raw, kind, modality)
-        if isinstance(raw, (list, tuple)):
-            return raw
-        if isinstance(kind, ImageInput) and isinstance(raw, np.ndarray) and raw.ndim == 4:
-            return raw
-        return [raw]
 
     def _images(self, many: Samples, modality: str) -> Value:
         if isinstance(many, np.ndarray):
             if many.dtype != np.uint8 or many.shape[3] != 3 or 0 in many.shape:
                 raise InputError(f"{modality}: got {many.dtype} {many.shape}, expected uint8 (batch, height, width, 3)")
             return np.ascontiguousarray(many)
-        return join([decode_image(raw, where=name_of(modality, i, many))[None] for i, raw in enumerate(many)])
+        if len(many) == 1:
+            return decode_image(many[0], where=modality)[None]
+        return join([decode_image(raw, where=f"{modality}[{i}]")[None] for i, raw in enumerate(many)])
 
     def _waveforms(self, many: Samples, kind: AudioInput, modality: str) -> Value:
         spec, dims = self._specs[kind.feeds]

@@ -1,0 +1,113 @@
+"""Zips: a bundle as one zip, read in place without extracting, written so that the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgemm.runtime.archive import open_archive
+from edgemm.runtime.errors import BundleCorrupt, BundleError
+from edgemm.runtime.fields import one_line
+from edgemm.runtime.paths import MANIFEST, check_path
+
+_FAULTS = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,  # a compression method or zip version that Python does not know
+    RuntimeError,  # an encrypted member
+    ValueError,
+    OverflowError,
+    MemoryError,
+    OSError,
+)
+
+
+class ZipStorage:
+    """The files of one zip; see ``archive.Storage``. Raises BundleCorrupt for a damaged zip or unsafe names in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as archive:
+            self._members: dict[str, zipfile.ZipInfo] = {}
+            for member in archive.infolist():
+                if member.is_dir():
+                    check_path(member.filename.rstrip("/"), f"{path}: a folder of the zip")
+                    continue
+                if member.filename != MANIFEST:
+                    check_path(member.filename, f"{path}: a member of the zip")
+                if member.filename in self._members:
+                    raise BundleCorrupt(f"{path}: '{member.filename}' is in the zip twice")
+                if member.orig_filename != member.filename:
+                    raise BundleCorrupt(f"{path}: unsafe path {member.orig_filename[:80]!r} in the zip")
+                if (member.external_attr >> 16) & 0o170000 == 0o120000:
+                    raise BundleCorrupt(f"{path}: '{member.filename}' is a symbolic link; expected a file")
+                self._members[member.filename] = member
+
+    @contextmanager
+    def _open(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                yield archive
+        except _FAULTS as error:
+            raise BundleCorrupt(f"{self._path}: not a whole zip: {one_line(error)}") from error
+
+    def names(self) -> list[str]:
+        """Every file but the manifest."""
+        return [name for name in self._members if name != MANIFEST]
+
+    def size(self, name: str) -> int:
+        """What the zip says a file unpacks to."""
+        if name in self._members:
+            return self._members[name].file_size
+        if name == MANIFEST:
+            raise BundleError(f"{self._path}: no {MANIFEST} in the zip; expected a bundle")
+        raise BundleCorrupt(f"{self._path}: {name}: not in the zip; the manifest lists it")
+
+    def read(self, name: str, limit_bytes: int) -> bytes:
+        """At most ``limit_bytes + 1`` bytes of one file."""
+        # Read by the size the manifest states, never by what the zip's own header claims: a bomb stops here.
+        with self._open() as archive, archive.open(self._members[name]) as file:
+            data = file.read(limit_bytes)
+            return data + file.read(1)  # the second read runs the zip's CRC check at the end of the file
+
+
+def zip_bundle(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+    """Pack a sealed bundle folder into one zip, deterministically: sorted names, no timestamps, digests checked.
+
+    Returns:
+        The path of the zip, complete or not there at all.
+
+    Raises:
+        BundleError, BundleCorrupt: the folder is not a whole bundle.
+    """
+    archive = open_archive(folder)
+    target = Path(out)
+    partial = target.with_name(target.name + f".partial-{os.getpid()}")
+    try:
+        with zipfile.ZipFile(partial, "w", allowZip64=True) as packed:
+            manifest = (Path(folder) / MANIFEST).read_bytes()
+            _add_member(packed, MANIFEST, manifest)
+            for name in sorted(archive.manifest.files):
+                _add_member(packed, name, archive.read(name))
+        partial.replace(target)
+    except OSError as error:
+        raise BundleError(f"{target}: cannot be written: {one_line(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _add_member(packed: zipfile.ZipFile, name: str, data: bytes) -> None:
+    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    member.create_system = 3  # Unix, on every machine
+    member.external_attr = 0o100644 << 16
+    member.compress_type = zipfile.ZIP_DEFLATED
+    packed.writestr(member, data, compresslevel=6)
