@@ -233,14 +233,21 @@ def is_ablation(score: Score) -> bool:
 
 
 def table_scores(rows: Sequence[Row]) -> tuple[tuple[str, str, str], ...]:
-    """(split, task, metric) of the scores that get a column: R@1 and R@10 per split and direction, or the accuracies."""
+    """(split, task, metric) of the scores that get a column.
+
+    For retrieval R@1 and R@10 of the headline's task on every split; for answers the accuracies, and with one modality
+    alone, the other shuffled. The rest is in the report.
+    """
+    headline = next((s for row in rows if (s := headline_score(row))), None)
+    if headline is None:
+        return ()
     return tuple(
         dict.fromkeys(
             (s.split, s.task, s.metric)
             for row in rows
             for s in row.scores
-            if (s.metric in ("R@1", "R@10") or s.metric.startswith("accuracy"))
-            and (not is_ablation(s) or s.metric == "accuracy")
+            if (s.task == headline.task and (s.metric in ("R@1", "R@10") or s.metric.startswith("accuracy")))
+            or (is_ablation(s) and s.metric == "accuracy" and s.task.endswith("shuffled)"))
         )
     )
 
@@ -267,7 +274,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _column(split: str, task: str, metric: str, columns: Sequence[tuple[str, str, str]]) -> str:
-    what = metric if task == "answers" else f"{metric} {task}" if metric != "accuracy" else task
+    what = task.split(" (")[0] if " only (" in task else metric if task == "answers" else f"{metric} {task}"
     return f"{what}, {split}" if len({c[0] for c in columns}) > 1 else what
 
 

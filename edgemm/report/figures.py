@@ -1,0 +1,221 @@
+"""Plots as inline SVG that follow the page's light or dark colours and stay readable on a phone.
+
+Matplotlib draws with stand-in colours that are then replaced by CSS variables, text stays text, and each figure is drawn
+twice (wide and narrow) so that a phone does not get a shrunken poster. The page's stylesheet picks one.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from edgemm.measure import words
+from edgemm.measure.pareto import pareto_front
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Stand-in -> what the page's stylesheet decides. Any colours do, as long as nothing else in a figure uses them.
+_INK: Final = "#010101"
+_SOFT: Final = "#020202"
+_LINE: Final = "#030303"
+_ACCENT: Final = "#040404"
+_SERIES: Final = ("#050501", "#050502", "#050503", "#050504", "#050505", "#050506")
+_MARKERS: Final = ("o", "s", "D", "^")  # targets of one variant
+_VARIABLES: Final = {
+    _INK: "var(--ink)",
+    _SOFT: "var(--soft)",
+    _LINE: "var(--line)",
+    _ACCENT: "var(--accent)",
+    **{colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES, start=1)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One variant on one target in the Pareto plot; (value, low, high) each, latency in ms, score as the metric's own."""
+
+    name: str
+    series: str  # points of one variant share a colour
+    latency_ms: tuple[float, float, float]
+    score: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One variant in the waterfall."""
+
+    name: str
+    value: float
+    label: str  # value with its unit
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """One figure in both widths, as SVG that is safe to inline; ``words`` says the same for those who cannot see it."""
+
+    wide: str
+    narrow: str
+    words: str
+
+
+def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> Drawing:
+    """Latency (log) against a task metric, with error bars and the line of variants that nothing dominates."""
+
+    def draw(axes: Axes, wide: bool) -> None:
+        scale = 100 if share else 1
+        colours = _colours([p.series for p in points])
+        seen: dict[str, int] = {}
+        front = pareto_front([(p.latency_ms[0], p.score[0]) for p in points])
+        axes.step(
+            [points[i].latency_ms[0] for i in front],
+            [scale * points[i].score[0] for i in front],
+            where="post", color=_SOFT, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1,
+        )  # fmt: skip
+        for p in points:
+            seen[p.series] = seen.get(p.series, -1) + 1
+            x, x_low, x_high = p.latency_ms
+            y, y_low, y_high = (scale * v for v in p.score)
+            axes.errorbar(
+                x, y,
+                xerr=[[max(0.0, x - x_low)], [max(0.0, x_high - x)]], yerr=[[max(0.0, y - y_low)], [max(0.0, y_high - y)]],
+                fmt=_MARKERS[seen[p.series] % len(_MARKERS)], markersize=9, color=colours[p.series], ecolor=colours[p.series],
+                elinewidth=1.6, capsize=4, capthick=1.6, zorder=3,
+            )  # fmt: skip
+            marker = _MARKERS[seen[p.series] % len(_MARKERS)]
+            axes.plot([], [], marker, markersize=9, color=colours[p.series], label=p.name)  # the legend's, without bars
+        axes.set_xscale("log")
+        _plain_log_ticks(axes, [p.latency_ms[0] for p in points])
+        low, high = min(scale * p.score[1] for p in points), max(scale * p.score[2] for p in points)
+        room = max(high - low, 1e-9) * 0.12
+        axes.set_ylim(low - room, high + room)
+        axes.set_xlabel("end-to-end latency, ms (log)  ·  left is faster")
+        axes.set_ylabel(f"{metric}, %" if share else metric)
+        axes.grid(True, color=_LINE, linewidth=0.6)
+        axes.margins(x=0.1)
+        axes.get_figure().legend(  # type: ignore[union-attr]
+            loc="outside lower left", ncols=3 if wide else 2, frameon=False, handletextpad=0.3, columnspacing=1.2
+        )
+
+    said = "; ".join(
+        f"{p.name}: {words.milliseconds(p.latency_ms[0])}, "
+        f"{words.percent(p.score[0]) if share else words.three_figures(p.score[0])}"
+        for p in points
+    )
+    return _drawing(draw, name=name, said=f"Latency against {metric}. {said}.", height=5.7)
+
+
+def waterfall(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
+    """What each stage took off, on a log scale: a bar runs from the value before to the value after.
+
+    On a log scale a bar's length is the factor, so that 100 → 50 and 2 → 1 look alike, as they should.
+    """
+
+    def draw(axes: Axes, wide: bool) -> None:
+        values = [s.value for s in steps]
+        floor = min(values) / 2.2
+        for i, step in enumerate(steps):
+            start, end = (floor, step.value) if i == 0 else (values[i - 1], step.value)
+            better = end <= start
+            colour = _SERIES[0] if i == 0 else _ACCENT if better else _SERIES[3]
+            axes.barh(i, end - start, left=start, height=0.56, color=colour, zorder=2)
+            if i:
+                axes.plot([start, start], [i - 1 + 0.28, i - 0.28], color=_SOFT, linewidth=1, zorder=1)
+            text = step.label
+            if i and end > 0 and abs(start / end - 1) > 0.005:
+                text += f"   ÷ {words.three_figures(start / end)}" if better else f"   × {words.three_figures(end / start)}"
+            left_side = i > 0 and max(start, end) > (floor * max(values)) ** 0.5 * 2
+            axes.annotate(
+                text, (min(start, end) if left_side else max(start, end), i),
+                xytext=(-6 if left_side else 6, 0), textcoords="offset points",
+                ha="right" if left_side else "left", va="center", color=_INK, fontsize=11, zorder=4,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        _plain_log_ticks(axes, values)
+        axes.set_xlim(floor, max(values) * (3.2 if wide else 6))
+        axes.set_yticks(range(len(steps)), [s.name for s in steps])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"{quantity} (log)")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+
+    said = "; ".join(f"{s.name}: {s.label}" for s in steps)
+    return _drawing(draw, name=name, said=f"{quantity} through the stages. {said}.", height=0.75 + 0.55 * len(steps))
+
+
+def _colours(series: Sequence[str]) -> dict[str, str]:
+    return {s: _SERIES[i % len(_SERIES)] for i, s in enumerate(dict.fromkeys(series))}
+
+
+def _plain_log_ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Ticks at 1, 2, 5 × 10ⁿ where the values span little, at 10ⁿ where they span much; written out, not as powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    wide_span = max(values) / min(values) > 300
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0,) if wide_span else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+
+
+def _drawing(draw: Callable[[Axes, bool], None], *, name: str, said: str, height: float) -> Drawing:
+    return Drawing(
+        _svg(draw, width=6.6, height=height, name=f"{name}-wide", said=said, wide=True),
+        _svg(draw, width=3.9, height=height, name=f"{name}-narrow", said=said, wide=False),
+        said,
+    )
+
+
+def _svg(
+    draw: Callable[[Axes, bool], None], *, width: float, height: float, name: str, said: str, wide: bool
+) -> str:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,  # reproducible ids
+        "font.family": "sans-serif",
+        "font.size": 11,
+        "axes.unicode_minus": True,
+        "text.color": _INK,
+        "axes.labelcolor": _SOFT,
+        "axes.edgecolor": _LINE,
+        "xtick.color": _SOFT,
+        "ytick.color": _INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.parse_math": False,  # a "$" in a name is a "$"
+    }
+    with mpl.rc_context(style):
+        figure: Figure = Figure(figsize=(width, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        draw(axes, wide)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _inline(buffer.getvalue().decode(), name=name, said=said)
+
+
+def _inline(svg: str, *, name: str, said: str) -> str:
+    """The svg element alone: ids made unique on the page, fixed size removed, colours left to the stylesheet."""
+    from markupsafe import escape
+
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
+    svg = re.sub(r"font: ([0-9.]+)px [^;\"]+", r"font-size: \1px", svg)  # the family is the page's
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    head, rest = svg.split(">", 1)
+    head = re.sub(r'\s(width|height|version|xmlns(:\w+)?)="[^"]*"', "", head)
+    rest = rest.replace("xlink:href", "href")
+    return f'{head} role="img" aria-label="{escape(said)}">{rest}'

@@ -1,0 +1,416 @@
+"""report.html: one file that answers first (how much faster, how much smaller, at what cost) and then shows the evidence.
+
+Everything that comes from data (labels, names, environment) passes through jinja2's autoescape; only the SVG drawn here
+is inserted as it is, and its text was escaped by matplotlib. The page's own policy forbids scripts and any request.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from edgemm import __version__
+from edgemm.measure import words
+from edgemm.measure.examples import Example
+from edgemm.measure.measurement import Measurements
+from edgemm.measure.table import IMAGE_DECODING, Row, Score, cells, default_row, headline_score, is_ablation, reference_row
+from edgemm.report import figures
+from edgemm.runtime.errors import DataError
+
+Facts = Sequence[tuple[str, str]]
+
+
+def write_report(
+    out: Path,
+    *,
+    title: str,
+    family: str,
+    rows: Sequence[Row],
+    measurements: Measurements,
+    examples: Sequence[Example] = (),
+    pictures: Path | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    reproduce: str = "",
+    raw: str = "measurements.jsonl",
+) -> None:
+    """Write the report to the file ``out``; atomic.
+
+    Args:
+        title: name of the recipe or bundle.
+        family: ``"dual_encoder"``, ``"fusion"``, shown above the headline.
+        rows: the end table; the first that ran is the reference, the last variant's first that ran is what ships.
+        pictures: folder that the examples' picture paths start from.
+        provenance: what it was made from (teacher, data, digests), shown as it is.
+        reproduce: the commands that make it again.
+        raw: where the raw samples lie, named in the footer.
+
+    Raises:
+        DataError: an example's picture is missing or not a PNG or JPEG.
+    """
+    html = render(
+        title=title,
+        family=family,
+        rows=rows,
+        measurements=measurements,
+        examples=examples,
+        pictures=pictures,
+        provenance=provenance or {},
+        reproduce=reproduce,
+        raw=raw,
+    )
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(html, encoding="utf-8")
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def render(
+    *,
+    title: str,
+    family: str,
+    rows: Sequence[Row],
+    measurements: Measurements,
+    examples: Sequence[Example],
+    pictures: Path | None,
+    provenance: Mapping[str, Any],
+    reproduce: str,
+    raw: str,
+) -> str:
+    """The page as a string; see ``write_report``."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(files("edgemm.report").joinpath("template.html").read_text(encoding="utf-8"))
+    reference, ships = reference_row(rows), default_row(rows)
+    page = {
+        "title": title,
+        "family": family.replace("_", " "),
+        "version": __version__,
+        "reference": f"{reference.variant} ({reference.target})" if reference else "the first row",
+        **_headline(title, reference, ships),
+        "pareto": _pareto(rows),
+        "waterfalls": _waterfalls(rows),
+        "table": _table(rows, ships),
+        "parts": _parts(rows),
+        "scores": _scores(rows),
+        "ablations": _ablations(rows),
+        "examples": _examples(examples, pictures),
+        "examples_note": _examples_note(examples),
+        "start": _start(rows),
+        "decoding": _decoding(measurements),
+        "environments": [_facts(e.facts) for e in measurements.environments.values()],
+        "provenance": _facts(provenance),
+        "digests": [(f"{r.variant} ({r.target})", r.sha256) for r in rows],
+        "reproduce": reproduce,
+        "raw": raw,
+    }
+    return template.render(page=page)
+
+
+def _headline(title: str, reference: Row | None, ships: Row | None) -> dict[str, Any]:
+    """The answer: a headline, a sentence and up to three cards."""
+    if reference is None or ships is None or ships is reference or ships.speedup is None:
+        only = ships or reference
+        score = headline_score(only) if only else None
+        said = f" {score.metric} {words.score_with_interval(score)}." if score else ""
+        return {"headline": title, "answer": f"One variant was measured, so there is nothing to compare.{said}", "cards": []}
+    smaller = reference.size_bytes / ships.size_bytes
+    cards = [
+        {
+            "name": "faster, end to end",
+            "figure": words.factor(ships.speedup.value),
+            "detail": f"{words.latency_p50(reference.latency)} → {words.latency_p50(ships.latency)}, "
+            f"[{words.three_figures(ships.speedup.low)}, {words.three_figures(ships.speedup.high)}]",
+        },
+        {
+            "name": "smaller",
+            "figure": words.factor(smaller),
+            "detail": f"{words.size(reference.size_bytes)} → {words.size(ships.size_bytes)}",
+        },
+    ]
+    answer = (
+        f"“{ships.variant}” on {ships.engine} ({ships.precision}) against “{reference.variant}” on {reference.engine} "
+        f"({reference.precision})"
+    )
+    score = headline_score(ships)
+    before = headline_score(reference)
+    if score and before and score.difference:
+        what = f"{score.metric}, {score.task}" if score.task != "answers" else score.metric
+        cards.append(
+            {
+                "name": f"{what} ({score.split})",
+                "figure": words.score_value(score),
+                "detail": f"from {words.score_value(before)}; difference {words.points(score.difference)} points",
+            }
+        )
+        low, high = score.difference.low, score.difference.high
+        if low <= 0 <= high:
+            answer += f": no difference in {what} that {score.estimate.samples} samples can show."
+        else:
+            verb = "gains" if score.difference.value > 0 else "costs"
+            answer += f": it {verb} {abs(100 * score.difference.value):.1f} points of {what}."
+    else:
+        answer += "."
+    headline = (
+        f"{title}: {words.factor(ships.speedup.value)} faster, {words.factor(smaller)} smaller"
+        if ships.speedup.value >= 1
+        else f"{title}: {words.factor(1 / ships.speedup.value)} slower, {words.factor(smaller)} smaller"
+    )
+    return {"headline": headline, "answer": answer, "cards": cards}
+
+
+def _pareto(rows: Sequence[Row]) -> figures.Drawing | None:
+    reference = reference_row(rows)
+    chosen = headline_score(reference) if reference else None
+    if chosen is None:
+        return None
+    targets_per_variant = {r.variant: sum(o.variant == r.variant and o.latency is not None for o in rows) for r in rows}
+    points = []
+    for row in rows:
+        score = row.score(chosen.split, chosen.task, chosen.metric)
+        if row.latency and row.latency.p50 and score:
+            p50 = row.latency.p50
+            name = row.variant if targets_per_variant[row.variant] == 1 else f"{row.variant}, {row.engine}"
+            points.append(
+                figures.Point(
+                    name,
+                    row.variant,
+                    (p50.value_ms, p50.low_ms, p50.high_ms),
+                    (score.estimate.value, score.estimate.low, score.estimate.high),
+                )
+            )
+    if not points:
+        return None
+    metric = chosen.metric if chosen.task == "answers" else f"{chosen.metric}, {chosen.task}"
+    return figures.pareto(points, metric=metric, share=chosen.is_share, name="pareto")
+
+
+def _waterfalls(rows: Sequence[Row]) -> list[figures.Drawing]:
+    """Size and latency of each variant on its first target that ran."""
+    steps = list({r.variant: r for r in reversed(rows) if r.latency and r.latency.p50}.values())[::-1]
+    steps.sort(key=lambda r: [o.variant for o in rows].index(r.variant))
+    if len(steps) < 2:
+        return []
+    sizes = [figures.Step(r.variant, r.size_bytes / 1e6, words.size(r.size_bytes)) for r in steps]
+    latencies = [
+        figures.Step(r.variant, r.latency.p50.value_ms, words.latency_p50(r.latency))
+        for r in steps
+        if r.latency and r.latency.p50
+    ]
+    return [
+        figures.waterfall(sizes, quantity="size, MB", name="size"),
+        figures.waterfall(latencies, quantity="latency, ms", name="latency"),
+    ]
+
+
+def _table(rows: Sequence[Row], ships: Row | None) -> dict[str, Any]:
+    header, body = cells(rows)
+    return {
+        "header": header,
+        "rows": [
+            {"ships": row is ships, "cells": [{"main": c.main, "small": c.small} for c in line]}
+            for row, line in zip(rows, body, strict=True)
+        ],
+    }
+
+
+def _parts(rows: Sequence[Row]) -> dict[str, Any] | None:
+    measured = [r for r in rows if any(s.p50 for s in r.part_ms.values())]
+    if not measured:
+        return None
+    names = list(dict.fromkeys(name for r in measured for name in r.part_ms))
+    series = {name: i % 6 + 1 for i, name in enumerate(names)}
+    bars, table = [], []
+    for row in measured:
+        medians = {name: s.p50.value_ms for name, s in row.part_ms.items() if s.p50}
+        total = sum(medians.values())
+        bars.append(
+            {
+                "name": f"{row.variant}, {row.target}",
+                "said": ", ".join(f"{n} {words.milliseconds(v)}" for n, v in medians.items()),
+                "pieces": [
+                    {
+                        "width": f"{100 * value / total:.2f}",
+                        "series": series[name],
+                        "title": f"{name}: {words.milliseconds(value)}",
+                    }
+                    for name, value in medians.items()
+                ],
+                "total": words.milliseconds(total),
+            }
+        )
+        table.append(
+            [
+                f"{row.variant}, {row.target}",
+                *(words.milliseconds(medians[n]) if n in medians else "" for n in names),
+                words.milliseconds(total),
+            ]
+        )
+    return {
+        "bars": bars,
+        "legend": [{"name": n, "series": series[n]} for n in names],
+        "header": ["variant, target", *names, "sum"],
+        "rows": table,
+        "note": "A part that is not there costs nothing and is left empty.",
+    }
+
+
+def _scores(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One table per split and task, ablations apart."""
+    blocks: list[dict[str, Any]] = []
+    keys = dict.fromkeys((s.split, s.task) for r in rows for s in r.scores if not is_ablation(s))
+    for split, task in keys:
+        named = list(
+            dict.fromkeys(s.metric for r in rows for s in r.scores if (s.split, s.task) == (split, task))
+        )
+        body = []
+        chance: dict[str, str] = {}
+        count = 0
+        for row in rows:
+            scores = [row.score(split, task, metric) for metric in named]
+            if not any(scores):
+                continue
+            body.append([_cell(f"{row.variant}, {row.target}"), *(_score_cell(s) for s in scores)])
+            count = max([count, *(s.estimate.samples for s in scores if s)])
+            chance.update({s.metric: words.percent(s.chance) for s in scores if s and s.chance is not None})
+        if chance:
+            body.append([_cell("chance"), *(_cell(chance.get(metric, "")) for metric in named)])
+        title = f"{split}: {task}" if task != "answers" else split
+        blocks.append({"title": f"{title} ({count} samples)", "header": ["variant, target", *named], "rows": body})
+    return blocks
+
+
+def _cell(main: str, small: str = "") -> dict[str, str]:
+    return {"main": main, "small": small}
+
+
+def _score_cell(score: Score | None) -> dict[str, str]:
+    if score is None:
+        return _cell("")
+    return _cell(words.score_with_interval(score), words.points(score.difference) if score.is_share else "")
+
+
+def _ablations(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    for split in dict.fromkeys(s.split for r in rows for s in r.scores):
+        tasks = list(
+            dict.fromkeys(
+                s.task for r in rows for s in r.scores if s.split == split and (s.task == "answers" or is_ablation(s))
+            )
+        )
+        if not any(" only (" in t for t in tasks):
+            continue
+        bars = []
+        chance = ""
+        for row in rows:
+            for task in tasks:
+                score = row.score(split, task, "accuracy")
+                if score is None:
+                    continue
+                name = f"{row.variant}, {row.target}" if task == "answers" else task
+                if task == "answers" and score.chance:
+                    chance = f"{100 * score.chance:.1f}"
+                bars.append(
+                    {
+                        "name": name,
+                        "sub": task != "answers",
+                        "said": f"{row.variant} {task}: {words.score_value(score)}",
+                        "width": f"{100 * score.estimate.value:.1f}",
+                        "series": 5 if task == "answers" else 2 if task.startswith("text") else 3,
+                        "value": words.score_with_interval(score),
+                    }
+                )
+        blocks.append(
+            {
+                "title": f"{split}: accuracy with both, and with one alone",
+                "bars": bars,
+                "chance": chance,
+                "caption": "Dashed: always giving the most frequent answer. “Shuffled”: the other modality comes from another "
+                "sample; “mean”: it is replaced by its average features.",
+            }
+        )
+    return blocks
+
+
+def _examples(examples: Sequence[Example], pictures: Path | None) -> list[dict[str, Any]]:
+    def uri(name: str | None) -> str:
+        return data_uri(pictures / name) if name and pictures else ""
+
+    return [
+        {
+            "query": e.query,
+            "image": uri(e.image),
+            "truth": e.truth,
+            "given": [
+                {
+                    "variant": g.variant,
+                    "answer": g.answer,
+                    "right": g.right,
+                    "hits": [{"image": uri(h.image), "label": h.label, "right": h.right} for h in g.hits],
+                }
+                for g in e.given
+            ],
+        }
+        for e in examples
+    ]
+
+
+def _examples_note(examples: Sequence[Example]) -> str:
+    if examples and any(g.hits for g in examples[0].given):
+        return "A query, and the nearest pictures by each variant, nearest first. Framed: a right one."
+    return "Evaluation samples, drawn by a fixed seed and not by result, with what each variant answered."
+
+
+def data_uri(path: Path) -> str:
+    """A PNG or JPEG file as a ``data:`` address.
+
+    Raises:
+        DataError: the file is missing or begins like neither.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: the example's picture cannot be read ({error})") from error
+    for magic, kind in ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg")):
+        if data.startswith(magic):
+            return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    raise DataError(f"{path}: the example's picture is neither PNG nor JPEG")
+
+
+def _start(rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "header": ["variant, target", "open", "first inference", "steady p50", "peak memory"],
+        "rows": [
+            [
+                f"{r.variant}, {r.target}",
+                words.milliseconds(r.open_ms),
+                words.milliseconds(r.first_ms),
+                words.latency_p50(r.latency),
+                words.size(r.peak_bytes),
+            ]
+            for r in rows
+            if r.latency
+        ],
+    }
+
+
+def _decoding(measurements: Measurements) -> str:
+    decoding = measurements.of("latency", subject=IMAGE_DECODING)
+    if not decoding or not decoding[0].samples:
+        return ""
+    ordered = sorted(decoding[0].samples)
+    return f"Decoding one image file takes {words.milliseconds(ordered[len(ordered) // 2] / 1e6)} (median), the same for all."
+
+
+def _facts(facts: Mapping[str, Any]) -> Facts:
+    return [(str(name).replace("_", " "), words.fact(value)) for name, value in facts.items()]
+
+
