@@ -1,0 +1,77 @@
+"""Every code block of README.md and docs/ runs, file by file, in a fresh folder.
+
+- ``python`` blocks run in order, in one process per file.
+- ``toml``, ``csv`` and ``python`` blocks whose first line is ``# file: NAME`` are written to that file.
+- ``console`` blocks: lines that begin with ``$ `` run in a shell; what follows them is only shown.
+  ``make X`` must be a target, ``pip install X`` must name extras that exist, ``git clone`` is the reader's own.
+A block that matches none of these fails the test, so nothing in the documentation is unchecked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "export" / "BUNDLE.md"]
+BLOCK = re.compile(r"^```([a-z-]+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHOWN = {"text", "json", "mermaid"}  # not code of ours: results, sketches, the manifest's example
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def run(command: list[str] | str, folder: Path) -> None:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "EDGEMM_STORE": str(folder / "store"),
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, shell=isinstance(command, str), capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, f"{command}\nstdout: {done.stdout[-3000:]}\nstderr: {done.stderr[-3000:]}"
+
+
+def check_install(line: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for names in re.findall(r"(?:edgemm|\.)\[([^\]]*)\]", line):
+        missing = set(names.split(",")) - set(extras)
+        assert not missing, f"{line}: no extra {missing}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_code_block_runs(page: Path, tmp_path: Path, small_bundles: Path) -> None:
+    for folder in ("export", "benchmarks"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    shutil.copytree(small_bundles, tmp_path / "out")
+    script: list[str] = []
+    for language, body in blocks(page):
+        first = body.splitlines()[0]
+        if first.startswith("# file: "):
+            (tmp_path / first.removeprefix("# file: ").strip()).write_text(body, encoding="utf-8")
+        elif language == "python":
+            script.append(body)
+            run([sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", "\n".join(script)], tmp_path)
+        elif language == "console":
+            for line in re.sub(r"\\\n\s*", " ", body).splitlines():
+                if not line.startswith("$ "):
+                    continue
+                command = line.removeprefix("$ ").split("  #")[0].strip()
+                if command.startswith("make "):
+                    subprocess.run(["make", "-n", *command.split()[1:]], cwd=ROOT, check=True, capture_output=True)
+                elif command.startswith(("pip install", "python -m pip install")):
+                    check_install(command)
+                elif not command.startswith(("git clone", "cd ", "python3 -m venv", "python -m venv")):
+                    run(command, tmp_path)
+        else:
+            assert language in SHOWN, f"{page.name}: a '{language}' block that no rule checks: {first}"
