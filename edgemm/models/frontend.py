@@ -28,7 +28,9 @@ class ImageFrontend(nn.Module):
         size: pixels per side of the output.
         fit: ``"stretch"``: both sides to ``size``; ``"crop"``: shortest edge to ``shortest``, then the centre.
         shortest: shortest edge before the crop (default ``size``), at least ``size``.
-        resample: ``"bilinear"`` or ``"bicubic"``, antialiased as in Pillow.
+        resample: ``"bilinear"`` or ``"bicubic"``, antialiased as in Pillow; ``"sampled"``: the mean of four points per
+            output pixel, Pillow's ``resize((2 * width, 2 * height), NEAREST).reduce(2)``, which reads a few percent of
+            a large image and takes a seventh of the time.
         rescale: factor before normalisation.
         mean, std: per channel, applied after ``rescale``.
     """
@@ -45,8 +47,10 @@ class ImageFrontend(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        if fit not in ("stretch", "crop") or resample not in ("bilinear", "bicubic"):
-            raise ModelError(f"image frontend: fit '{fit}', resample '{resample}'; expected stretch|crop, bi(linear|cubic)")
+        if fit not in ("stretch", "crop") or resample not in ("bilinear", "bicubic", "sampled"):
+            raise ModelError(
+                f"image frontend: fit '{fit}', resample '{resample}'; expected stretch|crop, bilinear|bicubic|sampled"
+            )
         if shortest is not None and (fit != "crop" or shortest < size):
             raise ModelError(f"image frontend: shortest edge {shortest} needs fit = crop and at least size {size}")
         self.size, self.fit, self.shortest, self.resample = size, fit, shortest or size, resample
@@ -58,17 +62,23 @@ class ImageFrontend(nn.Module):
 
     def resize(self, image: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 to (B, 3, size, size) float32 in 0..255, as Pillow would, unrounded."""
-        x = image.permute(0, 3, 1, 2).to(torch.float32)  # (B, H, W, C) -> (B, C, H, W)
-        height, width = x.shape[2:]
+        height, width = image.shape[1:3]
         if self.fit == "stretch":
-            return self._resize(x, self.size, self.size)
+            return self._resize(image, self.size, self.size)
         short = torch.sym_min(height, width)
         # transformers: the long edge is int(shortest * long / short)
-        x = self._resize(x, self.shortest * height // short, self.shortest * width // short)
+        x = self._resize(image, self.shortest * height // short, self.shortest * width // short)
         top, left = (x.shape[2] - self.size) // 2, (x.shape[3] - self.size) // 2
         return x.narrow(2, top, self.size).narrow(3, left, self.size)
 
-    def _resize(self, x: Tensor, height: int, width: int) -> Tensor:
+    def _resize(self, image: Tensor, height: int, width: int) -> Tensor:
+        if self.resample == "sampled":  # while still uint8 and channels last: whole rows, then whole pixels are copied
+            image = image.index_select(1, _nearest(image.shape[1], 2 * height))
+            image = image.index_select(2, _nearest(image.shape[2], 2 * width))
+        x = image.permute(0, 3, 1, 2).to(torch.float32)  # (B, H, W, C) -> (B, C, H, W)
+        if self.resample == "sampled":
+            return F.avg_pool2d(x, 2)
+
         def one(x: Tensor, size: tuple[int, int]) -> Tensor:
             return F.interpolate(x, size=size, mode=self.resample, antialias=True, align_corners=False)
 
@@ -84,6 +94,16 @@ class ImageFrontend(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 to (B, 3, size, size) float32."""
         return self.normalise(self.resize(image))
+
+
+def _nearest(size: int, count: int) -> Tensor:
+    """Which of ``size`` pixels Pillow's NEAREST takes for each of ``count``: (count,) int64.
+
+    Pillow adds the step up in double precision, and where points fall on the border of two pixels its rounding
+    decides; so the same sum is made here.
+    """
+    steps = torch.cat((torch.full((1,), 0.5, dtype=torch.float64), torch.ones(count - 1, dtype=torch.float64)))
+    return (steps * size / count).cumsum(0).long()
 
 
 _KNOWN = {
