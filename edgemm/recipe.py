@@ -193,6 +193,9 @@ class DistillConfig(TrainingSection):
     task: float = Field(0.5, ge=0, description="Weight of cross-entropy with the labels (fusion-classifier).")
     kd: float = Field(0.5, ge=0, description="Weight of the softened divergence to the teacher (fusion-classifier).")
     temperature: float = Field(4.0, gt=0, description="Temperature of that divergence.")
+    mixed: int = Field(
+        0, ge=0, description="Other texts of the batch that each image is asked, the teacher's answer being the target."
+    )
     extra_texts: int = Field(
         0, ge=0, description="Further texts for the text tower: words of its vocabulary and random runs of them."
     )

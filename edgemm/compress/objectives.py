@@ -214,10 +214,30 @@ class ClassifierDistillation(_Fed):
             loss = loss + config.task * F.cross_entropy(logits, label, ignore_index=-1)
         if config.kd:
             loss = loss + config.kd * losses.classifier_kd(logits, teacher_logits, temperature=config.temperature)
+        if config.mixed and texts is not None:
+            loss = loss + config.kd * self._mixed(made, given, generator)
         for name, adapter in self.adapters.items():
             distance = losses.feature_distance(adapter(_pooled(made[name])), _pooled(given[name]))
             loss = loss + config.feature * distance / len(self.adapters)
         return loss
+
+    def _mixed(self, made: dict[str, Tensor], given: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Divergence to the teacher on images with other samples' texts, which no label is needed for.
+
+        The towers' outputs are used again, so it costs a run of fusion and head only.
+        """
+        towers = [part for part in self.model.chain if part.role == "tower"]
+        moved = {n for part in towers if part.modality == "text" for n in part.signature.output_names}
+        names = [n for part in towers for n in part.signature.output_names]
+        count, times = len(made["logits"]), self.config.mixed
+        stay = torch.arange(count).repeat(times)
+        move = torch.cat([torch.randperm(count, generator=generator) for _ in range(times)])
+        student = self.model({n: made[n][move if n in moved else stay] for n in names})["logits"]
+        texts = self.teacher_feeds.texts
+        teacher: Model = self.__dict__["teacher"]
+        with torch.no_grad():
+            target = teacher({n: value[move if n in texts else stay] for n, value in given.items()})["logits"]
+        return losses.classifier_kd(student, target, temperature=self.config.temperature)
 
 
 def _pooled(value: Tensor) -> Tensor:
