@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgemm.measure import words
+from edgemm.measure.table import Row, cells
 from edgemm.pipeline.gc import collect, parse_size
 from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
@@ -25,6 +26,24 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: i
         ]
         print("  ".join(texts).rstrip())
     sys.stdout.flush()
+
+
+def print_results(table: Sequence[Row]) -> None:
+    """The end table: boxes on a terminal, plain columns elsewhere."""
+    header, body = cells(table)
+    if not sys.stdout.isatty():
+        print_table(header, [[f"{c.main} {c.small}".strip() for c in row] for row in body])
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table()
+    for index, name in enumerate(header):
+        drawn.add_column(name, justify="left" if index == 0 else "right")
+    for row in body:
+        drawn.add_row(*(Text(c.main) + (Text(f"\n{c.small}", style="dim") if c.small else Text()) for c in row))
+    Console().print(drawn)
 
 
 def existing_store(path: Path) -> Store:

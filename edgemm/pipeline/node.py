@@ -71,7 +71,7 @@ def run_nodes(
     nodes: Sequence[Node],
     *,
     store: Store,
-    run: Run,
+    run: Run | None,
     progress: Progress,
     again: Iterable[str] = (),
     on_finished: Callable[[Node, Record], None] | None = None,
@@ -81,14 +81,13 @@ def run_nodes(
     Args:
         nodes: in an order in which each finds its inputs made.
         store: where artifacts are found and published.
-        run: notes what came of each.
+        run: notes what came of each; None for all but the first process of a launch.
         progress: where stages report.
         again: names of nodes to make even where they are there.
         on_finished: called after each.
     """
     made: dict[str, Record] = {}
     again = set(again)
-    rank = process_rank()
     for node in nodes:
         key, facts = key_of(node, made)
         inputs = {role: made[name].artifact for role, name in node.inputs.items()}
@@ -96,7 +95,8 @@ def run_nodes(
         def work(out: Path, scratch: Path, node: Node = node, inputs: Mapping[str, Artifact] = inputs) -> None:
             node.work(inputs, out, Context(scratch=scratch, progress=progress, cache=store.cache))
 
-        if rank == 0:
+        if process_rank() == 0:
+            assert run is not None
             run.pin(key)
             record = store.make(key, node.name, work, facts=facts, say=progress.say, again=node.name in again)
             run.finished(node.name, record)

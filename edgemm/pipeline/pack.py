@@ -18,11 +18,12 @@ import numpy as np
 from edgemm.data.dataset import Dataset, Sample
 from edgemm.measure.encode import BATCH
 from edgemm.recipe import PackConfig
-from edgemm.runtime.archive import Archive, open_archive, seal, zip_bundle
+from edgemm.runtime.archive import Archive, open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, DataError, EngineError
 from edgemm.runtime.manifest import Gallery, GoldenOutputs, GoldenSample, Manifest, TargetEntry, TextInput
 from edgemm.runtime.paths import MANIFEST
+from edgemm.runtime.zips import zip_bundle
 from edgemm.stage import Progress, Silent
 
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "int8": 5e-2}

@@ -54,7 +54,7 @@ class _LineTask:
         self._last = now
         left = (now - self._started) / max(self._done, 1) * max(self._total - self._done, 0)
         beside = f"  {note}" if note else ""
-        self._lines.say(f"  {self._title}: {self._done}/{self._total}, {_duration(left)} left{beside}")
+        self._lines.say(f"  {self._title}: {self._done}/{self._total}, {duration(left)} left{beside}")
 
 
 class Bars:
@@ -105,11 +105,15 @@ class _BarTask:
         self._live.update(self._bar, advance=steps, **({"note": note} if note else {}))  # type: ignore[arg-type]
 
 
-def progress_for(stream: TextIO = sys.stdout) -> Progress:
-    """Bars where the stream is a terminal, lines where it isn't."""
+def progress_for(stream: TextIO | None = None) -> Progress:
+    """Bars where the stream (standard output by default) is a terminal, lines where it isn't."""
+    stream = stream or sys.stdout
     return Bars(stream) if stream.isatty() else Lines(stream)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``"0.4 s"``, ``"12 s"``, ``"3 min 05 s"``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,232 @@
+"""Run: a recipe from its file to a bundle in the out folder, with a line for every finished stage."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from edgemm.measure import words
+from edgemm.measure.measurement import read_measurements
+from edgemm.measure.table import Row, default_row, headline_score, reference_row, rows
+from edgemm.pipeline.listing import print_results
+from edgemm.pipeline.node import Node, process_rank, run_nodes
+from edgemm.pipeline.progress import duration, progress_for
+from edgemm.pipeline.runs import running
+from edgemm.pipeline.store import Record, Store
+from edgemm.recipe import STAGES, Recipe, load_recipe, nearest
+from edgemm.runtime.archive import open_archive
+from edgemm.runtime.errors import InputError, StoreError
+from edgemm.runtime.manifest import TextInput
+from edgemm.runtime.session import require_engine
+from edgemm.stage import Progress, Silent
+
+
+def run_recipe(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    store: Path,
+    out: Path | None,
+    targets: Sequence[str],
+    first: str | None,
+    last: str | None,
+) -> None:
+    """Run a recipe and print what comes of it.
+
+    Args:
+        path: the recipe.
+        overrides: ``KEY=VALUE`` over the file.
+        store: folder of the store.
+        out: folder for bundle, zip and report; ``out/<name>`` by default.
+        targets: names of the recipe's targets to make; empty: all.
+        first: stage to make again, with all after it, even where cached.
+        last: stage to stop after.
+
+    Raises:
+        EdgemmError: anything a user can mend.
+        KeyboardInterrupt: after saying how to go on.
+    """
+    recipe = with_targets(load_recipe(path, overrides), targets)
+    for name in (first, last):
+        check_stage(name, recipe)
+    out = out or Path("out") / recipe.name
+    check_engines(recipe)
+    checked_out(out)
+    opened = Store(store)
+    leads = process_rank() == 0
+    progress: Progress = progress_for() if leads else Silent()
+
+    from edgemm.pipeline.stages import nodes_of  # with torch and everything
+
+    nodes = nodes_of(recipe, progress=progress)
+    if last is not None:
+        nodes = [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(last)]
+    again = [n.name for n in nodes if first is not None and STAGES.index(n.stage) >= STAGES.index(first)]
+
+    def finished(node: Node, record: Record) -> None:
+        how = "cached" if record.cached else duration(record.seconds)
+        progress.say(f"{node.name:<18} {how:>12} {words.size(record.bytes):>9}   {node.makes}")
+
+    with _says_how_to_go_on(progress):
+        if leads:
+            with running(opened, recipe.name, recipe=str(path), overrides=overrides) as run:
+                made = run_nodes(nodes, store=opened, run=run, progress=progress, again=again, on_finished=finished)
+        else:
+            run_nodes(nodes, store=opened, run=None, progress=progress)
+            return
+    _conclude(recipe, made, out, progress)
+
+
+def with_targets(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """The recipe with only the named targets, in the recipe's order. Raises RecipeError for a name it hasn't."""
+    if not names:
+        return recipe
+    chosen = {recipe.target(name).name for name in names}
+    return recipe.model_copy(update={"targets": tuple(t for t in recipe.targets if t.name in chosen)})
+
+
+def check_stage(name: str | None, recipe: Recipe) -> None:
+    """Raise InputError where a stage named on the command line isn't one of the recipe's."""
+    if name is None or name in recipe.stages:
+        return
+    close = nearest(name, list(STAGES))
+    if name in STAGES:
+        raise InputError(f"stage '{name}' is not in this recipe's stages {list(recipe.stages)}")
+    raise InputError(f"no stage '{name}'" + (f"; did you mean '{close}'?" if close else f"; there are {list(STAGES)}"))
+
+
+def check_engines(recipe: Recipe) -> None:
+    """Raise EngineNotInstalled for the first target whose engine isn't there; before anything runs."""
+    for target in recipe.targets:
+        require_engine(target.engine, what=f"target '{target.name}'")
+
+
+def checked_out(out: Path) -> None:
+    """Make the out folder now, so that a wrong one shows before a day of training. Raises StoreError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(13, "permission denied")
+    except OSError as error:
+        raise StoreError(f"{out}: can't write there ({error.strerror}); choose another with --out") from error
+
+
+@contextmanager
+def _says_how_to_go_on(progress: Progress) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run at once; what is finished is kept, and a long stage left its checkpoint."""
+
+    def terminate(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.say("interrupted; finished stages are kept, the same command goes on from here")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Progress) -> None:
+    """Copy what the user keeps into ``out`` and print table, paths and a line to try."""
+    if "pack" not in made:
+        node, record = list(made.items())[-1]
+        progress.say(f"\nstopped after {node}: {record.artifact.path}")
+        return
+    packed = made["pack"].artifact.path
+    bundle = replace_with_copy(packed / "bundle", out / "bundle")
+    replace_with_copy(packed / f"{recipe.name}.zip", out / f"{recipe.name}.zip")
+    if "report" in made:
+        replace_with_copy(made["report"].artifact.path / "report.html", out / "report.html")
+    sys.stdout.flush()
+    if (bundle / "measurements.jsonl").exists():
+        table = rows(read_measurements(bundle / "measurements.jsonl"))
+        print()
+        print_results(table)
+        for line in over_budget(recipe, table):
+            print(line)
+    print()
+    if "report" in made:
+        print(f"report   {out / 'report.html'}")
+    size = (out / f"{recipe.name}.zip").stat().st_size
+    print(f"bundle   {bundle}, or in one file {out / f'{recipe.name}.zip'} ({words.size(size)})")
+    print(f"try      {infer_line(bundle)}")
+
+
+def replace_with_copy(source: Path, place: Path) -> Path:
+    """Copy a file or folder to ``place``, whole or not at all; what was there before is replaced."""
+    aside = place.with_name(f".{place.name}.{os.getpid()}")
+    old = place.with_name(f".{place.name}.{os.getpid()}.old")
+    try:
+        if source.is_dir():
+            shutil.copytree(source, aside, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(source, aside)
+        if place.is_dir():
+            place.rename(old)
+        aside.rename(place)
+    finally:
+        for left in (aside, old):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+    return place
+
+
+def infer_line(bundle: Path) -> str:
+    """A command that asks the bundle about its first golden sample and works when pasted into this shell."""
+    archive = open_archive(bundle)
+    manifest = archive.manifest
+    command = [*_this_command(), "infer", str(bundle)]
+    golden = manifest.golden[0].inputs if manifest.golden else {}
+    for modality, held in golden.items():
+        is_text = isinstance(manifest.inputs[modality], TextInput)
+        if (
+            manifest.family == "dual-encoder"
+            and not is_text
+            and any(isinstance(manifest.inputs[m], TextInput) for m in golden)
+        ):
+            continue  # one query is enough to search with
+        command += [f"--{modality}", held if is_text else str(bundle / held)]
+    return shlex.join(command)
+
+
+def _this_command() -> list[str]:
+    program = Path(sys.argv[0])
+    if program.name == "edgemm":
+        found = shutil.which("edgemm")
+        if found and Path(found).resolve() == program.resolve():
+            return ["edgemm"]
+        return [os.path.relpath(program)]
+    return [sys.executable, "-m", "edgemm"]
+
+
+def over_budget(recipe: Recipe, table: Sequence[Row]) -> list[str]:
+    """One line for each limit of the budget that what ships does not keep."""
+    row, reference = default_row(table), reference_row(table)
+    budget = recipe.budget
+    if row is None or reference is None:
+        return []
+    lines = []
+    p50 = row.latency.p50 if row.latency else None
+    if budget.latency_ms is not None and p50 is not None and p50.value_ms > budget.latency_ms:
+        lines.append(f"over budget: p50 {words.milliseconds(p50.value_ms)}, allowed {budget.latency_ms} ms")
+    if budget.size_bytes is not None and row.size_bytes > budget.size_bytes:
+        lines.append(f"over budget: {words.size(row.size_bytes)}, allowed {words.size(budget.size_bytes)}")
+    score = headline_score(row)
+    if budget.drop is not None and score is not None and score.difference is not None:
+        drop = -100 * score.difference.value
+        if drop > budget.drop:
+            lines.append(
+                f"over budget: {score.metric} {drop:.1f} points below {reference.variant}, allowed {budget.drop}"
+            )
+    return lines

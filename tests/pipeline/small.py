@@ -1,0 +1,166 @@
+"""A small real recipe: drawn pictures with names, towers of a few thousand weights, every stage of the corridor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 220), "yellow": (230, 210, 50)}
+SHAPES = ("circle", "square", "bar", "cross")
+WORDS = (*COLOURS, *SHAPES, "a")
+
+
+def draw(colour: str, shape: str, rng: np.random.Generator) -> Image.Image:
+    """A 40 x 40 picture of one shape, a little shifted."""
+    image = Image.new("RGB", (40, 40), (250, 250, 250))
+    pen = ImageDraw.Draw(image)
+    x, y = (int(v) for v in rng.integers(4, 12, size=2))
+    fill = tuple(int(np.clip(c + rng.integers(-15, 16), 0, 255)) for c in COLOURS[colour])
+    if shape == "circle":
+        pen.ellipse((x, y, x + 22, y + 22), fill=fill)
+    elif shape == "square":
+        pen.rectangle((x, y, x + 22, y + 22), fill=fill)
+    elif shape == "bar":
+        pen.rectangle((x, y + 8, x + 26, y + 14), fill=fill)
+    else:
+        pen.line((x, y, x + 22, y + 22), fill=fill, width=5)
+        pen.line((x, y + 22, x + 22, y), fill=fill, width=5)
+    return image
+
+
+def write_data(folder: Path, *, each: int = 4) -> Path:
+    """Pictures and ``samples.jsonl``: ``each`` of every colour and shape to train on, one to test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for colour in COLOURS:
+        for shape in SHAPES:
+            for index in range(each + 1):
+                name = f"{colour}-{shape}-{index}.png"
+                draw(colour, shape, rng).save(folder / name)
+                text = f"a {colour} {shape}"
+                split = "test" if index == each else "train"
+                rows.append({"image": name, "text": text, "label": text, "group": colour, "split": split})
+    path = folder / "samples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_text_weights(folder: Path) -> Path:
+    """A one-layer BERT of width 16 in Hugging Face's files, so that a text tower has weights and a tokenizer."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+    )
+    torch.manual_seed(0)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder, safe_serialization=True)
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+RECIPE = """
+name = "shapes"
+family = "dual-encoder"
+seed = 1
+threads = 1
+
+[data]
+kind = "table"
+root = "data/samples.jsonl"
+
+[teacher]
+embed_dim = 16
+projection = "tower"
+[teacher.image]
+input_size = 32
+stem = 8
+blocks = [1, 1]
+channels = [8, 16]
+features = 32
+[teacher.text]
+weights = "folder:text"
+max_tokens = 8
+
+[student]
+embed_dim = 16
+[student.image]
+input_size = 32
+stem = 8
+blocks = [1]
+channels = [8]
+features = 16
+[student.text]
+layers = 1
+width = 16
+heads = 2
+ffn = 32
+max_tokens = 8
+
+[teach]
+epochs = 12
+batch = 32
+learning_rate = 3e-3
+freeze = "none"
+
+[distill]
+epochs = 12
+batch = 32
+learning_rate = 3e-3
+
+[prune]
+ratios = { image = 0.25 }
+epochs = 2
+batch = 32
+round_to = 4
+
+[capture]
+samples = 4
+
+[quantize]
+samples = 16
+rollback = false
+
+[measure]
+seconds = 0.2
+runs = 64
+cold_starts = 1
+examples = 2
+
+[pack]
+golden = 2
+licence = "made for a test"
+
+[[targets]]
+name = "cpu-int8"
+engine = "onnxruntime"
+precision = "int8"
+threads = 1
+"""
+
+
+def write_recipe(folder: Path, *, each: int = 4) -> Path:
+    """Data, text weights and ``recipe.toml`` in a folder; returns the recipe."""
+    write_data(folder / "data", each=each)
+    write_text_weights(folder / "text")
+    path = folder / "recipe.toml"
+    path.write_text(RECIPE)
+    return path
