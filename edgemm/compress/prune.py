@@ -1,0 +1,148 @@
+"""Stage prune: remove structure part by part, recover with the distillation loss, prove that what is saved runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edgemm.compress.distill import distillation
+from edgemm.compress.objectives import ClassifierDistillation, ContrastiveDistillation
+from edgemm.compress.structure import macs_and_parameters, prune_part_
+from edgemm.compress.teach import schedule_of
+from edgemm.compress.trainer import train_
+from edgemm.data import Dataset
+from edgemm.models.model import Model, Part
+from edgemm.models.store import load_model, save_model
+from edgemm.recipe import DistillConfig, PruneConfig
+from edgemm.runtime.errors import ModelError
+from edgemm.stage import Context, Inputs
+
+REPORT = "pruning.json"
+
+
+def run(
+    config: PruneConfig,
+    inputs: Inputs,
+    out: Path,
+    context: Context,
+    *,
+    distill: DistillConfig,
+    dataset: Dataset,
+    seed: int,
+    threads: int,
+) -> None:
+    """Prune ``inputs["student"]``, recover it from ``inputs["teacher"]``, save it in ``out`` and run what was saved.
+
+    Beside the model, ``pruning.json`` says what each part had and has.
+
+    Args:
+        distill: the losses of the recovery; epochs, batch and learning rate are ``config``'s.
+
+    Raises:
+        ModelError: a ratio for a part that doesn't exist or has nothing to remove, or a model that computes
+            something else after it was saved and loaded.
+    """
+    torch.set_num_threads(threads)
+    teacher, student = load_model(inputs["teacher"].path), load_model(inputs["student"].path)
+    for name, ratio in config.ratios.items():
+        student.part(name)
+        if not 0 <= ratio < 1:
+            raise ModelError(f"prune.ratios.{name}: got {ratio}, expected at least 0 and less than 1")
+    recovery = distill.model_copy(
+        update={"epochs": config.epochs, "batch": config.batch, "learning_rate": config.learning_rate}
+    )
+    objective = distillation(student, teacher, recovery, dataset=dataset, seed=seed, context=context)
+    examples = _examples(objective, student)
+    before = {part.name: macs_and_parameters(part, examples[part.name]) for part in student.chain if part.name in examples}
+    if config.importance == "taylor":
+        _accumulate_gradients_(objective, batches=config.batches, batch=config.batch, seed=seed)
+    for name, ratio in config.ratios.items():
+        prune_part_(
+            student.part(name), examples[name], ratio=ratio, importance=config.importance, round_to=config.round_to,
+            floor=config.floor,
+        )  # fmt: skip
+    student.zero_grad(set_to_none=True)
+    report = {}
+    for part in student.chain:
+        if part.name in before:
+            macs, parameters = macs_and_parameters(part, examples[part.name])
+            old_macs, old_parameters = before[part.name]
+            report[part.name] = {
+                "macs": [old_macs, macs],
+                "parameters": [old_parameters, parameters],
+                "widths": _widths(part),
+            }
+            if part.name in config.ratios:
+                context.progress.say(
+                    f"prune: {part.name}: {old_parameters:,} → {parameters:,} parameters, "
+                    f"{old_macs / 1e6:.1f} → {macs / 1e6:.1f} million multiply-accumulates"
+                )
+    train_(
+        objective,
+        schedule_of(recovery),
+        samples=len(objective.corpus),
+        seed=seed + 1,
+        scratch=context.scratch,
+        progress=context.progress,
+        title="prune: recover",
+    )
+    student.eval()
+    save_model(student, out)
+    _check_reloaded(student, out, examples)
+    partial = out / f"{REPORT}.partial"
+    partial.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    os.replace(partial, out / REPORT)
+
+
+def _examples(
+    objective: ContrastiveDistillation | ClassifierDistillation, student: Model
+) -> dict[str, tuple[Tensor, ...]]:
+    """Inputs of every part but the frontends, from the first sample; part name -> tensors with batch 1."""
+    student.eval()
+    with torch.no_grad():
+        values, _, _ = objective.inputs(torch.tensor([0]), torch.Generator().manual_seed(0))
+        known = student(values)
+    return {
+        part.name: tuple(known[name] for name in part.signature.input_names)
+        for part in student.chain
+        if all(name in known for name in part.signature.input_names)
+    }
+
+
+def _accumulate_gradients_(
+    objective: ContrastiveDistillation | ClassifierDistillation, *, batches: int, batch: int, seed: int
+) -> None:
+    """Leave the gradient of the loss over a few batches in the parameters (batch norms keep their statistics)."""
+    objective.eval()
+    objective.zero_grad(set_to_none=True)
+    count = len(objective.corpus)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    size = min(batch, count)
+    for step in range(min(batches, count // size)):
+        generator = torch.Generator().manual_seed(seed * 1009 + step)
+        objective(order[step * size : (step + 1) * size], generator).backward()
+
+
+def _widths(part: Part) -> Mapping[str, int]:
+    """Output width of every layer with a weight matrix."""
+    return {
+        name.removesuffix(".weight"): value.shape[0]
+        for name, value in part.module.named_parameters()
+        if name.endswith(".weight") and value.ndim >= 2
+    }
+
+
+def _check_reloaded(model: Model, folder: Path, examples: Mapping[str, tuple[Tensor, ...]]) -> None:
+    """What was saved has to load and compute the same, bit for bit. Raises ModelError naming the part."""
+    again = load_model(folder)
+    with torch.no_grad():
+        for name, values in examples.items():
+            expected, got = model.part(name).module(*values), again.part(name).module(*values)
+            if not torch.equal(expected, got):
+                error = (expected - got).abs().max().item()
+                raise ModelError(f"prune: part '{name}' computes something else after it was saved and loaded ({error})")
