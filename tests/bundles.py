@@ -233,8 +233,8 @@ def write_bundle(
 
     if golden:
         np.savez(folder / "golden" / "outputs.npz", **made)
-        tolerances = GoldenOutputs("golden/outputs.npz", {name: 1e-4 for name in made})
-        manifest = replace(manifest, golden_outputs={name: tolerances for name in targets})
+        tolerances = GoldenOutputs("golden/outputs.npz", dict.fromkeys(made, 0.0001))
+        manifest = replace(manifest, golden_outputs=dict.fromkeys(targets, tolerances))
     if gallery_of is not None:
         np.save(folder / "gallery.npy", made[gallery_of].astype(np.float16))
         (folder / "gallery.json").write_text(json.dumps([f"entry {i}" for i in range(len(golden))]))

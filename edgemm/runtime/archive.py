@@ -140,7 +140,7 @@ class _Folder:
         self._root = root
         self._real = root.resolve()
 
-    def _place(self, name: str) -> Path:
+    def place(self, name: str) -> Path:
         place = self._root / name
         try:
             real = place.resolve(strict=True)
@@ -158,11 +158,11 @@ class _Folder:
         return [name for name in _files_under(self._root) if name != MANIFEST]
 
     def size(self, name: str) -> int:
-        return self._place(name).stat().st_size
+        return self.place(name).stat().st_size
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         try:
-            with self._place(name).open("rb") as file:
+            with self.place(name).open("rb") as file:
                 return file.read(limit_bytes + 1)
         except OSError as error:
             raise BundleCorrupt(f"{self._root}: {name}: cannot be read: {one_line(error)}") from error
@@ -182,10 +182,12 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
         BundleError: the manifest does not validate, or names a file that is not in the folder.
     """
     root = Path(folder)
-    names = [name for name in _files_under(root) if name != MANIFEST]
+    inside = _Folder(root)
+    names = inside.names()
     entries: dict[str, FileEntry] = {}
     for name in names:
         check_path(name, str(root))
+        inside.place(name)
         digest = hashlib.sha256()
         size = 0
         with (root / name).open("rb") as file:

@@ -31,8 +31,8 @@ def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, se
 
     Returns:
         JSON-able: bundle, target, engine, threads, sample, load_ms per part, ``latencies`` name ->
-        {count, p50, p90, p99}, warm_up, environment. Decoding (file bytes to arrays) is a line of its own; end to end starts from arrays and
-        strings and ends with the outputs.
+        {count, p50, p90, p99}, warm_up, environment. Decoding (file bytes to
+        arrays) is a line of its own; end to end starts from arrays and strings and ends with the outputs.
     """
     sample, source = _sample(bundle, given, seed)
     decoded = {modality: _decoded(bundle, modality, raw) for modality, raw in sample.items()}
