@@ -1,0 +1,52 @@
+"""``export/bundle.schema.json`` and the reader agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import bundles
+import pytest
+
+from edgemm.runtime.errors import BundleError
+from edgemm.runtime.manifest import Manifest
+
+jsonschema = pytest.importorskip("jsonschema")
+SCHEMA = json.loads((Path(__file__).parents[2] / "export" / "bundle.schema.json").read_text())
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_real_manifests_fit_the_schema(tmp_path: Path) -> None:
+    for make in (bundles.dual_encoder, bundles.fusion_classifier, bundles.audio_and_sensor):
+        jsonschema.validate(make(tmp_path / make.__name__).to_json(), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["format"], 2),
+        (["extra"], 1),
+        (["parts", 0, "role"], "towr"),
+        (["targets", 0, "engine"], "tflite"),
+        (["inputs", "image", "kind"], "video"),
+        (["inputs", "text", "tokenizer"], "../x"),
+        (["labels"], "/abs"),
+        (["labels"], "a//b"),
+        (["labels"], "C:x"),
+        (["labels"], "manifest.json"),
+        (["outputs"], []),
+    ],
+)
+def test_what_the_schema_refuses_the_reader_refuses(tmp_path: Path, path: list, value: object) -> None:
+    made = bundles.dual_encoder(tmp_path / "b").to_json()
+    place = made
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(made, SCHEMA)
+    with pytest.raises(BundleError):
+        Manifest.from_json(made)
