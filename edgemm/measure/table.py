@@ -300,3 +300,22 @@ def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]
         score = row.score(*column)
         line.append(Cell(words.score_value(score), words.interval(score)) if score else Cell(words.NONE))
     return line
+
+
+def part_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
+    """Header and body of the table of parts: p50 with its interval, p90 in small; one line per row that ran here."""
+    names = list(dict.fromkeys(name for row in rows for name in row.part_ms))
+    body = []
+    for row in rows:
+        if not row.part_ms:
+            continue
+        line = [Cell(row.variant, row.target)]
+        for name in names:
+            part = row.part_ms.get(name)
+            if part is None:
+                line.append(Cell(""))
+                continue
+            main = f"{words.latency_p50(part)} {words.latency_interval(part)}".rstrip()
+            line.append(Cell(main, f"p90 {words.latency_p90(part)}"))
+        body.append(line)
+    return ["variant, target", *names], body

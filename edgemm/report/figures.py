@@ -87,14 +87,14 @@ def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> D
                 elinewidth=1.6, capsize=4, capthick=1.6, zorder=3,
             )  # fmt: skip
             marker = _MARKERS[seen[p.series] % len(_MARKERS)]
-            axes.plot([], [], marker, markersize=9, color=colours[p.series], label=p.name)  # the legend's, without bars
+            axes.plot([], [], marker, markersize=9, color=colours[p.series], label=_short(p.name))  # the legend's, without bars
         axes.set_xscale("log")
         _plain_log_ticks(axes, [p.latency_ms[0] for p in points])
         low, high = min(scale * p.score[1] for p in points), max(scale * p.score[2] for p in points)
         room = max(high - low, 1e-9) * 0.12
         axes.set_ylim(low - room, high + room)
         axes.set_xlabel("end-to-end latency, ms (log)  ·  left is faster")
-        axes.set_ylabel(f"{metric}, %" if share else metric)
+        axes.set_ylabel(f"{_short(metric, 40)}, %" if share else _short(metric, 40))
         axes.grid(True, color=_LINE, linewidth=0.6)
         axes.margins(x=0.1)
         axes.get_figure().legend(  # type: ignore[union-attr]
@@ -128,16 +128,15 @@ def waterfall(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
             text = step.label
             if i and end > 0 and abs(start / end - 1) > 0.005:
                 text += f"   ÷ {words.three_figures(start / end)}" if better else f"   × {words.three_figures(end / start)}"
-            left_side = i > 0 and max(start, end) > (floor * max(values)) ** 0.5 * 2
             axes.annotate(
-                text, (min(start, end) if left_side else max(start, end), i),
-                xytext=(-6 if left_side else 6, 0), textcoords="offset points",
-                ha="right" if left_side else "left", va="center", color=_INK, fontsize=11, zorder=4,
+                text, (max(start, end), i), xytext=(6, 0), textcoords="offset points",
+                ha="left", va="center", color=_INK, fontsize=11, zorder=4,
             )  # fmt: skip
         axes.set_xscale("log")
         _plain_log_ticks(axes, values)
-        axes.set_xlim(floor, max(values) * (3.2 if wide else 6))
-        axes.set_yticks(range(len(steps)), [s.name for s in steps])
+        room = 0.30 if wide else 0.52  # share of the axis kept free for the text right of the longest bar
+        axes.set_xlim(floor, max(values) * (max(values) / floor) ** (room / (1 - room)))
+        axes.set_yticks(range(len(steps)), [_short(s.name, 14) for s in steps])
         axes.invert_yaxis()
         axes.set_xlabel(f"{quantity} (log)")
         axes.tick_params(axis="y", length=0)
@@ -149,6 +148,11 @@ def waterfall(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
 
 def _colours(series: Sequence[str]) -> dict[str, str]:
     return {s: _SERIES[i % len(_SERIES)] for i, s in enumerate(dict.fromkeys(series))}
+
+
+def _short(name: str, longest: int = 24) -> str:
+    """A name that leaves room for the plot; the tables beside it give it whole."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def _plain_log_ticks(axes: Axes, values: Sequence[float]) -> None:

@@ -299,32 +299,30 @@ def _score_cell(score: Score | None) -> dict[str, str]:
 
 
 def _ablations(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Per split: bars with both modalities and with one (the other shuffled), and a table of all ablations."""
     blocks: list[dict[str, Any]] = []
-    for split in dict.fromkeys(s.split for r in rows for s in r.scores):
-        tasks = list(
-            dict.fromkeys(
-                s.task for r in rows for s in r.scores if s.split == split and (s.task == "answers" or is_ablation(s))
-            )
-        )
-        if not any(" only (" in t for t in tasks):
-            continue
-        bars = []
-        chance = ""
+    for split in dict.fromkeys(s.split for r in rows for s in r.scores if is_ablation(s)):
+        here = [s for r in rows for s in r.scores if s.split == split and (s.task == "answers" or is_ablation(s))]
+        tasks = list(dict.fromkeys(s.task for s in here))
+        bars, table, chance = [], [], ""
         for row in rows:
-            for task in tasks:
-                score = row.score(split, task, "accuracy")
-                if score is None:
+            scores = {task: row.score(split, task, "accuracy") for task in tasks}
+            if not any(scores.values()):
+                continue
+            table.append([_cell(f"{row.variant}, {row.target}"), *(_score_cell(s) for s in scores.values())])
+            for task, score in scores.items():
+                if score is None or not (task == "answers" or task.endswith("shuffled)")):
                     continue
-                name = f"{row.variant}, {row.target}" if task == "answers" else task
-                if task == "answers" and score.chance:
+                whole = task == "answers"
+                if whole and score.chance:
                     chance = f"{100 * score.chance:.1f}"
                 bars.append(
                     {
-                        "name": name,
-                        "sub": task != "answers",
+                        "name": f"{row.variant}, {row.target}" if whole else task,
+                        "sub": not whole,
                         "said": f"{row.variant} {task}: {words.score_value(score)}",
                         "width": f"{100 * score.estimate.value:.1f}",
-                        "series": 5 if task == "answers" else 2 if task.startswith("text") else 3,
+                        "series": 5 if whole else 2 if task.startswith("text") else 3,
                         "value": words.score_with_interval(score),
                     }
                 )
@@ -333,8 +331,8 @@ def _ablations(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "title": f"{split}: accuracy with both, and with one alone",
                 "bars": bars,
                 "chance": chance,
-                "caption": "Dashed: always giving the most frequent answer. “Shuffled”: the other modality comes from another "
-                "sample; “mean”: it is replaced by its average features.",
+                "header": ["variant, target", *("both" if t == "answers" else t for t in tasks)],
+                "rows": table,
             }
         )
     return blocks

@@ -1,0 +1,234 @@
+"""The measure stage as a whole, on real bundles: what it writes, what it refuses to show, what it keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from colours import classifier, question_samples, retrieval_samples, retriever
+
+from edgemm.measure import accuracy, table
+from edgemm.measure.coldstart import cold_start
+from edgemm.measure.examples import read_examples
+from edgemm.measure.latency import measure_latencies, raw_inputs
+from edgemm.measure.measurement import Measurements, read_measurements
+from edgemm.measure.stage import measure_bundles, target_bytes, target_digest
+from edgemm.recipe import MeasureConfig
+from edgemm.runtime.archive import open_archive
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.errors import EngineError, EngineNotInstalled
+from edgemm.stage import Context, Silent
+
+FAST = MeasureConfig(seconds=0.05, runs=70, cold_starts=1, examples=2)
+
+
+class Listening(Silent):
+    """Keeps what a person would read."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measurements, Listening]:
+    root = tmp_path_factory.mktemp("measured")
+    teacher = retriever(root / "teacher", wide=64)
+    small = retriever(root / "small", noise=0.5, engines=("onnxruntime", "openvino", "tensorrt-rtx"))
+    heard = Listening()
+    found = measure_bundles(
+        {"teacher": teacher, "int8": small},
+        splits={"unseen": retrieval_samples(root / "pictures")},
+        config=FAST,
+        out=root / "out",
+        context=Context(scratch=root, cache=root / "cache", progress=heard),
+        shown_groups=("a",),
+    )
+    return root, found, heard
+
+
+def test_every_target_is_a_row_and_the_gpu_one_says_that_it_was_not_run(
+    measured: tuple[Path, Measurements, Listening],
+) -> None:
+    _, found, heard = measured
+    rows = table.rows(found)
+    assert [(r.variant, r.target) for r in rows] == [
+        ("teacher", "cpu-onnxruntime"), ("int8", "cpu-onnxruntime"), ("int8", "cpu-openvino"), ("int8", "rtx-sm86"),
+    ]  # fmt: skip
+    plan = rows[-1]
+    assert plan.note == "built, not run here"
+    assert plan.latency is None
+    assert plan.scores == ()
+    assert plan.size_bytes > 0
+    assert any("rtx-sm86: built, not run here" in line for line in heard.lines)
+    assert "built, not run here" in table.markdown(rows)
+
+
+def test_latencies_of_all_variants_are_pairs_of_one_run(measured: tuple[Path, Measurements, Listening]) -> None:
+    _, found, _ = measured
+    counts = {len(m.samples) for m in found.of("latency", subject=table.END_TO_END)}
+    assert len(counts) == 1
+    assert counts.pop() >= FAST.runs
+    rows = table.rows(found)
+    assert rows[0].speedup is None
+    assert all(r.speedup is not None and r.latency is not None and r.latency.p99 is None for r in rows[1:3])
+    assert set(rows[0].part_ms) == {"tokenizer", "image_frontend", "image", "text"}
+    assert all(r.open_ms and r.first_ms and r.peak_bytes for r in rows[:3])
+    assert found.of("latency", subject=table.IMAGE_DECODING)
+
+
+def test_accuracy_has_intervals_and_a_paired_difference(measured: tuple[Path, Measurements, Listening]) -> None:
+    _, found, _ = measured
+    teacher, small = table.rows(found)[:2]
+    best, worse = (r.score("unseen", "text→image", "R@1") for r in (teacher, small))
+    assert best is not None
+    assert worse is not None
+    assert best.estimate.value == 1.0
+    assert best.difference is None
+    assert worse.estimate.low <= worse.estimate.value <= worse.estimate.high
+    assert worse.difference is not None
+    assert worse.difference.value == pytest.approx(worse.estimate.value - 1.0)
+
+
+def test_what_is_written_is_all_that_the_table_needs(measured: tuple[Path, Measurements, Listening]) -> None:
+    root, found, _ = measured
+    again = read_measurements(root / "out" / "measurements.jsonl")
+    assert again == found
+    assert (root / "out" / "table.md").read_text() == table.markdown(table.rows(again))
+    text = (root / "out" / "measurements.jsonl").read_text()
+    assert str(root) not in text  # no paths of this machine in what ships
+    examples = read_examples(root / "out")
+    assert len(examples) == 2
+    assert [g.variant for g in examples[0].given] == ["teacher", "int8"]
+    assert examples[0].given[0].hits[0].right
+    assert all((root / "out" / str(h.image)).is_file() for e in examples for g in e.given for h in g.hits)
+    assert not list((root / "out").glob(".*"))
+
+
+def test_latency_is_never_shown_without_the_accuracy_of_the_same_bytes(
+    measured: tuple[Path, Measurements, Listening],
+) -> None:
+    _, found, _ = measured
+    unscored = replace(
+        found, measurements=tuple(m for m in found.measurements if m.kind != "ranks" or m.variant != "int8")
+    )
+    rows = table.rows(unscored)
+    assert rows[0].latency is not None
+    assert all(r.latency is None and not r.part_ms and r.open_ms is None for r in rows if r.variant == "int8")
+    other_bytes = replace(
+        found,
+        measurements=tuple(replace(m, sha256="0" * 64) if m.kind == "latency" else m for m in found.measurements),
+    )
+    assert all(r.latency is None for r in table.rows(other_bytes))
+
+
+def test_quantiles_below_their_sample_floor_are_not_available(measured: tuple[Path, Measurements, Listening]) -> None:
+    _, found, _ = measured
+    for count, has_p50, has_p90 in ((9, False, False), (63, True, False), (64, True, True)):
+        few = tuple(
+            replace(m, samples=(m.samples * 20)[:count]) if m.kind == "latency" else m for m in found.measurements
+        )
+        rows = table.rows(replace(found, measurements=few))
+        latency = rows[0].latency
+        assert latency is not None
+        assert (latency.p50 is not None, latency.p90 is not None) == (has_p50, has_p90)
+        assert ("n/a" in table.markdown(rows[:1])) == (not has_p90)
+
+
+def test_scores_of_the_same_bytes_are_not_taken_again(
+    measured: tuple[Path, Measurements, Listening], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root, found, _ = measured
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(accuracy, "score", never)
+    again = measure_bundles(
+        {"teacher": root / "teacher"},
+        splits={"unseen": retrieval_samples(root / "pictures")},
+        config=FAST,
+        out=tmp_path,
+        context=Context(scratch=root, cache=root / "cache"),
+        shown_groups=("a",),
+    )
+    assert again.of("ranks") == tuple(replace(m, environment=again.of("ranks")[0].environment) for m in found.of("ranks", variant="teacher"))  # fmt: skip
+    kept = next((root / "cache" / "scores").iterdir())
+    kept.write_text("half a fi")  # a torn cache is measured again, never believed
+    with pytest.raises(AssertionError, match="scored again"):
+        for name in ("teacher", "small"):
+            measure_bundles(
+                {name: root / name}, splits={"unseen": retrieval_samples(root / "pictures")}, config=FAST,
+                out=tmp_path, context=Context(scratch=root, cache=root / "cache"), shown_groups=("a",),
+            )  # fmt: skip
+
+
+def test_a_target_carried_along_with_the_same_bytes_is_one_row(tmp_path: Path) -> None:
+    one = classifier(tmp_path / "one")
+    manifest = open_archive(one).manifest
+    twice = replace(manifest, targets=(manifest.targets[0], replace(manifest.targets[0], name="again")))
+    from edgemm.runtime.archive import seal
+
+    seal(one, twice)
+    found = measure_bundles(
+        {"student": one}, splits={"test": question_samples(tmp_path / "p")}, config=FAST, out=tmp_path / "out",
+        context=Context(scratch=tmp_path),
+    )  # fmt: skip
+    assert [r.target for r in table.rows(found)] == ["cpu-onnxruntime"]
+    header, body = table.cells(table.rows(found))
+    assert header[-2:] == ["image only", "text only"]
+    assert [c.main for c in body[0]][-5] == "100.0 %"
+    assert read_examples(tmp_path / "out")[0].given[0].right
+
+
+def test_an_engine_that_is_not_installed_is_an_error_unless_it_needs_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = classifier(tmp_path / "b", engines=("onnxruntime", "openvino"))
+    from edgemm.runtime import session
+
+    installed: Callable[[str], bool] = session.engine_installed
+    monkeypatch.setattr(session, "engine_installed", lambda engine: engine != "openvino" and installed(engine))
+    with pytest.raises(EngineNotInstalled, match=r"edgemm\[openvino\]"):
+        measure_bundles(
+            {"student": bundle}, splits={"test": question_samples(tmp_path / "p")}, config=FAST, out=tmp_path / "out",
+            context=Context(scratch=tmp_path),
+        )  # fmt: skip
+    assert not (tmp_path / "out" / "measurements.jsonl").exists()
+
+
+def test_the_size_counts_each_file_once_and_what_the_target_needs(good_classifier: Path) -> None:
+    manifest = open_archive(good_classifier).manifest
+    expected = sum(manifest.files[p].bytes for p in manifest.files)
+    assert target_bytes(manifest, manifest.targets[0]) == expected  # here everything belongs to the one target
+    assert len(target_digest(manifest, manifest.targets[0])) == 64
+
+
+def test_a_cold_start_counts_its_own_memory_not_its_parents(good_classifier: Path, tmp_path: Path) -> None:
+    ballast = np.ones(50_000_000)  # 400 MB here must not show there
+    sample = question_samples(tmp_path)[0]
+    started = cold_start(good_classifier, "cpu-onnxruntime", {"image": str(sample.image), "text": str(sample.text)})
+    assert ballast.sum() == 50_000_000
+    assert 10e6 < started.peak_bytes < 300e6
+    assert min(started.import_ns, started.open_ns, started.first_ns) > 0
+
+
+def test_a_cold_start_that_fails_says_why(good_classifier: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cold start failed with exit code 1: .*no target 'other'"):
+        cold_start(good_classifier, "other", {"text": "is it red"})
+
+
+def test_all_variants_see_the_same_inputs_in_turn(good_classifier: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(good_classifier)
+    inputs = raw_inputs(question_samples(tmp_path), ("image", "text"))
+    assert len(inputs) == 16
+    taken = measure_latencies({"a": bundle, "b": Bundle.open(good_classifier)}, inputs, seconds=0.02, runs=10)
+    assert len(taken.end_to_end["a"]) == len(taken.end_to_end["b"]) >= 10
+    assert set(taken.parts["a"]) == {"tokenizer", "image_frontend", "text", "fusion", "head"}
+    assert json.dumps(float(taken.end_to_end["a"][0]))

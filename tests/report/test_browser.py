@@ -1,0 +1,103 @@
+"""The report in a real browser: no console message, no request, nothing wider than the screen."""
+
+from __future__ import annotations
+
+import http.server
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-extensions",
+    "--disable-dev-shm-usage", "--hide-scrollbars", "--enable-logging=stderr", "--v=0",
+)  # fmt: skip
+
+
+def browser() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    pytest.fail("no chromium to look at the report with; install Debian's package 'chromium' (apt-get install chromium)")
+
+
+def open_page(address: str, profile: Path, *more: str) -> tuple[str, str]:
+    """The document after it was laid out, and what the browser logged."""
+    done = subprocess.run(
+        [browser(), *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom", *more, address],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout, done.stderr
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a few texts on localhost and keeps what was asked for."""
+
+    pages: dict[str, bytes]
+    asked: list[str]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Server)
+        self.server.asked.append(self.path)
+        body = self.server.pages.get(self.path)
+        self.send_response(404 if body is None else 200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as serving:
+        serving.pages, serving.asked = {}, []
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield serving
+        serving.shutdown()
+        thread.join()
+
+
+def test_the_report_renders_without_a_console_message_or_a_request(report: Path, server: Server, tmp_path: Path) -> None:
+    server.pages["/report.html"] = report.read_bytes()
+    dom, log = open_page(f"http://127.0.0.1:{server.server_port}/report.html", tmp_path / "profile")
+    assert "Every variant, every target" in dom
+    assert "<svg" in dom
+    assert not [line for line in log.splitlines() if "CONSOLE" in line]
+    assert server.asked == ["/report.html"]
+
+
+def test_a_console_message_and_a_request_would_be_seen(server: Server, tmp_path: Path) -> None:
+    server.pages["/bad.html"] = b"<!doctype html><script>console.error('seen')</script><img src=/asked.png>"
+    _, log = open_page(f"http://127.0.0.1:{server.server_port}/bad.html", tmp_path / "profile")
+    assert [line for line in log.splitlines() if "CONSOLE" in line and "seen" in line]
+    assert "/asked.png" in server.asked
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_is_not_wider_than_the_screen(report: Path, server: Server, tmp_path: Path, width: int) -> None:
+    """A frame of that width reports how wide the page inside wants to be; the page itself runs no script."""
+    without_policy = re.sub(r"<meta http-equiv[^>]*>", "", report.read_text(encoding="utf-8"))
+    server.pages["/report.html"] = without_policy.encode()
+    server.pages["/frame.html"] = (
+        f"<!doctype html><iframe src=/report.html width={width} height=900></iframe><script>"
+        "document.querySelector('iframe').onload = e => { const d = e.target.contentDocument;"
+        " document.body.append('WIDTH=' + d.documentElement.scrollWidth + ' IMAGES=' +"
+        " [...d.images].filter(i => !i.naturalWidth).length); };</script>"
+    ).encode()
+    dom, _ = open_page(
+        f"http://127.0.0.1:{server.server_port}/frame.html", tmp_path / "profile", "--window-size=1400,1000"
+    )
+    found = re.search(r"WIDTH=(\d+) IMAGES=(\d+)", dom)
+    assert found is not None
+    assert int(found[1]) <= width
+    assert int(found[2]) == 0  # every picture was decoded

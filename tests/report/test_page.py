@@ -1,0 +1,128 @@
+"""The report as a file: stands alone, escapes what data brings, says what it may and nothing more."""
+
+from __future__ import annotations
+
+import dataclasses
+import html.parser
+import re
+from pathlib import Path
+
+import pytest
+from conftest import HOSTILE, invented, make_report
+
+from edgemm.measure.table import rows
+from edgemm.report.figures import Point, Step, pareto, waterfall
+from edgemm.report.page import data_uri, write_report
+from edgemm.runtime.errors import DataError
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects tags, attributes and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def read(path: Path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader
+
+
+def test_nothing_from_data_becomes_markup(report: Path) -> None:
+    page = read(report)
+    assert "script" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert page.tags.count("title") == 1
+    everything = "".join(page.text)
+    assert HOSTILE in everything  # shown as it is, template braces and dollars included
+    assert "49" not in re.findall(r"onerror=alert\(1\)>(\d+)", everything)
+
+
+def test_the_page_asks_nobody_for_anything(report: Path) -> None:
+    page = read(report)
+    for name, value in page.attributes:
+        if name in ("src", "href", "action", "data", "poster", "srcset"):
+            assert value.startswith(("data:", "#")), (name, value[:60])
+    assert "@import" not in report.read_text(encoding="utf-8")
+    assert not re.search(r"url\((?!#)", report.read_text(encoding="utf-8"))
+
+
+def test_ids_are_unique_and_every_reference_leads_somewhere(report: Path) -> None:
+    page = read(report)
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    text = report.read_text(encoding="utf-8")
+    referred = set(re.findall(r"url\(#([^)]+)\)", text)) | {v[1:] for n, v in page.attributes if n == "href" and v[0] == "#"}
+    assert referred <= set(ids)
+
+
+def test_the_answer_comes_first_with_speed_size_and_accuracy(tmp_path: Path) -> None:
+    text = "".join(read(make_report(tmp_path, "ranks")).text)
+    head = text[: text.index("Every variant, every target")]
+    assert "25.0×" in head
+    assert "36.7×" in head
+    assert re.search(r"difference −[0-9.]+ \[", head)
+    assert "built, not run here" in text
+
+
+def test_a_classifier_shows_what_each_modality_alone_can_do(tmp_path: Path) -> None:
+    text = "".join(read(make_report(tmp_path, "answers")).text)
+    assert "Does it still look at both?" in text
+    assert "text only (image shuffled)" in text
+    assert "Does it still look at both?" not in "".join(read(make_report(tmp_path, "ranks")).text)
+
+
+def test_the_same_measurements_make_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert make_report(tmp_path / "a", "ranks").read_bytes() == make_report(tmp_path / "b", "ranks").read_bytes()
+
+
+def test_a_single_variant_has_a_report_without_comparison(tmp_path: Path) -> None:
+    found = invented("ranks")
+    one = dataclasses.replace(found, measurements=tuple(m for m in found.measurements if m.variant == "teacher"))
+    write_report(tmp_path / "r.html", title="one", family="fusion", rows=rows(one, resamples=50), measurements=one)
+    assert "nothing to compare" in (tmp_path / "r.html").read_text()
+
+
+def test_nothing_that_ran_still_has_a_report(tmp_path: Path) -> None:
+    found = invented("ranks")
+    sizes = dataclasses.replace(found, measurements=found.of("size"))
+    write_report(tmp_path / "r.html", title="sizes", family="fusion", rows=rows(sizes), measurements=sizes)
+    assert "built, not run here" in (tmp_path / "r.html").read_text()
+
+
+def test_a_picture_that_is_none_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"<svg onload=alert(1)>")
+    with pytest.raises(DataError, match=r"x\.png: the example's picture is neither PNG nor JPEG"):
+        data_uri(tmp_path / "x.png")
+    with pytest.raises(DataError, match="cannot be read"):
+        data_uri(tmp_path / "none.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_figures_use_the_colours_of_the_page_and_say_themselves_in_words() -> None:
+    drawing = pareto(
+        [Point("a <b> $x$", "a", (1, 0.9, 1.1), (0.5, 0.4, 0.6)), Point("b", "b", (20, 19, 21), (0.9, 0.9, 0.9))],
+        metric="R@10", share=True, name="p",
+    )  # fmt: skip
+    for svg in (drawing.wide, drawing.narrow):
+        assert svg.startswith("<svg")
+        assert "var(--ink)" in svg
+        assert not re.search(r"#0[1-5]0[1-5]0[1-6]", svg)
+        assert "a &lt;b&gt; $x$" in svg
+        assert 'role="img" aria-label="Latency against R@10.' in svg
+    steps = waterfall([Step("a", 100, "100 MB"), Step("b", 5, "5 MB"), Step("c", 8, "8 MB")], quantity="size", name="w")
+    assert "÷ 20.0" in steps.wide
+    assert "× 1.60" in steps.wide  # a stage that makes it larger is drawn, not hidden
