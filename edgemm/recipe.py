@@ -104,6 +104,7 @@ class Fusion(Section):
     width: int = Field(512, ge=8, description="width that both sides are projected to")
     heads: int = Field(8, ge=1, description="attention heads (cross-attention only)")
     concat: bool = Field(False, description="append the two projections to their product (hadamard only)")
+    norm: bool = Field(False, description="LayerNorm on both sides' features first (all but cross-attention)")
 
 
 class ModelSection(Section):
@@ -232,7 +233,7 @@ class QuantizeConfig(Section):
     """Static int8 with explicit Q/DQ, per-channel weights, calibrated on real samples."""
 
     samples: int = Field(128, ge=1, description="Training samples that activations are calibrated on.")
-    method: Literal["minmax", "percentile", "mse", "entropy"] = Field("mse", description="How ranges are chosen.")
+    method: Literal["minmax", "percentile", "mse"] = Field("mse", description="How ranges are chosen.")
     percentile: float = Field(99.99, gt=50, le=100, description="For 'percentile': share of values kept, per cent.")
     bias_correction: bool = Field(True, description="Undo the mean error that rounding weights causes.")
     reduce_range: bool = Field(False, description="7-bit weights, for x86 CPUs without VNNI.")

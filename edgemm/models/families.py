@@ -169,7 +169,7 @@ def _fusion_classifier(towers: _Towers) -> Model:
     if attends:
         kind, config["heads"], copies = "cross-attention-fusion", fusion.heads, 3
     else:
-        kind, config["mode"], config["concat"] = "fusion", fusion.mode, fusion.concat
+        kind, config["mode"], config["concat"], config["norm"] = "fusion", fusion.mode, fusion.concat, fusion.norm
         copies = {"concat": 2, "hadamard": 3 if fusion.concat else 1}.get(fusion.mode, 1)
     fused = TensorSpec("fused", "float32", ("batch", copies * fusion.width))
     head = {
@@ -217,6 +217,8 @@ def build_model(
     """The model that a recipe's section describes, with pretrained towers where it names weights.
 
     Args:
+        section: towers and what joins them.
+        family: a name in ``FAMILIES``.
         labels: classes (fusion-classifier).
         texts: what a trimmed vocabulary has to cover.
         tokenizer_json: for a text tower without weights of its own (a student takes its teacher's).

@@ -11,6 +11,12 @@ from edgemm.runtime.errors import ModelError
 MODES = ("hadamard", "concat", "sum", "mean")
 
 
+def unit(x: Tensor) -> Tensor:
+    """(B, D) to length 1 (zero stays zero); fewer operators in ONNX than ``F.normalize``, which clamps and expands."""
+    result: Tensor = x / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + 1e-12)
+    return result
+
+
 class Projection(nn.Module):
     """Features to unit vectors of a joint space: linear, or linear plus a residual hidden layer.
 
@@ -30,7 +36,7 @@ class Projection(nn.Module):
         x = self.linear(features)
         if self.up is not None and self.down is not None:
             x = x + self.down(self.dropout(F.gelu(self.up(features))))
-        return F.normalize(x, dim=-1)
+        return unit(x)
 
 
 class Fusion(nn.Module):
@@ -38,6 +44,7 @@ class Fusion(nn.Module):
 
     Both sides are projected to ``width`` and squashed by tanh, then multiplied (``hadamard``), joined
     (``concat``), added (``sum``) or averaged (``mean``). With ``concat`` a product keeps its two factors beside it.
+    ``norm`` brings the features of both towers to one scale first, by LayerNorm.
     """
 
     def __init__(
@@ -48,26 +55,32 @@ class Fusion(nn.Module):
         width: int,
         mode: str = "hadamard",
         concat: bool = False,
+        norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if mode not in MODES:
             raise ModelError(f"fusion: mode '{mode}'; expected one of {', '.join(MODES)}")
         self.mode, self.concat = mode, concat
+        self.image_norm = nn.LayerNorm(image_width) if norm else None
+        self.text_norm = nn.LayerNorm(text_width) if norm else None
         self.image = nn.Linear(image_width, width)
         self.text = nn.Linear(text_width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """(B, image_width) and (B, text_width) to (B, width), or to (B, 2 or 3 x width) where sides are joined."""
+        if self.image_norm is not None and self.text_norm is not None:
+            image_features, text_features = self.image_norm(image_features), self.text_norm(text_features)
         image = self.dropout(torch.tanh(self.image(image_features)))
         text = self.dropout(torch.tanh(self.text(text_features)))
         if self.mode == "concat":
             return torch.cat((image, text), dim=-1)
         if self.mode == "hadamard":
-            product = image * text
+            product: Tensor = image * text
             return torch.cat((product, image, text), dim=-1) if self.concat else product
-        return image + text if self.mode == "sum" else (image + text) * 0.5
+        added: Tensor = image + text
+        return added if self.mode == "sum" else added * 0.5
 
 
 class CrossAttentionFusion(nn.Module):
@@ -76,9 +89,7 @@ class CrossAttentionFusion(nn.Module):
     The pooled text is the only query, so its cost grows with the image's positions alone.
     """
 
-    def __init__(
-        self, *, image_width: int, text_width: int, width: int, heads: int = 8, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, *, image_width: int, text_width: int, width: int, heads: int = 8, dropout: float = 0.0) -> None:
         super().__init__()
         if width % heads:
             raise ModelError(f"fusion: width {width} is no multiple of heads {heads}")
