@@ -50,4 +50,5 @@ def _split(root: Path, name: str) -> list[Sample]:
             for row in rows
         ]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: a row lacks {error}; expected qid, image_name, question, answer, answer_type") from error
+        expected = "qid, image_name, question, answer and answer_type"
+        raise DataError(f"{path}: a row lacks {error}; expected {expected}") from error

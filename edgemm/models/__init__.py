@@ -1,1 +1,1 @@
-
+"""Parts, models and the families they come in."""

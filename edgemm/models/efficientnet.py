@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgemm.models.fusion import unit
 from edgemm.runtime.errors import ModelError
 
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
@@ -70,7 +71,7 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H / stride, W / stride)."""
-        y = self.project(self.depthwise(x if self.expand is None else self.expand(x)))
+        y: Tensor = self.project(self.depthwise(x if self.expand is None else self.expand(x)))
         return x + y if self.shortcut else y
 
 
@@ -127,7 +128,8 @@ class EfficientNetLite(nn.Module):
     def positions(config: Mapping[str, object]) -> int:
         """How many tokens ``output="tokens"`` gives for these keyword arguments."""
         size, blocks = config["input_size"], config["blocks"]
-        assert isinstance(size, int) and isinstance(blocks, Sequence)
+        assert isinstance(size, int)
+        assert isinstance(blocks, Sequence)
         for stride in (2, *STRIDES[: len(blocks)]):
             size = -(-size // stride)
         return size * size
@@ -146,7 +148,7 @@ class EfficientNetLite(nn.Module):
         if self.output == "tokens":
             return x.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, N, C)
         x = x.mean((2, 3))
-        return x if self.projection is None else F.normalize(self.projection(x), dim=-1)
+        return x if self.projection is None else unit(self.projection(x))
 
 
 def tower_config(

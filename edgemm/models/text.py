@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgemm.models.fusion import unit
 from edgemm.runtime.errors import ModelError
 
 
@@ -29,9 +30,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B, T, W) and an additive (B, 1, 1, T) mask to (B, T, W)."""
         # (B, T, H * D) -> (B, H, T, D); -1 keeps the head count right after pruning whole heads
-        q, k, v = (
-            f(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for f in (self.query, self.key, self.value)
-        )
+        q, k, v = (f(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for f in (self.query, self.key, self.value))
         scores = torch.matmul(q * self.head_dim**-0.5, k.transpose(-1, -2)) + bias
         mixed = torch.matmul(torch.softmax(scores, dim=-1), v)
         result: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, H * D)
@@ -105,7 +104,7 @@ class TextTransformer(nn.Module):
 
     def tokens(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """(B, T) int64 ids and (B, T) float32 mask to (B, T, W)."""
-        x = self.words(input_ids)
+        x: Tensor = self.words(input_ids)
         if self.widen is not None:
             x = self.widen(x)
         x = self.norm(x + self.positions[: input_ids.shape[1]])
@@ -123,7 +122,7 @@ class TextTransformer(nn.Module):
             return x * mask[:, :, None]
         # mean over real tokens as (B, 1, T) @ (B, T, W): one MatMul instead of a broadcast product
         x = torch.matmul((mask / mask.sum(1, keepdim=True))[:, None, :], x).squeeze(1)
-        return x if self.projection is None else F.normalize(self.projection(x), dim=-1)
+        return x if self.projection is None else unit(self.projection(x))
 
 
 _LAYER_NAMES = {

@@ -27,7 +27,10 @@ def with_limits(
     """The same tokenizer, cutting at ``max_tokens`` and padding to the longest text of a batch, or to ``length``.
 
     Args:
+        tokenizer_json: content of the file.
+        max_tokens: special tokens included.
         pad_token: default: the file's own padding token, or the first of ``[PAD]``, ``<pad>``, ``<|endoftext|>``.
+        length: None pads to the longest text of a batch.
 
     Raises:
         ModelError: no padding token is in the vocabulary.
@@ -72,8 +75,8 @@ def trim_vocabulary(
     content: dict[str, Any] = json.loads(tokenizer_json)
     if content.get("model", {}).get("type") != "WordPiece":
         raise ModelError(
-            f"tokenizer.json: a {content.get('model', {}).get('type')} vocabulary can't be trimmed; expected WordPiece; "
-            'set vocabulary = "full"'
+            f"tokenizer.json: a {content.get('model', {}).get('type')} vocabulary can't be trimmed; expected "
+            'WordPiece; set vocabulary = "full"'
         )
     vocab: dict[str, int] = content["model"]["vocab"]
     by_id = {i: token for token, i in vocab.items()}
@@ -93,11 +96,11 @@ def trim_vocabulary(
     ids = sorted(kept)
     new_id = {old: new for new, old in enumerate(ids)}
     content["model"]["vocab"] = {by_id[old]: new for old, new in new_id.items()}
-    _renumber_(content, vocab, new_id)
+    _renumber_(content, new_id)
     return json.dumps(content, ensure_ascii=False), ids
 
 
-def _renumber_(content: dict[str, Any], vocab: dict[str, int], new_id: dict[int, int]) -> None:
+def _renumber_(content: dict[str, Any], new_id: dict[int, int]) -> None:
     """Put the new ids wherever the file repeats them: added tokens, padding, post-processor."""
     for token in content.get("added_tokens", []):
         token["id"] = new_id[token["id"]]
