@@ -8,7 +8,7 @@ import numpy as np
 
 from edgemm.graph.calibrate import Histogram
 
-Method = Literal["minmax", "percentile", "mse", "entropy"]
+Method = Literal["minmax", "percentile", "mse"]
 LEVELS = 255
 
 
@@ -17,8 +17,8 @@ def choose_range(histogram: Histogram, method: Method, *, percentile: float, sym
 
     Args:
         method: ``minmax`` keeps everything; ``percentile`` cuts ``100 - percentile`` per cent of the elements in all;
-            ``mse`` minimises the squared rounding and clipping error of the elements; ``entropy`` minimises
-            the Kullback-Leibler divergence between the elements' distribution and its quantized form.
+            ``mse`` minimises the squared rounding and clipping error of the elements. (Kullback-Leibler calibration
+            was tried and left out: it cuts so deep that MiniLM-L6 fell to cosine .95 and EfficientNet-Lite0 to .50.)
         symmetric: ends of equal magnitude (a zero point of 0).
     """
     low, high = min(histogram.minimum, 0.0), max(histogram.maximum, 0.0)
@@ -31,13 +31,12 @@ def choose_range(histogram: Histogram, method: Method, *, percentile: float, sym
     if method == "percentile":
         return _percentile(centres, counts, percentile, low, high, symmetric)
     weights = counts / counts.sum()
-    cost = _squared_error if method == "mse" else _divergence
     if symmetric:
         fractions = np.linspace(0.2, 1.0, 81)
-        costs = [cost(centres, weights, -high * f, high * f) for f in fractions]
+        costs = [_squared_error(centres, weights, -high * f, high * f) for f in fractions]
         best = float(fractions[int(np.argmin(costs))])
         return -high * best, high * best
-    return _search_ends(centres, weights, low, high, cost)
+    return _search_ends(centres, weights, low, high)
 
 
 def _percentile(
@@ -46,24 +45,24 @@ def _percentile(
     if symmetric:
         order = np.argsort(np.abs(centres), kind="stable")
         share = np.cumsum(counts[order]) / counts.sum()
-        end = float(np.abs(centres[order][min(np.searchsorted(share, percentile / 100), len(order) - 1)]))
+        end = float(np.abs(centres[order][min(int(np.searchsorted(share, percentile / 100)), len(order) - 1)]))
         return -end, end
     share = np.cumsum(counts) / counts.sum()
     tail = (1 - percentile / 100) / (2 if low < 0 < high else 1)
     first = float(centres[np.searchsorted(share, tail)]) if low < 0 else 0.0
-    last = float(centres[min(np.searchsorted(share, 1 - tail), len(centres) - 1)]) if high > 0 else 0.0
+    last = float(centres[min(int(np.searchsorted(share, 1 - tail)), len(centres) - 1)]) if high > 0 else 0.0
     return min(first, 0.0), max(last, 0.0)
 
 
-def _search_ends(centres, weights, low, high, cost):  # type: ignore[no-untyped-def]
+def _search_ends(centres: np.ndarray, weights: np.ndarray, low: float, high: float) -> tuple[float, float]:
     """Coordinate descent over both ends: each is tried at fractions of itself with the other held."""
     fractions = np.linspace(0.1, 1.0, 46)
     a = b = 1.0
     for _ in range(2):
         if high > 0:
-            b = float(fractions[int(np.argmin([cost(centres, weights, low * a, high * f) for f in fractions]))])
+            b = float(fractions[int(np.argmin([_squared_error(centres, weights, low * a, high * f) for f in fractions]))])
         if low < 0:
-            a = float(fractions[int(np.argmin([cost(centres, weights, low * f, high * b) for f in fractions]))])
+            a = float(fractions[int(np.argmin([_squared_error(centres, weights, low * f, high * b) for f in fractions]))])
         if low == 0 or high == 0:
             break
     return low * a, high * b
@@ -77,21 +76,3 @@ def _squared_error(centres: np.ndarray, weights: np.ndarray, low: float, high: f
     quantized = (np.clip(np.round(centres / step) + offset, 0, LEVELS) - offset) * step
     return float((weights * (centres - quantized) ** 2).sum())
 
-
-def _divergence(centres: np.ndarray, weights: np.ndarray, low: float, high: float) -> float:
-    """KL(P || Q): P has what is cut off put on its ends; Q spreads each step's mass evenly over its filled bins."""
-    step = (high - low) / LEVELS
-    if step <= 0:
-        return float("inf")
-    inside = (centres >= low) & (centres <= high)
-    if not inside.any():
-        return float("inf")
-    kept = weights[inside]
-    p = kept.copy()
-    p[0] += weights[centres < low].sum()
-    p[-1] += weights[centres > high].sum()
-    bins = np.round((centres[inside] - low) / step).astype(np.int64)
-    mass, filled = np.bincount(bins, weights=kept), np.bincount(bins)
-    q = (mass / np.maximum(filled, 1))[bins]
-    q /= q.sum()
-    return float((p * np.log(p / q)).sum())
