@@ -130,7 +130,9 @@ def test_a_link_out_of_the_folder_is_not_sealed(folder: Path, tmp_path: Path) ->
         seal(folder, manifest)
 
 
-@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "..\\evil", "C:evil", "a//b", "./x", "manifest.json/..", "con:x"])
+@pytest.mark.parametrize(
+    "name", ["../evil", "/evil", "a/../../evil", "..\\evil", "C:evil", "a//b", "./x", "manifest.json/..", "con:x"]
+)
 def test_a_zip_member_that_could_climb_out_is_refused(packed: Path, name: str) -> None:
     rezip(packed, lambda archive, members: members.update({name: b"x"}))
     with pytest.raises(BundleCorrupt, match="unsafe path"):
@@ -250,6 +252,7 @@ def test_random_changes_to_the_manifest_end_in_an_error_or_a_bundle(folder: Path
     original = (folder / "manifest.json").read_bytes()
     rng = np.random.default_rng(0)
     refused = 0
+    messages: list[str] = []
     for _ in range(1500):
         data = bytearray(original)
         for _ in range(rng.integers(1, 4)):
@@ -271,15 +274,35 @@ def test_random_changes_to_the_manifest_end_in_an_error_or_a_bundle(folder: Path
                 archive.read(name)
         except EdgemmError as error:
             refused += 1
-            assert "\n" not in str(error)
+            messages.append(str(error))
     assert refused > 1000
+    assert not any("\n" in message for message in messages)
 
 
 def test_random_values_in_the_manifest_end_in_an_error_or_a_bundle(folder: Path) -> None:
     """Seeded fuzz of the tree: any place may hold any JSON value."""
     original = (folder / "manifest.json").read_text()
     rng = np.random.default_rng(1)
-    values = [None, True, -1, 0, 2**80, 1.5, "", "x", "../x", "image", [], ["a"], {}, {"a": 1}, "\ud800", "a" * 300, [[]] * 3]
+    messages: list[str] = []
+    values = [
+        None,
+        True,
+        -1,
+        0,
+        2**80,
+        1.5,
+        "",
+        "x",
+        "../x",
+        "image",
+        [],
+        ["a"],
+        {},
+        {"a": 1},
+        "\ud800",
+        "a" * 300,
+        [[]] * 3,
+    ]
     for _ in range(1500):
         tree = json.loads(original)
         place = tree
@@ -298,7 +321,8 @@ def test_random_values_in_the_manifest_end_in_an_error_or_a_bundle(folder: Path)
             for name in bundle.manifest.files:
                 bundle.archive.read(name)
         except EdgemmError as error:
-            assert "\n" not in str(error)
+            messages.append(str(error))
+    assert not any("\n" in message for message in messages)
 
 
 def test_random_changes_to_a_zip_end_in_an_error_or_a_bundle(packed: Path) -> None:
@@ -306,6 +330,7 @@ def test_random_changes_to_a_zip_end_in_an_error_or_a_bundle(packed: Path) -> No
     original = packed.read_bytes()
     directory = original.index(b"PK\x01\x02")
     rng = np.random.default_rng(2)
+    messages: list[str] = []
     for _ in range(1500):
         data = bytearray(original)
         low = directory if rng.random() < 0.6 else 0
@@ -321,7 +346,8 @@ def test_random_changes_to_a_zip_end_in_an_error_or_a_bundle(packed: Path) -> No
             for name in archive.manifest.files:
                 archive.read(name)
         except EdgemmError as error:
-            assert "\n" not in str(error)
+            messages.append(str(error))
+    assert not any("\n" in message for message in messages)
 
 
 @pytest.mark.parametrize("verb", ["verify", "infer", "bench", "inspect"])

@@ -38,8 +38,8 @@ def sensing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_public_names_are_these() -> None:
     assert edgemm.runtime.__all__ == [
         "Archive", "Bundle", "BundleCorrupt", "BundleError", "DimRange", "EdgemmError", "EngineError",
-        "EngineNotInstalled", "InputError", "Manifest", "Part", "Prediction", "Session", "Signature", "TensorSpec", "VerifyReport",
-        "open_archive", "open_session", "seal", "zip_bundle",
+        "EngineNotInstalled", "InputError", "Manifest", "Part", "Prediction", "Session", "Signature", "TensorSpec",
+        "VerifyReport", "open_archive", "open_session", "seal", "zip_bundle",
     ]  # fmt: skip
     for name in edgemm.runtime.__all__:
         assert getattr(edgemm.runtime, name).__name__ == name

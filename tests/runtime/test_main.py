@@ -147,7 +147,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", place / "venv"], check=True)
     python = place / "venv" / "bin" / "python"
     made = subprocess.run(
-        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", f"{source}[text,image]"],
+        [python, "-m", "pip", "install", "-q", "--no-compile", "--disable-pip-version-check", f"{source}[text,image]"],
         capture_output=True,
         text=True,
     )
