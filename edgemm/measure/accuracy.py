@@ -1,8 +1,8 @@
 """Accuracy of a bundle through its own runtime: raw files and strings in, ranks or answers out, nothing reimplemented.
 
 What is measured follows from what the bundle makes. Modalities that each lead to an embedding of their own are measured
-by retrieval in every direction; a bundle that ends in ``logits`` is measured as a classifier, and again with one modality
-at a time taken away, so that one sees whether it still uses both.
+by retrieval in every direction; a bundle that ends in ``logits`` is measured as a classifier, and again with one
+modality at a time taken away, so that one sees whether it still uses both.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Scored:
     task: str
     samples: tuple[float, ...]
     details: Mapping[str, Any]
-    examples: Sequence[Mapping[str, Any]] = ()  # nearest items of a few queries; holds paths, so it is not kept as raw data
+    examples: Sequence[
+        Mapping[str, Any]
+    ] = ()  # nearest items of a few queries; holds paths, so it is not kept as raw data
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,9 @@ def score(
     """Measure one bundle on one evaluation split.
 
     Args:
+        bundle: open, on the target to measure.
+        split: its name, for the records and messages.
+        samples: the evaluation samples.
         examples: for how many queries the nearest items are kept (retrieval); drawn by a fixed seed, not by result.
         shown_groups: groups whose pictures may be shown; empty: all.
         advance: told how many raw samples were encoded; ``encodings`` says how many there will be.
@@ -158,7 +163,9 @@ def _retrieval(
 ) -> Scored:
     queries, targets = items[query], items[gallery]
     if not all(queries.labels) or not all(targets.labels):
-        raise DataError(f"split '{split}': one {query} or {gallery} stands under several labels; retrieval needs one each")
+        raise DataError(
+            f"split '{split}': one {query} or {gallery} stands under several labels; retrieval needs one each"
+        )
     scores = vectors[query] @ vectors[gallery].T  # (queries, gallery)
     positive = np.asarray(queries.labels)[:, None] == np.asarray(targets.labels)[None, :]
     ranks = retrieval_ranks(scores, positive)
@@ -206,7 +213,8 @@ def _nearest(
                 "query": str(queries.raws[i]),
                 "label": queries.labels[i],
                 "hits": [
-                    {"item": str(targets.raws[j]), "label": targets.labels[j], "right": bool(positive[i, j])} for j in order
+                    {"item": str(targets.raws[j]), "label": targets.labels[j], "right": bool(positive[i, j])}
+                    for j in order
                 ],
             }
         )
@@ -224,13 +232,20 @@ def _classification(
     labels = bundle.archive.read_strings(bundle.manifest.labels) if bundle.manifest.labels else ()
     index = {label: i for i, label in enumerate(labels)}
     if not index or any(s.label is None for s in samples):
-        raise DataError(f"bundle '{bundle.manifest.name}', split '{split}': a classifier needs labels, in bundle and samples")
+        raise DataError(
+            f"bundle '{bundle.manifest.name}', split '{split}': a classifier needs labels, in bundle and samples"
+        )
     truth = [index.get(str(s.label), -1) for s in samples]
     place = {m: {raw: i for i, raw in enumerate(items[m].raws)} for m in items}
     which = {m: np.array([place[m][_raw(s, m)] for s in samples]) for m in items}
     clusters = [str(_raw(s, "image") or s.id) for s in samples]
     names = {c: f"c{i}" for i, c in enumerate(dict.fromkeys(clusters))}  # the paths themselves say nothing
-    shared = {"split": split, "truth": truth, "groups": [s.group for s in samples], "clusters": [names[c] for c in clusters]}
+    shared = {
+        "split": split,
+        "truth": truth,
+        "groups": [s.group for s in samples],
+        "clusters": [names[c] for c in clusters],
+    }
 
     def answer(values: Mapping[str, Sequence[np.ndarray]]) -> tuple[float, ...]:
         logits = (
@@ -239,7 +254,9 @@ def _classification(
         return tuple(float(c) for c in logits.argmax(axis=1))
 
     def rows(choice: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
-        return {name: [values[i] for i in choice[m]] for m, by_name in encoded.items() for name, values in by_name.items()}
+        return {
+            name: [values[i] for i in choice[m]] for m, by_name in encoded.items() for name, values in by_name.items()
+        }
 
     found = [Scored("answers", split, "answers", answer(rows(which)), {**shared, "task": "answers"})]
     if len(items) < 2:
@@ -266,8 +283,8 @@ def _classification(
 def _other_samples(which: np.ndarray, seed: int) -> np.ndarray:
     """For each sample the raw item of another sample, never its own item where the data allow it.
 
-    Samples are laid out by item, the items in a random order, and the layout is turned by the size of the largest item's
-    block; so every item is used as often as before, and no sample meets its own.
+    Samples are laid out by item, the items in a random order, and the layout is turned by the size of the largest
+    item's block; so every item is used as often as before, and no sample meets its own.
     """
     rng = np.random.default_rng(seed)
     rank = rng.permutation(int(which.max()) + 1)
@@ -280,5 +297,3 @@ def _other_samples(which: np.ndarray, seed: int) -> np.ndarray:
 
 def _can_average(rows: Sequence[np.ndarray]) -> bool:
     return rows[0].dtype.kind == "f" and len({row.shape for row in rows}) == 1
-
-

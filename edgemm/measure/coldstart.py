@@ -1,7 +1,7 @@
 """Cold start of one bundle in a process of its own: what an application pays before its first answer.
 
-Run as ``python -m edgemm.measure.coldstart`` with a request as JSON on stdin; answers with one JSON line. It imports the
-runtime alone, so time and memory are the device side's, not the workbench's.
+Run as ``python -m edgemm.measure.coldstart`` with a request as JSON on stdin; answers with one JSON line. It imports
+the runtime alone, so time and memory are the device side's, not the workbench's.
 """
 
 from __future__ import annotations
@@ -35,13 +35,19 @@ def cold_start(bundle: Path, target: str, given: Mapping[str, str]) -> ColdStart
     """Start the bundle in a fresh process: import, open with all parts loaded, first inference.
 
     Args:
-        given: modality -> one raw sample, as path or string; images are decoded before the clock of the first inference.
+        bundle: folder or zip.
+        target: name of one of its targets.
+        given: modality -> one raw sample, as path or string; images are decoded before the first
+                inference is timed.
 
     Raises:
         EngineError: the process failed; the message holds the last line that it wrote.
     """
     package = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
     request = json.dumps({"bundle": str(bundle.resolve()), "target": target, "given": dict(given)})
     try:
         done = subprocess.run(

@@ -1,7 +1,8 @@
 """Encode: runs what depends on one modality once per distinct raw sample, so that every later question is cheap.
 
 A chain falls into the parts that one modality alone leads to, and the parts where modalities meet (fusion, head). The
-first are run once for every distinct image or string; retrieval, answers and each ablation then only combine what is kept.
+first are run once for every distinct image or string; retrieval, answers and each ablation then only combine
+what is kept.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ def encode(
     """The named values of every raw sample, through the bundle's own preprocessing and engine.
 
     Args:
+        bundle: open.
+        modality: which of its inputs.
+        names: values to keep, that this modality alone leads to.
         raws: distinct raw samples: paths, strings.
         advance: told how many samples were finished.
 
@@ -72,7 +76,9 @@ def encode(
         InputError, EngineError: from the runtime.
     """
     wanted = tuple(names)
-    limit = min([BATCH, *(p.entry.signature.dims["batch"].max for p in bundle.parts if "batch" in p.entry.signature.dims)])
+    limit = min(
+        [BATCH, *(p.entry.signature.dims["batch"].max for p in bundle.parts if "batch" in p.entry.signature.dims)]
+    )
     # Strings of like length are batched together: less padding, the same values.
     order = sorted(range(len(raws)), key=lambda i: len(raws[i]) if isinstance(raws[i], str) else 0)
     rows: Rows = {name: [np.empty(0)] * len(raws) for name in wanted}
@@ -93,10 +99,13 @@ def encode(
     return rows
 
 
-def combine(bundle: Bundle, joint: Sequence[Part], values: Mapping[str, Sequence[np.ndarray]], output: str) -> np.ndarray:
+def combine(
+    bundle: Bundle, joint: Sequence[Part], values: Mapping[str, Sequence[np.ndarray]], output: str
+) -> np.ndarray:
     """Run the joint parts on one row per sample and return ``output``: (samples, ...).
 
-    Rows of one value that differ in length (tokens) are padded with zeros behind; their mask, being a value too, says so.
+    Rows of one value that differ in length (tokens) are padded with zeros behind; their mask, being a value
+    too, says so.
     """
     count = len(next(iter(values.values())))
     limit = min([BATCH, *(p.entry.signature.dims["batch"].max for p in joint if "batch" in p.entry.signature.dims)])
@@ -107,7 +116,8 @@ def combine(bundle: Bundle, joint: Sequence[Part], values: Mapping[str, Sequence
             known.update(part.run(known))
         if not np.isfinite(known[output]).all():
             raise BundleError(
-                f"bundle '{bundle.manifest.name}', target '{bundle.target.name}': output '{output}' holds NaN or infinity"
+                f"bundle '{bundle.manifest.name}', target '{bundle.target.name}': "
+                f"output '{output}' holds NaN or infinity"
             )
         made.append(known[output])
     return np.concatenate(made)

@@ -52,7 +52,7 @@ def write_examples(folder: Path, examples: Sequence[Example]) -> None:
     """Write ``examples.json`` into ``folder``; atomic."""
     partial = folder / f".{FILE}.{os.getpid()}.partial"
     partial.write_text(json.dumps([asdict(e) for e in examples], ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(partial, folder / FILE)
+    partial.replace(folder / FILE)
 
 
 def read_examples(folder: Path) -> tuple[Example, ...]:

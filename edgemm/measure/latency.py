@@ -1,7 +1,7 @@
 """Latency of several bundles in one interleaved run: end to end, per part, cold start, memory, image decoding.
 
-End to end is raw input to outputs at batch 1 (uint8 pixels and strings in; tokenizer and frontends included). Decoding an
-image file is the same for every variant and is a line of its own.
+End to end is raw input to outputs at batch 1 (uint8 pixels and strings in; tokenizer and frontends included). Decoding
+an image file is the same for every variant and is a line of its own.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def measure_latencies(
         advance: told what was finished: one call per bundle warmed, then ``"end to end"``, ``"parts"``, ``"decoding"``.
     """
     images = {m for b in bundles.values() for m, raw in b.manifest.inputs.items() if raw.kind == "image"}
-    decoded = [
-        {m: decode_image(raw, where=m) if m in images else raw for m, raw in given.items()} for given in inputs
-    ]
+    decoded = [{m: decode_image(raw, where=m) if m in images else raw for m, raw in given.items()} for given in inputs]
     warm_up: dict[str, WarmUp] = {}
     for name, bundle in bundles.items():
         warm_up[name] = warm_until_stable(_in_turn(bundle.predict, decoded), max_seconds=max(1.0, 1.5 * seconds))
@@ -89,7 +87,10 @@ def measure_latencies(
     if paths := [given[m] for given in inputs for m in images if m in given]:
         turn = cycle(paths)
         decoding = sample_latencies(
-            {"decode": lambda: decode_image(next(turn), where="image")}, min_seconds=0.2, min_samples=runs, max_seconds=2
+            {"decode": lambda: decode_image(next(turn), where="image")},
+            min_seconds=0.2,
+            min_samples=runs,
+            max_seconds=2,
         )["decode"]
     advance("decoding")
     return Latencies(warm_up, end_to_end, parts, decoding)

@@ -1,4 +1,4 @@
-"""Measurement: raw samples, what they were taken of (sha256), and where. Summaries are derived from it, never stored alone.
+"""Measurement: raw samples, what they were taken of (sha256), and where; summaries are derived, never stored alone.
 
 A measurements file is JSON lines. A line is either an environment (``"record": "environment"``) or one measurement
 (``"record": "measurement"``) that names its environment by digest, so that a file can be cut, joined with another
@@ -87,9 +87,7 @@ class Measurements:
         return any(m.sha256 == sha256 and m.kind in ("ranks", "answers") for m in self.measurements)
 
 
-def write_measurements(
-    path: Path, measurements: Iterable[Measurement], *, environments: Iterable[Environment]
-) -> None:
+def write_measurements(path: Path, measurements: Iterable[Measurement], *, environments: Iterable[Environment]) -> None:
     """Write JSON lines, environments first; atomic (a file in place is replaced whole or not at all).
 
     Raises:
@@ -106,7 +104,7 @@ def write_measurements(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

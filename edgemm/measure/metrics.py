@@ -1,7 +1,7 @@
 """Task metrics and their bootstrap intervals, in plain numpy, so that a figure never stands without its uncertainty.
 
-Every metric here is a function of *weights*: (R, N) non-negative, one row per bootstrap resample, one column per sample.
-A row of ones gives the plain metric, multinomial rows give its bootstrap distribution, and two variants evaluated on the
+Every metric here is a function of *weights*: (R, N) non-negative, one row per bootstrap resample, one column per
+sample. A row of ones gives the plain metric, multinomial rows give its bootstrap distribution, and two variants on the
 same rows give the paired difference. So the point estimate, the interval and the comparison share one definition.
 """
 
@@ -56,7 +56,7 @@ def retrieval_ranks(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -
     if np.isnan(scores).any():
         raise ValueError("scores hold NaN")
     best = np.where(positive, scores, -np.inf).max(axis=1, keepdims=True)
-    return 1 + ((scores >= best) & ~positive).sum(axis=1).astype(np.int64)
+    return np.asarray(1 + ((scores >= best) & ~positive).sum(axis=1), np.int64)
 
 
 def recall_at(ranks: NDArray[np.int64], k: int) -> Statistic:
@@ -96,11 +96,15 @@ def estimate(
     Samples of one cluster (questions about one image, images of one concept) are drawn together, since they are not
     independent; resampling them singly would make the interval too narrow.
 
-    Where the statistic is a share that is exactly 0 or 1, the bootstrap has no spread to show; the far bound is then the
-    exact binomial (Clopper-Pearson) one over the clusters.
+    Where the statistic is a share that is exactly 0 or 1, the bootstrap has no spread to show; the far bound is then
+    the exact binomial (Clopper-Pearson) one over the clusters.
 
     Args:
+        statistic: what to estimate, of all N samples.
         clusters: (N,) the cluster of each sample; ``np.arange(n)`` where samples are independent.
+        resamples: rows of the bootstrap.
+        confidence: of the two-sided interval.
+        seed: of the resampling; the same for all variants, so that differences are paired.
     """
     result = _bootstrap(statistic, clusters, resamples=resamples, confidence=confidence, seed=seed)
     if result.low == result.high == result.value and result.value in (0.0, 1.0):
@@ -151,10 +155,8 @@ def _bootstrap(
     return Estimate(value, low, high, samples, confidence)
 
 
-def _resamples(
-    clusters: Sequence[str] | NDArray[np.generic], *, resamples: int, seed: int
-) -> Iterator[Weights]:
-    """Multinomial weights per cluster, spread to its samples: (chunk, N) at a time. The same seed gives the same rows."""
+def _resamples(clusters: Sequence[str] | NDArray[np.generic], *, resamples: int, seed: int) -> Iterator[Weights]:
+    """Multinomial weights per cluster, spread to its samples: (chunk, N) at a time; one seed, one set of rows."""
     _, member = np.unique(np.asarray(clusters), return_inverse=True)
     drawn = _drawn(int(member.max()) + 1, resamples, seed)
     for start in range(0, resamples, _CHUNK):
@@ -163,7 +165,7 @@ def _resamples(
 
 @lru_cache(maxsize=4)
 def _drawn(count: int, resamples: int, seed: int) -> NDArray[np.uint8]:
-    """How often each of ``count`` clusters is drawn in each resample; kept, since every metric of a table uses the same."""
+    """How often each of ``count`` clusters is drawn in each resample; kept, since all metrics of a table share it."""
     rng = np.random.default_rng(seed)
     rows = [rng.multinomial(count, np.full(count, 1 / count)) for _ in range(resamples)]
     return np.minimum(np.stack(rows), 255).astype(np.uint8)  # a cluster drawn more than 255 times does not occur
@@ -171,7 +173,7 @@ def _drawn(count: int, resamples: int, seed: int) -> NDArray[np.uint8]:
 
 def _weighted_mean(values: NDArray[np.float64], weights: Weights) -> NDArray[np.float64]:
     total = weights.sum(axis=1)
-    return np.divide(weights @ values, total, out=np.full(len(weights), np.nan), where=total > 0)
+    return np.asarray(np.divide(weights @ values, total, out=np.full(len(weights), np.nan), where=total > 0))
 
 
 def _weighted_median(values: NDArray[np.float64], order: NDArray[np.intp], weights: Weights) -> NDArray[np.float64]:
@@ -179,7 +181,7 @@ def _weighted_median(values: NDArray[np.float64], order: NDArray[np.intp], weigh
     half = cumulative[:, -1:] / 2
     lower = np.argmax(cumulative >= half, axis=1)
     upper = np.argmax(cumulative > half, axis=1)
-    return (values[lower] + values[upper]) / 2
+    return np.asarray((values[lower] + values[upper]) / 2)
 
 
 def _weighted_macro_f1(
@@ -188,4 +190,4 @@ def _weighted_macro_f1(
     both = weights @ (is_truth * is_predicted)
     either = weights @ (is_truth + is_predicted)
     f1 = np.divide(2 * both, either, out=np.zeros_like(both), where=either > 0)
-    return f1.sum(axis=1) / np.maximum((either > 0).sum(axis=1), 1)
+    return np.asarray(f1.sum(axis=1) / np.maximum((either > 0).sum(axis=1), 1))

@@ -83,6 +83,9 @@ def measure_bundles(
     Args:
         variants: name in the table -> bundle folder or zip, in the order of the table (teacher first).
         splits: evaluation split -> samples.
+        config: how long, and how many examples.
+        out: folder, made where it is not there.
+        context: progress, and the cache that keeps scores by digest.
         shown_groups: groups whose pictures the examples may show; empty: all.
         checksums: sha256 of image files where they are known already (``Dataset.checksums``).
 
@@ -115,7 +118,9 @@ def measure_bundles(
 
 def target_digest(manifest: Manifest, target: TargetEntry) -> str:
     """sha256 of what one target runs: engines, graphs, tokenizers, labels; not the names of the files."""
-    return bytes_digest(target.engine, {name: manifest.files[path].sha256 for name, path in _files(manifest, target).items()})
+    return bytes_digest(
+        target.engine, {name: manifest.files[path].sha256 for name, path in _files(manifest, target).items()}
+    )
 
 
 def target_bytes(manifest: Manifest, target: TargetEntry) -> int:
@@ -199,7 +204,14 @@ def _accuracies(
         data = accuracy.samples_digest(split, samples, checksums=checksums)
         for entry in {e.sha256: e for e in reversed(entries)}.values():  # each bytes once, under the first name
             assert entry.bundle is not None
-            key = [entry.sha256, data, accuracy.VERSION, _engine_version(entry.target.engine), config.examples, *shown_groups]
+            key = [
+                entry.sha256,
+                data,
+                accuracy.VERSION,
+                _engine_version(entry.target.engine),
+                config.examples,
+                *shown_groups,
+            ]
             kept = _cache_file(context, key)
             scored = _read_scores(kept)
             if scored is None:
@@ -247,7 +259,9 @@ def _latencies(
         warm = asdict(taken.warm_up[name])
         if not warm["stable"]:
             context.progress.say(f"{name}: latency still drifted after {warm['runs']} warm-up runs")
-        found.append(_measurement("latency", entry, table.END_TO_END, "ns", taken.end_to_end[name], here, {"warm_up": warm}))
+        found.append(
+            _measurement("latency", entry, table.END_TO_END, "ns", taken.end_to_end[name], here, {"warm_up": warm})
+        )
         found += [_measurement("latency", entry, part, "ns", ns, here) for part, ns in taken.parts[name].items()]
         for subject in ("import", "open", "first"):
             values = [getattr(start, f"{subject}_ns") for start in starts[name]]
@@ -294,7 +308,7 @@ def _write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -314,9 +328,8 @@ def _examples(
     pictures = _Pictures(out)
     split, samples = next(iter(splits.items()))
     results = [[s for s in scored[e.sha256] if s.split == split] for e in shown]
-    if answers := [next((s for s in result if s.task == "answers"), None) for result in results]:
-        if all(answers):
-            return _answer_examples(shown, [a for a in answers if a], samples, pictures, config.examples, shown_groups)
+    if answers := [s for result in results for s in result if s.task == "answers"]:
+        return _answer_examples(shown, answers, samples, pictures, config.examples, shown_groups)
     tasks = [s.task for s in results[0] if s.examples]
     if not tasks:
         return []
@@ -349,7 +362,7 @@ def _answer_examples(
     shown_groups: Sequence[str],
 ) -> list[Example]:
     may = [i for i, s in enumerate(samples) if not shown_groups or s.group in shown_groups]
-    chosen = np.random.default_rng(0).choice(may, size=min(count, len(may)), replace=False) if may else []
+    chosen = np.random.default_rng(0).permutation(may)[:count]
     names = {e.sha256: e.manifest.labels and open_archive(e.path).read_strings(e.manifest.labels) for e in entries}
     examples = []
     for i in sorted(int(i) for i in chosen):

@@ -138,9 +138,7 @@ def _scores(measurements: Measurements, size: Measurement, reference: Measuremen
                         statistic, against[metric][0], clusters=clusters, resamples=resamples
                     )
                 estimate = metrics.estimate(statistic, clusters=clusters, resamples=resamples)
-                scores.append(
-                    Score(m.details["split"], m.details["task"], metric, estimate, difference, chance)
-                )
+                scores.append(Score(m.details["split"], m.details["task"], metric, estimate, difference, chance))
     return scores
 
 
@@ -280,7 +278,9 @@ def _column(split: str, task: str, metric: str, columns: Sequence[tuple[str, str
 
 def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]) -> list[Cell]:
     reference = reference_row(rows)
-    smaller = f"÷ {words.three_figures(reference.size_bytes / row.size_bytes)}" if reference and row is not reference else ""
+    smaller = (
+        f"÷ {words.three_figures(reference.size_bytes / row.size_bytes)}" if reference and row is not reference else ""
+    )
     line = [
         Cell(row.variant, row.target),
         Cell(words.count(row.parameters)),
@@ -292,7 +292,10 @@ def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]
     line += [
         Cell(words.latency_p50(row.latency), words.latency_interval(row.latency)),
         Cell(words.latency_p90(row.latency)),
-        Cell(words.factor(row.speedup.value), f"[{words.three_figures(row.speedup.low)}, {words.three_figures(row.speedup.high)}]")
+        Cell(
+            words.factor(row.speedup.value),
+            f"[{words.three_figures(row.speedup.low)}, {words.three_figures(row.speedup.high)}]",
+        )
         if row.speedup
         else Cell("1×", "reference"),
     ]

@@ -86,9 +86,7 @@ def points(difference: Estimate | None) -> str:
     """A difference of shares in points, with sign and interval: ``"−0.6 [−1.4, +0.2]"``."""
     if difference is None or math.isnan(difference.value):
         return ""
-    return (
-        f"{signed(100 * difference.value)} [{signed(100 * difference.low)}, {signed(100 * difference.high)}]"
-    )
+    return f"{signed(100 * difference.value)} [{signed(100 * difference.low)}, {signed(100 * difference.high)}]"
 
 
 def signed(value: float) -> str:

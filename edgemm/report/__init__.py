@@ -1,1 +1,1 @@
-
+"""The page and the pictures made from measurements."""

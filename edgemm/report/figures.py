@@ -1,7 +1,7 @@
 """Plots as inline SVG that follow the page's light or dark colours and stay readable on a phone.
 
-Matplotlib draws with stand-in colours that are then replaced by CSS variables, text stays text, and each figure is drawn
-twice (wide and narrow) so that a phone does not get a shrunken poster. The page's stylesheet picks one.
+Matplotlib draws with stand-in colours that are then replaced by CSS variables, text stays text, and each figure is
+drawn twice (wide and narrow) so that a phone does not get a shrunken poster. The page's stylesheet picks one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _VARIABLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One variant on one target in the Pareto plot; (value, low, high) each, latency in ms, score as the metric's own."""
+    """One variant on one target in the Pareto plot; (value, low, high) each, latency in ms, score in its own unit."""
 
     name: str
     series: str  # points of one variant share a colour
@@ -78,16 +78,19 @@ def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> D
         )  # fmt: skip
         for p in points:
             seen[p.series] = seen.get(p.series, -1) + 1
+            marker = _MARKERS[seen[p.series] % len(_MARKERS)]
             x, x_low, x_high = p.latency_ms
             y, y_low, y_high = (scale * v for v in p.score)
             axes.errorbar(
                 x, y,
-                xerr=[[max(0.0, x - x_low)], [max(0.0, x_high - x)]], yerr=[[max(0.0, y - y_low)], [max(0.0, y_high - y)]],
-                fmt=_MARKERS[seen[p.series] % len(_MARKERS)], markersize=9, color=colours[p.series], ecolor=colours[p.series],
+                xerr=[[max(0.0, x - x_low)], [max(0.0, x_high - x)]],
+                yerr=[[max(0.0, y - y_low)], [max(0.0, y_high - y)]],
+                fmt=marker, markersize=9, color=colours[p.series], ecolor=colours[p.series],
                 elinewidth=1.6, capsize=4, capthick=1.6, zorder=3,
             )  # fmt: skip
-            marker = _MARKERS[seen[p.series] % len(_MARKERS)]
-            axes.plot([], [], marker, markersize=9, color=colours[p.series], label=_short(p.name))  # the legend's, without bars
+            axes.plot(
+                [], [], marker, markersize=9, color=colours[p.series], label=_short(p.name)
+            )  # the legend's, without bars
         axes.set_xscale("log")
         _plain_log_ticks(axes, [p.latency_ms[0] for p in points])
         low, high = min(scale * p.score[1] for p in points), max(scale * p.score[2] for p in points)
@@ -127,7 +130,9 @@ def waterfall(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
                 axes.plot([start, start], [i - 1 + 0.28, i - 0.28], color=_SOFT, linewidth=1, zorder=1)
             text = step.label
             if i and end > 0 and abs(start / end - 1) > 0.005:
-                text += f"   ÷ {words.three_figures(start / end)}" if better else f"   × {words.three_figures(end / start)}"
+                text += (
+                    f"   ÷ {words.three_figures(start / end)}" if better else f"   × {words.three_figures(end / start)}"
+                )
             axes.annotate(
                 text, (max(start, end), i), xytext=(6, 0), textcoords="offset points",
                 ha="left", va="center", color=_INK, fontsize=11, zorder=4,
@@ -173,9 +178,7 @@ def _drawing(draw: Callable[[Axes, bool], None], *, name: str, said: str, height
     )
 
 
-def _svg(
-    draw: Callable[[Axes, bool], None], *, width: float, height: float, name: str, said: str, wide: bool
-) -> str:
+def _svg(draw: Callable[[Axes, bool], None], *, width: float, height: float, name: str, said: str, wide: bool) -> str:
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -195,7 +198,7 @@ def _svg(
         "axes.spines.right": False,
         "text.parse_math": False,  # a "$" in a name is a "$"
     }
-    with mpl.rc_context(style):
+    with mpl.rc_context(style):  # type: ignore[arg-type]  # its key type is a literal of every setting's name
         figure: Figure = Figure(figsize=(width, height), layout="constrained")
         figure.patch.set_alpha(0)
         FigureCanvasSVG(figure)

@@ -1,4 +1,4 @@
-"""report.html: one file that answers first (how much faster, how much smaller, at what cost) and then shows the evidence.
+"""report.html: one file that answers first (how much faster, smaller, at what cost) and then shows the evidence.
 
 Everything that comes from data (labels, names, environment) passes through jinja2's autoescape; only the SVG drawn here
 is inserted as it is, and its text was escaped by matplotlib. The page's own policy forbids scripts and any request.
@@ -17,7 +17,16 @@ from edgemm import __version__
 from edgemm.measure import words
 from edgemm.measure.examples import Example
 from edgemm.measure.measurement import Measurements
-from edgemm.measure.table import IMAGE_DECODING, Row, Score, cells, default_row, headline_score, is_ablation, reference_row
+from edgemm.measure.table import (
+    IMAGE_DECODING,
+    Row,
+    Score,
+    cells,
+    default_row,
+    headline_score,
+    is_ablation,
+    reference_row,
+)
 from edgemm.report import figures
 from edgemm.runtime.errors import DataError
 
@@ -42,7 +51,10 @@ def write_report(
     Args:
         title: name of the recipe or bundle.
         family: ``"dual_encoder"``, ``"fusion"``, shown above the headline.
+        out: file to write.
         rows: the end table; the first that ran is the reference, the last variant's first that ran is what ships.
+        measurements: what the rows were derived from; gives environments and image decoding.
+        examples: samples with what variants gave.
         pictures: folder that the examples' picture paths start from.
         provenance: what it was made from (teacher, data, digests), shown as it is.
         reproduce: the commands that make it again.
@@ -65,7 +77,7 @@ def write_report(
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.write_text(html, encoding="utf-8")
-        os.replace(partial, out)
+        partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -121,7 +133,11 @@ def _headline(title: str, reference: Row | None, ships: Row | None) -> dict[str,
         only = ships or reference
         score = headline_score(only) if only else None
         said = f" {score.metric} {words.score_with_interval(score)}." if score else ""
-        return {"headline": title, "answer": f"One variant was measured, so there is nothing to compare.{said}", "cards": []}
+        return {
+            "headline": title,
+            "answer": f"One variant was measured, so there is nothing to compare.{said}",
+            "cards": [],
+        }
     smaller = reference.size_bytes / ships.size_bytes
     cards = [
         {
@@ -268,9 +284,7 @@ def _scores(rows: Sequence[Row]) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     keys = dict.fromkeys((s.split, s.task) for r in rows for s in r.scores if not is_ablation(s))
     for split, task in keys:
-        named = list(
-            dict.fromkeys(s.metric for r in rows for s in r.scores if (s.split, s.task) == (split, task))
-        )
+        named = list(dict.fromkeys(s.metric for r in rows for s in r.scores if (s.split, s.task) == (split, task)))
         body = []
         chance: dict[str, str] = {}
         count = 0
@@ -405,10 +419,9 @@ def _decoding(measurements: Measurements) -> str:
     if not decoding or not decoding[0].samples:
         return ""
     ordered = sorted(decoding[0].samples)
-    return f"Decoding one image file takes {words.milliseconds(ordered[len(ordered) // 2] / 1e6)} (median), the same for all."
+    median = words.milliseconds(ordered[len(ordered) // 2] / 1e6)
+    return f"Decoding one image file takes {median} (median), the same for all."
 
 
 def _facts(facts: Mapping[str, Any]) -> Facts:
     return [(str(name).replace("_", " "), words.fact(value)) for name, value in facts.items()]
-
-

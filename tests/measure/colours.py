@@ -16,9 +16,20 @@ from edgemm.runtime.archive import seal
 from edgemm.runtime.manifest import ImageInput, Manifest, PartEntry, TargetEntry, TextInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255), "dark": (60, 60, 60)}
+COLOURS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "white": (255, 255, 255),
+    "dark": (60, 60, 60),
+}
 WORDS = ["[PAD]", "is", "it", *COLOURS]
-DIMS = {"batch": DimRange(1, 1, 8), "tokens": DimRange(1, 4, 8), "height": DimRange(1, 8, 64), "width": DimRange(1, 8, 64)}
+DIMS = {
+    "batch": DimRange(1, 1, 8),
+    "tokens": DimRange(1, 4, 8),
+    "height": DimRange(1, 8, 64),
+    "width": DimRange(1, 8, 64),
+}
 
 
 def _spec(name: str, dtype: str, *shape: int | str) -> TensorSpec:
@@ -161,7 +172,9 @@ def classifier(folder: Path, *, blind: bool = False, engines: tuple[str, ...] = 
         {"w": np.array([[0, 0 if blind else 1]], np.float32), "b": np.array([0.5, 0], np.float32)},
     )  # fmt: skip
     (folder / "labels.json").write_text(json.dumps(["no", "yes"]))
-    return _seal(folder, "asker", "fusion", [_frontend(folder), text, fusion, head], ("logits",), "labels.json", engines)
+    return _seal(
+        folder, "asker", "fusion", [_frontend(folder), text, fusion, head], ("logits",), "labels.json", engines
+    )
 
 
 def picture(folder: Path, name: str, colour: tuple[int, int, int], size: tuple[int, int] = (6, 5)) -> Path:
@@ -191,5 +204,7 @@ def question_samples(folder: Path) -> list[Sample]:
             for asked in ("red", "green", "blue"):
                 answer = "yes" if asked == shown else "no"
                 group = "open" if n % 2 else "closed"
-                samples.append(Sample(f"{shown}{n}?{asked}", image=path, text=f"is it {asked}", label=answer, group=group))
+                samples.append(
+                    Sample(f"{shown}{n}?{asked}", image=path, text=f"is it {asked}", label=answer, group=group)
+                )
     return samples

@@ -69,9 +69,13 @@ def test_a_classifier_is_scored_with_each_modality_alone(
     assert seeing["text only (image shuffled)"] < 0.7
     assert seeing["image only (text shuffled)"] < 0.7
     assert list(blind.values()) == pytest.approx([2 / 3] * 5)  # always "no": nothing changes without the picture
-    assert set(seeing) == {
-        "answers", "text only (image shuffled)", "text only (image mean)", "image only (text shuffled)", "image only (text mean)",
-    }  # fmt: skip
+    alone = (
+        "text only (image shuffled)",
+        "text only (image mean)",
+        "image only (text shuffled)",
+        "image only (text mean)",
+    )
+    assert set(seeing) == {"answers", *alone}
 
 
 def test_a_shuffle_gives_no_sample_its_own_item_and_uses_each_as_often() -> None:
@@ -116,7 +120,7 @@ def test_samples_that_lack_a_modality_are_refused(good_classifier: Path, tmp_pat
 
 def test_an_embedding_that_is_not_finite_is_named(tmp_path: Path) -> None:
     broken = retriever(tmp_path / "b", noise=float("inf"))
-    with pytest.raises(BundleError, match="value 'image_embedding' of .* holds NaN or infinity"):
+    with pytest.raises(BundleError, match=r"value 'image_embedding' of .* holds NaN or infinity"):
         accuracy.score(Bundle.open(broken), "u", retrieval_samples(tmp_path / "p"))
 
 

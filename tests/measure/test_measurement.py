@@ -17,7 +17,9 @@ from edgemm.measure.measurement import (
 from edgemm.runtime.errors import DataError
 
 HERE = Environment({"cpu": "a <script> & ü", "threads": 2})
-LATENCY = Measurement("latency", "teacher", "cpu-float32", "ab" * 32, "end to end", "ms", (1.25, 0.1 + 0.2), HERE.digest)
+LATENCY = Measurement(
+    "latency", "teacher", "cpu-float32", "ab" * 32, "end to end", "ms", (1.25, 0.1 + 0.2), HERE.digest
+)
 ANSWERS = Measurement(
     "answers", "teacher", "cpu-float32", "ab" * 32, "test: answer", "class", (0.0, -1.0), HERE.digest,
     {"truth": [0, 3], "groups": ["open", None]},
@@ -65,7 +67,8 @@ def test_accuracy_is_found_by_the_bytes_it_was_measured_on(tmp_path: Path) -> No
     path = tmp_path / "m.jsonl"
     write_measurements(path, [LATENCY, ANSWERS], environments=[HERE])
     back = read_measurements(path)
-    assert back.has_accuracy("ab" * 32) and not back.has_accuracy("cd" * 32)
+    assert back.has_accuracy("ab" * 32)
+    assert not back.has_accuracy("cd" * 32)
     assert back.of("latency", variant="teacher", subject="end to end") == (LATENCY,)
     assert back.of("latency", target="other") == ()
 

@@ -50,7 +50,9 @@ def test_metrics_at_unit_weights_are_the_plain_metrics() -> None:
     assert metrics.median_of(ranks)(ones)[0] == np.median(ranks)
     assert metrics.median_of(ranks[:100])(ones[:, :100])[0] == np.median(ranks[:100])
     truth, predicted = rng.integers(0, 7, 101), rng.integers(0, 8, 101)
-    assert metrics.macro_f1(truth, predicted)(ones)[0] == pytest.approx(plain_macro_f1(truth.tolist(), predicted.tolist()))
+    assert metrics.macro_f1(truth, predicted)(ones)[0] == pytest.approx(
+        plain_macro_f1(truth.tolist(), predicted.tolist())
+    )
 
 
 def test_weights_mean_the_same_as_repeating_the_samples() -> None:

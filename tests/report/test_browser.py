@@ -13,17 +13,30 @@ from pathlib import Path
 import pytest
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-extensions",
-    "--disable-dev-shm-usage", "--hide-scrollbars", "--enable-logging=stderr", "--v=0",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--disable-extensions",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+    "--v=0",
+)
 
 
 def browser() -> str:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if found := shutil.which(name):
             return found
-    pytest.fail("no chromium to look at the report with; install Debian's package 'chromium' (apt-get install chromium)")
+    pytest.fail(
+        "no chromium to look at the report with; install Debian's package 'chromium' (apt-get install chromium)"
+    )
 
 
 def open_page(address: str, profile: Path, *more: str) -> tuple[str, str]:
@@ -67,7 +80,9 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def test_the_report_renders_without_a_console_message_or_a_request(report: Path, server: Server, tmp_path: Path) -> None:
+def test_the_report_renders_without_a_console_message_or_a_request(
+    report: Path, server: Server, tmp_path: Path
+) -> None:
     server.pages["/report.html"] = report.read_bytes()
     dom, log = open_page(f"http://127.0.0.1:{server.server_port}/report.html", tmp_path / "profile")
     assert "Every variant, every target" in dom

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import HOSTILE, invented, make_report
+from invented import HOSTILE, invented, make_report
 
 from edgemm.measure.table import rows
 from edgemm.report.figures import Point, Step, pareto, waterfall
@@ -63,7 +63,9 @@ def test_ids_are_unique_and_every_reference_leads_somewhere(report: Path) -> Non
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     text = report.read_text(encoding="utf-8")
-    referred = set(re.findall(r"url\(#([^)]+)\)", text)) | {v[1:] for n, v in page.attributes if n == "href" and v[0] == "#"}
+    referred = set(re.findall(r"url\(#([^)]+)\)", text)) | {
+        v[1:] for n, v in page.attributes if n == "href" and v[0] == "#"
+    }
     assert referred <= set(ids)
 
 
