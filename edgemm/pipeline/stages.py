@@ -45,6 +45,11 @@ def nodes_of(recipe: Recipe, *, progress: Progress) -> list[Node]:
     dataset = open_dataset(recipe.data)
     for line in dataset.broken:
         progress.say(f"left out: {line}")
+    return corridor_nodes(recipe, dataset)
+
+
+def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
+    """``nodes_of`` for data that is open already."""
     corridor = _Corridor(recipe, dataset)
     models = corridor.models()
     graphs = corridor.graphs(models)
@@ -415,7 +420,7 @@ def _graph_facts(target: TargetConfig) -> dict[str, Any]:
 
 
 def _content_of(text: str) -> str:
-    """A path (``file:``, ``folder:``, plain) as the digest of what lies there; a name (``hf:``, ``package:``) as it is."""
+    """A path (``file:``, ``folder:``, plain) as the digest of what lies there; ``hf:`` and ``package:`` as they are."""
     scheme, colon, rest = text.partition(":")
     if scheme == "python":
         spec = importlib.util.find_spec(rest.partition(":")[0]) if rest else None

@@ -1,0 +1,179 @@
+"""Plan: what a run would do, and whether it can: tiny random models of the same kind through the whole corridor.
+
+Why a dry run: an operator that can't be exported, an engine that refuses a graph or a target that can't be calibrated
+should fail in the first minute, not after a day of training. It takes the product's own stages, with nothing trained:
+towers keep their kind and their widths but lose depth, weights are random, and a few samples stand for the data.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from edgemm.data import Dataset, open_dataset
+from edgemm.measure import words
+from edgemm.pipeline.listing import print_table
+from edgemm.pipeline.node import Node, key_of
+from edgemm.pipeline.progress import duration, progress_for
+from edgemm.pipeline.run import check_engines, with_targets
+from edgemm.pipeline.runs import running
+from edgemm.pipeline.stages import corridor_nodes
+from edgemm.pipeline.store import Record, Store
+from edgemm.recipe import ModelSection, Recipe, load_recipe
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.errors import EdgemmError
+from edgemm.stage import Context, Inputs, Silent
+
+_Section = TypeVar("_Section", bound=ModelSection)
+
+SAMPLES = 8
+"""Samples of each split that the dry run keeps: one batch for every stage that needs one."""
+
+
+def plan_recipe(path: Path, overrides: Sequence[str], *, store: Path, targets: Sequence[str], dry_run: bool) -> None:
+    """Print the stages of a recipe, cached or to do, and take random models through them.
+
+    Raises:
+        EdgemmError: whatever would stop the run.
+    """
+    recipe = with_targets(load_recipe(path, overrides), targets)
+    check_engines(recipe)
+    dataset = open_dataset(recipe.data)
+    splits = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
+    print(f"{recipe.name}: {recipe.family}, seed {recipe.seed}; samples: {splits}")
+    for line in dataset.broken:
+        print(f"left out: {line}")
+    nodes = corridor_nodes(recipe, dataset)
+    print_plan(nodes, store)
+    if dry_run:
+        print("\ndry run: random models of the same kind through every stage")
+        started = time.monotonic()
+        try_out(recipe, dataset)
+        print(f"dry run passed in {duration(time.monotonic() - started)}")
+
+
+def print_plan(nodes: Sequence[Node], store: Path) -> None:
+    """One line per stage run. What follows a stage that is to do is to do as well, since its input isn't known yet."""
+    opened = Store(store) if (store / "artifacts").is_dir() else None
+    made: dict[str, Record] = {}
+    lines = []
+    for node in nodes:
+        record = None
+        if opened is not None and all(name in made for name in node.inputs.values()):
+            record = opened.find(key_of(node, made)[0], check=False)
+        if record is not None:
+            made[node.name] = record
+        size = words.size(record.bytes) if record else "-"
+        took = duration(record.seconds) if record else "-"
+        reads = ", ".join(dict.fromkeys(node.inputs.values())) or "data"
+        lines.append([node.name, "cached" if record else "to do", reads, node.makes, size, took])
+    print_table(["stage", "", "reads", "makes", "size", "took"], lines, left=4)
+
+
+def try_out(recipe: Recipe, dataset: Dataset) -> None:
+    """Take tiny random models through every stage but measuring, and ask the bundle on every target that runs here.
+
+    Raises:
+        EdgemmError: the first stage that can't be done, by name.
+    """
+    small, few = smaller(recipe), few_samples(dataset)
+    progress = progress_for()
+    with tempfile.TemporaryDirectory(prefix="edgemm-plan-") as folder:
+        store = Store(folder)
+        made: dict[str, Record] = {}
+        nodes = [_untrained(node, small, few) for node in corridor_nodes(small, few)]
+        if "prune" in small.stages:  # the pruned student has the same operators, and exporting takes longest
+            nodes = [node for node in nodes if node.name != "capture:student"]
+        with running(store, recipe.name, recipe="plan", overrides=()):
+            for node in nodes:
+                key, facts = key_of(node, made)
+                inputs = {role: made[name].artifact for role, name in node.inputs.items()}
+
+                def work(out: Path, scratch: Path, node: Node = node, inputs: Inputs = inputs) -> None:
+                    node.work(inputs, out, Context(scratch=scratch, progress=Silent(), cache=store.cache))
+
+                try:
+                    made[node.name] = store.make(key, node.name, work, facts=facts, say=progress.say)
+                except EdgemmError as error:
+                    raise type(error)(f"dry run, stage {node.name}: {error}") from error
+                progress.say(f"  {node.name:<18} ok  {duration(made[node.name].seconds)}")
+        if "draft" in made:
+            for target in recipe.targets:
+                if target.engine in ("onnxruntime", "openvino"):
+                    Bundle.open(made["draft"].artifact.path, target=target.name).run_golden()
+                    progress.say(f"  {'target ' + target.name:<18} answers")
+                else:
+                    progress.say(f"  {'target ' + target.name:<18} built, not run here")
+
+
+def smaller(recipe: Recipe) -> Recipe:
+    """The recipe with nothing to train, little depth and few samples; the same kinds of parts, stages and targets."""
+    stages = tuple(stage for stage in recipe.stages if stage != "measure")
+    return recipe.model_copy(
+        update={
+            "stages": stages,
+            "teacher": _shallow(recipe.teacher),
+            "student": _shallow(recipe.student),
+            "teach": recipe.teach.model_copy(update={"epochs": 0}),
+            "distill": recipe.distill.model_copy(update={"epochs": 0, "extra_texts": 0}),
+            "prune": recipe.prune.model_copy(update={"epochs": 0, "batch": 4, "batches": 1}),
+            "capture": recipe.capture.model_copy(update={"samples": 2}),
+            "quantize": recipe.quantize.model_copy(update={"samples": 4, "rollback": False}),
+            "pack": recipe.pack.model_copy(update={"golden": 1, "gallery": "none"}),
+        }
+    )
+
+
+def few_samples(dataset: Dataset) -> Dataset:
+    """The same data with an even stride of a few samples of each split."""
+    splits = {}
+    for name, samples in dataset.splits.items():
+        count = min(SAMPLES, len(samples))
+        splits[name] = [samples[i * len(samples) // count] for i in range(count)]
+    return replace(dataset, splits=splits)
+
+
+def _shallow(section: _Section) -> _Section:
+    """One block for each stage of the image tower and two text layers, of the widths that the section has."""
+    image, text = section.image, section.text
+    blocks = tuple(min(1, count) for count in image.blocks) if image.blocks else (1,) * 7
+    layers = min(2, text.layers) if text.layers else 2
+    return section.model_copy(
+        update={
+            "image": image.model_copy(update={"blocks": blocks, "depth": 1.0}),
+            "text": text.model_copy(update={"layers": layers}),
+        }
+    )
+
+
+def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
+    """The node, where it teaches replaced by one that only draws weights; other models go on from its result."""
+    if node.name != "teach" or recipe.teacher.source is not None:
+        return node
+
+    def draw(inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG001
+        from edgemm.models.families import build_model
+        from edgemm.models.pretrained import text_description
+        from edgemm.models.store import save_model
+
+        section, tokenizer = recipe.teacher, None
+        if section.text.weights is not None:
+            known, tokenizer = text_description(section.text.weights)
+            sizes = {k: getattr(section.text, k) or known[k] for k in ("width", "heads", "ffn")}
+            section = section.model_copy(update={"text": section.text.model_copy(update={"weights": None, **sizes})})
+        section = section.model_copy(update={"image": section.image.model_copy(update={"weights": None})})
+        model = build_model(
+            section,
+            family=recipe.family,
+            labels=dataset.labels,
+            texts=dataset.all_texts(),
+            tokenizer_json=tokenizer,
+            seed=recipe.seed,
+        )
+        save_model(model, out)
+
+    return replace(node, work=draw)

@@ -1,0 +1,231 @@
+"""Verbs: one stage alone, on a model's folder, a bundle or an ONNX file, for those who want one step only.
+
+They are the same stages as in a run, without the store: what they write is complete or not there at all.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgemm.pipeline.listing import print_results
+from edgemm.pipeline.progress import progress_for
+from edgemm.pipeline.run import replace_with_copy
+from edgemm.recipe import MeasureConfig, load_recipe
+from edgemm.runtime.errors import BundleError, InputError
+from edgemm.stage import Artifact, Context
+
+if TYPE_CHECKING:
+    from edgemm.recipe import Recipe
+
+
+def teach(path: Path, overrides: Sequence[str], out: Path) -> None:
+    """Make the recipe's teacher and write its folder."""
+    from edgemm.compress import teach as stage
+
+    recipe, shared = _recipe(path, overrides)
+    with _folder(out) as (folder, context):
+        stage.run(recipe.teach, {}, folder, context, teacher=recipe.teacher, family=recipe.family, **shared)
+    print(f"teacher  {out}")
+
+
+def distill(path: Path, overrides: Sequence[str], teacher: Path, out: Path) -> None:
+    """Distil a teacher's folder into the recipe's student."""
+    from edgemm.compress import distill as stage
+
+    recipe, shared = _recipe(path, overrides)
+    with _folder(out) as (folder, context):
+        inputs = {"teacher": _model_folder(teacher)}
+        stage.run(recipe.distill, inputs, folder, context, student=recipe.student, family=recipe.family, **shared)
+    print(f"student  {out}")
+
+
+def prune(path: Path, overrides: Sequence[str], student: Path, teacher: Path, out: Path) -> None:
+    """Prune a student's folder and recover it from its teacher."""
+    from edgemm.compress import prune as stage
+
+    recipe, shared = _recipe(path, overrides)
+    with _folder(out) as (folder, context):
+        inputs = {"student": _model_folder(student), "teacher": _model_folder(teacher)}
+        stage.run(recipe.prune, inputs, folder, context, distill=recipe.distill, **shared)
+    print(f"pruned   {out}")
+
+
+def capture(model: Path, out: Path, samples: Path | None) -> None:
+    """Export a model's folder as a bundle's folder, compared on real values where they are given."""
+    from edgemm.graph.capture import capture_model
+    from edgemm.models.store import load_model
+
+    loaded = load_model(_model_folder(model).path)
+    values = list(_rows(samples)) if samples else [_random_values(loaded.chain, loaded.inputs)]
+    with _folder(out) as (folder, context):
+        capture_model(loaded, values, folder, name=out.name.lower() or loaded.family, context=context)
+    print(f"bundle   {out}")
+
+
+def quantize(source: Path, calibration: Path, out: Path, *, engine: str) -> None:
+    """Quantize an ONNX file, or every graph of a bundle, on the samples of an ``.npz``."""
+    from edgemm.graph.bundle import quantize_bundle
+    from edgemm.graph.onnx_file import quantize_file
+    from edgemm.graph.quantize import Quantization
+    from edgemm.runtime.archive import open_archive
+    from edgemm.runtime.manifest import TargetEntry
+
+    config = Quantization(engine=engine)
+    config.scheme  # noqa: B018  (an unknown engine is an error before anything is read)
+    if source.suffix == ".onnx":
+        with _folder(out) as (folder, context):
+            likeness = quantize_file(source, calibration, folder, context=context, config=config)
+        for name, cosine in likeness.items():
+            print(f"{name}: cosine to float32 {cosine:.4f} on the calibration samples")
+        print(f"graph    {out / source.name}")
+        return
+    open_archive(source)
+    entry = TargetEntry(f"{engine}-int8", engine, "int8", {})  # type: ignore[arg-type]
+    with _folder(out) as (folder, context):
+        quantize_bundle(source, _rows(calibration), folder, targets=[entry], context=context, config=config)
+    print(f"bundle   {out}")
+
+
+def measure(bundles: Sequence[Path], out: Path, recipe: Path | None, overrides: Sequence[str]) -> None:
+    """Measure bundles side by side on a recipe's evaluation splits; the first is the reference."""
+    from edgemm.data import open_dataset
+    from edgemm.measure.examples import read_examples
+    from edgemm.measure.stage import measure_bundles
+    from edgemm.measure.table import rows
+    from edgemm.report.page import write_report
+    from edgemm.runtime.archive import open_archive
+
+    if recipe is None:
+        raise InputError("measure: give --recipe, whose data accuracy is measured on; for latency alone: edgemm bench")
+    loaded = load_recipe(recipe, overrides)
+    family = [open_archive(path).manifest.family for path in bundles][0]
+    names = [path.stem if path.stem != "bundle" else path.parent.name or path.stem for path in bundles]
+    variants = {
+        name if names.count(name) == 1 else f"{name} {index + 1}": path
+        for index, (name, path) in enumerate(zip(names, bundles, strict=True))
+    }
+    dataset = open_dataset(loaded.data)
+    config: MeasureConfig = loaded.measure
+    with _folder(out) as (folder, context):
+        measured = measure_bundles(
+            variants,
+            splits={name: dataset.split(name) for name in dataset.evaluate},
+            config=config,
+            out=folder,
+            context=context,
+            shown_groups=dataset.shown_groups,
+            checksums=dataset.checksums,
+        )
+        table = rows(measured)
+        write_report(
+            folder / "report.html",
+            title=", ".join(variants),
+            family=family,
+            rows=table,
+            measurements=measured,
+            examples=read_examples(folder),
+            pictures=folder,
+        )
+    print_results(table)
+    print(f"\nreport   {out / 'report.html'}")
+
+
+def pack(bundle: Path, out: Path) -> None:
+    """Check a bundle's folder and zip it."""
+    from edgemm.measure import words
+    from edgemm.runtime.archive import open_archive
+    from edgemm.runtime.zips import zip_bundle
+
+    if not bundle.is_dir():
+        raise InputError(f"{bundle}: not a folder; pack takes a bundle's folder and writes a zip")
+    if problems := open_archive(bundle).problems():
+        raise BundleError("\n".join(problems))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    zip_bundle(bundle, out)
+    print(f"bundle   {out} ({words.size(out.stat().st_size)})")
+
+
+# --- what they share -------------------------------------------------------------------------------------------------
+
+
+def _recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+    from edgemm.data import open_dataset
+
+    recipe = load_recipe(path, overrides)
+    return recipe, {"dataset": open_dataset(recipe.data), "seed": recipe.seed, "threads": recipe.threads}
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[tuple[Path, Context]]:
+    """A folder that becomes ``out`` when the block ends well, and a context beside it; else nothing is left."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists already; name a new folder with --out, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
+        folder, scratch = Path(work) / "out", Path(work) / "scratch"
+        folder.mkdir()
+        scratch.mkdir()
+        yield folder, Context(scratch=scratch, progress=progress_for(), cache=scratch)
+        if out.is_dir():
+            out.rmdir()
+        replace_with_copy(folder, out)
+
+
+def _model_folder(path: Path) -> Artifact:
+    """A model's folder as a stage reads it. Raises InputError where it is something else."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected a model's folder with model.json")
+    if not (path / "model.json").is_file():
+        hint = "; this is a bundle, give the model it came from" if (path / "manifest.json").is_file() else ""
+        raise InputError(f"{path}: no model.json in it; expected a folder that a stage or save_model wrote{hint}")
+    return Artifact(path, "given", "", "")
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """The samples of an ``.npz``, one at a time with a batch of 1. Raises InputError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise InputError(f"{path}: one array; expected an .npz with an array per input (numpy.savez)")
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
+    except Exception as error:  # numpy and zipfile raise a kind of error for each kind of damage
+        raise InputError(f"{path}: not an .npz of plain arrays ({type(error).__name__})") from error
+    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if not counts or len(set(counts.values())) != 1 or 0 in counts.values():
+        raise InputError(f"{path}: arrays of {counts or 'no'} samples; expected the same number, at least 1, in each")
+    for index in range(next(iter(counts.values()))):
+        yield {name: array[index : index + 1] for name, array in arrays.items()}
+
+
+def _random_values(chain: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Values for every raw input of a model, drawn with seed 0: noise for pictures and sounds, small ids for texts."""
+    rng = np.random.default_rng(0)
+    raw = {
+        name
+        for given in inputs.values()
+        for name in ((given.ids, given.mask) if given.kind == "text" else (given.feeds,))
+    }
+    values: dict[str, np.ndarray] = {}
+    for part in chain:
+        for spec in part.signature.inputs:
+            if spec.name not in raw or spec.name in values:
+                continue
+            dims = part.signature.dims
+            shape = [dim if isinstance(dim, int) else 2 if dim == "batch" else dims[dim].opt for dim in spec.shape]
+            if spec.dtype == "uint8":
+                values[spec.name] = rng.integers(0, 256, shape, dtype=np.uint8)
+            elif spec.dtype == "int64":
+                values[spec.name] = np.ones(shape, np.int64)
+            else:
+                values[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+    return values
