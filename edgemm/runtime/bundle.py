@@ -360,17 +360,18 @@ class Bundle:
 def _run_part(part: Part, values: dict[str, Value]) -> None:
     """Run one part and add what it makes to ``values``; sample by sample where an input's sizes differ."""
     names = part.input_names
-    feeds = {name: values[name] for name in names}
-    count = len(feeds[names[0]])
+    count = len(values[names[0]])
     ragged = False
-    for value in feeds.values():
+    for name in names:
+        value = values[name]
         ragged = ragged or type(value) is list
         if len(value) != count:
-            counts = {name: len(value) for name, value in feeds.items()}
+            counts = {name: len(values[name]) for name in names}
             raise InputError(f"part '{part.name}': its inputs have different numbers of samples: {counts}")
     if not ragged:
-        values.update(part.run(feeds))  # type: ignore[arg-type]
+        values.update(part.run(values))  # type: ignore[arg-type]  # a session takes its own inputs out of them
         return
+    feeds = {name: values[name] for name in names}
     rows = [
         part.run({name: v[i] if isinstance(v, list) else v[i : i + 1] for name, v in feeds.items()})
         for i in range(count)

@@ -18,6 +18,8 @@ from edgemm.runtime.manifest import AudioInput, Manifest, TensorInput, TextInput
 from edgemm.runtime.signature import DimRange, TensorSpec
 from edgemm.runtime.waveforms import decode_audio
 
+_UINT8 = np.dtype(np.uint8)
+
 Value = np.ndarray | list[np.ndarray]  # (batch, ...), or one (1, ...) array per sample where sizes differ
 Samples = Sequence[Any] | np.ndarray  # sliceable, one element per sample
 
@@ -87,7 +89,10 @@ class InputReader:
                 raise InputError(f"{modality}: got {many.dtype} {many.shape}, expected uint8 (batch, height, width, 3)")
             return np.ascontiguousarray(many)
         if len(many) == 1:
-            return decode_image(many[0], where=modality)[None]
+            raw = many[0]
+            if type(raw) is np.ndarray and raw.dtype == _UINT8 and raw.ndim == 3 and raw.shape[2] == 3 and raw.size:
+                return raw[None] if raw.flags.c_contiguous else np.ascontiguousarray(raw)[None]  # a camera's frame
+            return decode_image(raw, where=modality)[None]
         return join([decode_image(raw, where=f"{modality}[{i}]")[None] for i, raw in enumerate(many)])
 
     def _waveforms(self, many: Samples, kind: AudioInput, modality: str) -> Value:
