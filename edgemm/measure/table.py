@@ -15,6 +15,7 @@ import numpy as np
 from edgemm.measure import metrics, words
 from edgemm.measure.measurement import Measurement, Measurements
 from edgemm.measure.metrics import Estimate
+from edgemm.measure.scores import statistics
 from edgemm.runtime.timing import Ratio, Summary, paired_ratio, summary
 
 END_TO_END = "end to end"
@@ -125,57 +126,23 @@ def _row(measurements: Measurements, size: Measurement, reference: Measurement, 
 
 def _scores(measurements: Measurements, size: Measurement, reference: Measurement, resamples: int) -> list[Score]:
     scores: list[Score] = []
-    for kind, read in (("ranks", _rank_statistics), ("answers", _answer_statistics)):
-        for m in _same_bytes(measurements.of(kind), size):  # type: ignore[arg-type]
-            others = [] if size.sha256 == reference.sha256 else _same_bytes(measurements.of(m.kind), reference)
-            other = next((o for o in others if o.subject == m.subject and _same_samples(o, m)), None)
-            against = read(other) if other else {}
-            for metric, (statistic, keep, chance) in read(m).items():
-                clusters = _clusters(m)[keep]
-                difference = None
-                if metric in against:
-                    difference = metrics.difference(
-                        statistic, against[metric][0], clusters=clusters, resamples=resamples
-                    )
-                estimate = metrics.estimate(statistic, clusters=clusters, resamples=resamples)
-                scores.append(Score(m.details["split"], m.details["task"], metric, estimate, difference, chance))
+    for m in _same_bytes([*measurements.of("ranks"), *measurements.of("answers")], size):
+        others = [] if size.sha256 == reference.sha256 else _same_bytes(measurements.of(m.kind), reference)
+        other = next((o for o in others if o.subject == m.subject and _same_samples(o, m)), None)
+        against = statistics(other) if other else {}
+        for metric, found in statistics(m).items():
+            difference = None
+            if metric in against:
+                difference = metrics.difference(
+                    found.statistic, against[metric].statistic, clusters=found.clusters, resamples=resamples
+                )
+            estimate = metrics.estimate(found.statistic, clusters=found.clusters, resamples=resamples)
+            scores.append(Score(m.details["split"], m.details["task"], metric, estimate, difference, found.chance))
     return scores
-
-
-_Statistics = dict[str, tuple[metrics.Statistic, Any, float | None]]  # metric -> statistic, kept samples, chance
-
-
-def _rank_statistics(m: Measurement) -> _Statistics:
-    ranks = np.asarray(m.samples, np.int64)
-    keep = np.ones(len(ranks), bool)
-    chance = m.details.get("chance", {})
-    return {
-        "R@1": (metrics.recall_at(ranks, 1), keep, chance.get("R@1")),
-        "R@10": (metrics.recall_at(ranks, 10), keep, chance.get("R@10")),
-        "median rank": (metrics.median_of(ranks), keep, None),
-    }
-
-
-def _answer_statistics(m: Measurement) -> _Statistics:
-    predicted = np.asarray(m.samples, np.int64)
-    truth = np.tile(np.asarray(m.details["truth"], np.int64), int(m.details.get("repeats", 1)))
-    groups = np.tile(np.asarray([str(g or "") for g in m.details["groups"]]), int(m.details.get("repeats", 1)))
-    everything = np.ones(len(truth), bool)
-    statistics: _Statistics = {}
-    for name, keep in [("", everything), *((str(g), groups == g) for g in np.unique(groups) if g)]:
-        hits = (predicted == truth)[keep].astype(np.float64)
-        chance = float(np.bincount(truth[keep & (truth >= 0)]).max(initial=0) / keep.sum())
-        statistics[f"accuracy, {name.lower()}" if name else "accuracy"] = (metrics.mean_of(hits), keep, chance)
-    statistics["macro F1"] = (metrics.macro_f1(truth, predicted), everything, None)
-    return statistics
 
 
 def _nanoseconds(m: Measurement) -> Any:
     return np.asarray(m.samples, np.int64)
-
-
-def _clusters(m: Measurement) -> Any:
-    return np.tile(np.asarray(m.details["clusters"]), int(m.details.get("repeats", 1)))
 
 
 def _same_bytes(measurements: Sequence[Measurement], size: Measurement) -> list[Measurement]:
