@@ -195,16 +195,24 @@ class ClassifierDistillation(_Fed):
 
     def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         config, corpus = self.config, self.corpus
-        values, texts, views = self.inputs(rows, generator)
-        made = self.model(values)
-        logits = made["logits"]
-        device = logits.device
+        device = next(self.model.parameters()).device
+        made: dict[str, Tensor] = {}
         given: dict[str, Tensor] = {}
-        if corpus.image_row is not None:
-            given |= self.teacher_feeds.image_values(corpus.image_row[rows], views=views)
-        if texts is not None:
-            given |= self.teacher_feeds.text_values(texts)
-        given = {name: value.to(device) for name, value in given.items()}
+        texts: Tensor | None = None
+        if corpus.image_row is not None and "image" in self.model.inputs:
+            # many questions, few images: each distinct image of the batch goes through the tower once
+            images, place = corpus.image_row[rows].unique(return_inverse=True)
+            views = torch.randint(self.views, (len(images),), generator=generator)
+            augment = self.augmented.draw(len(images), generator) if self.feeds.pixels is not None else None
+            values = self.feeds.image_values(images, views=views, augment=augment)
+            made |= self._towers({name: value.to(device) for name, value in values.items()}, place.to(device))
+            target = self.teacher_feeds.image_values(images, views=views)
+            given |= {name: value[place].to(device) for name, value in target.items()}
+        if corpus.names is not None and "text" in self.model.inputs:
+            texts = corpus.choose_texts(rows, generator)
+            made |= self._towers({name: value.to(device) for name, value in self.feeds.text_values(texts).items()}, None)
+            given |= {name: value.to(device) for name, value in self.teacher_feeds.text_values(texts).items()}
+        logits = self.model(made)["logits"]
         teacher: Model = self.__dict__["teacher"]
         with torch.no_grad():
             teacher_logits = teacher(given)["logits"]
@@ -215,24 +223,26 @@ class ClassifierDistillation(_Fed):
         if config.kd:
             loss = loss + config.kd * losses.classifier_kd(logits, teacher_logits, temperature=config.temperature)
         if config.mixed and texts is not None:
-            loss = loss + config.kd * self._mixed(made, given, generator)
+            loss = loss + config.kd * self._mixed(made, given, len(rows), generator)
         for name, adapter in self.adapters.items():
             distance = losses.feature_distance(adapter(_pooled(made[name])), _pooled(given[name]))
             loss = loss + config.feature * distance / len(self.adapters)
         return loss
 
-    def _mixed(self, made: dict[str, Tensor], given: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    def _towers(self, values: dict[str, Tensor], place: Tensor | None) -> dict[str, Tensor]:
+        """What one modality's parts make of ``values``, with rows repeated as ``place`` (B,) says."""
+        made = self.model(values)
+        return {n: v if place is None else v[place] for n, v in made.items() if n not in values}
+
+    def _mixed(self, made: dict[str, Tensor], given: dict[str, Tensor], count: int, generator: torch.Generator) -> Tensor:
         """Divergence to the teacher on images with other samples' texts, which no label is needed for.
 
         The towers' outputs are used again, so it costs a run of fusion and head only.
         """
-        towers = [part for part in self.model.chain if part.role == "tower"]
-        moved = {n for part in towers if part.modality == "text" for n in part.signature.output_names}
-        names = [n for part in towers for n in part.signature.output_names]
-        count, times = len(made["logits"]), self.config.mixed
-        stay = torch.arange(count).repeat(times)
-        move = torch.cat([torch.randperm(count, generator=generator) for _ in range(times)])
-        student = self.model({n: made[n][move if n in moved else stay] for n in names})["logits"]
+        moved = {n for part in self.model.chain if part.modality == "text" for n in part.signature.output_names}
+        stay = torch.arange(count).repeat(self.config.mixed)
+        move = torch.cat([torch.randperm(count, generator=generator) for _ in range(self.config.mixed)])
+        student = self.model({n: value[move if n in moved else stay] for n, value in made.items()})["logits"]
         texts = self.teacher_feeds.texts
         teacher: Model = self.__dict__["teacher"]
         with torch.no_grad():
