@@ -68,6 +68,8 @@ def _lines(error: Exception) -> list[str] | None:
     ):  # fmt: skip
         where = f"{error.filename}: " if error.filename else ""
         return [f"{where}{(error.strerror or 'not accessible').lower()}"]
+    if "No space left on device" in str(error):  # safetensors and torch raise their own kinds
+        return ["no space left on device"]
     if hasattr(error, "format_message"):  # typer's own errors: an unknown option, a missing argument
         context = getattr(error, "ctx", None)
         command = getattr(context, "command_path", "edgemm")

@@ -273,10 +273,7 @@ def quantize(
 def measure(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE…", help="Bundles, the reference first.")],
     out: OutOption,
-    recipe: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--recipe", metavar="RECIPE", help="Whose data accuracy is measured on; latency alone without."),
-    ] = None,
+    recipe: Annotated[Path, typer.Option("--recipe", metavar="RECIPE", help="On whose data accuracy is measured.")],
     overrides: SetOption = None,
 ) -> None:
     """Measure bundles side by side in one run.
@@ -311,10 +308,11 @@ def store_path(given: Path | None) -> Path:
 
 
 def _on_device(verb: str, arguments: Sequence[str]) -> None:
-    """Hand a verb to the runtime's own command line, which is all a device has."""
-    from edgemm.runtime.__main__ import main
+    """Run a verb of the runtime's own command line, which is all a device has."""
+    from edgemm.runtime.__main__ import parser_for
 
-    code = main([verb, *arguments])
+    options = parser_for("edgemm").parse_args([verb, *arguments])
+    code = options.verb(options)
     if code:
         raise typer.Exit(code)
 

@@ -92,7 +92,7 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str) -> None
     print(f"bundle   {out}")
 
 
-def measure(bundles: Sequence[Path], out: Path, recipe: Path | None, overrides: Sequence[str]) -> None:
+def measure(bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequence[str]) -> None:
     """Measure bundles side by side on a recipe's evaluation splits; the first is the reference."""
     from edgemm.data import open_dataset
     from edgemm.measure.examples import read_examples
@@ -101,10 +101,8 @@ def measure(bundles: Sequence[Path], out: Path, recipe: Path | None, overrides: 
     from edgemm.report.page import write_report
     from edgemm.runtime.archive import open_archive
 
-    if recipe is None:
-        raise InputError("measure: give --recipe, whose data accuracy is measured on; for latency alone: edgemm bench")
     loaded = load_recipe(recipe, overrides)
-    family = [open_archive(path).manifest.family for path in bundles][0]
+    family = open_archive(bundles[0]).manifest.family
     names = [path.stem if path.stem != "bundle" else path.parent.name or path.stem for path in bundles]
     variants = {
         name if names.count(name) == 1 else f"{name} {index + 1}": path

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgemm.runtime.errors import EdgemmError, InputError
 
@@ -29,9 +29,8 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code (0, or 2 for a user's error, or 130 after an interrupt)."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
     try:
+        options = parser_for("python -m edgemm.runtime").parse_args(arguments)
         code: int = options.verb(options)
         sys.stdout.flush()
     except EdgemmError as error:
@@ -168,19 +167,29 @@ def _print_table(rows: list[list[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see '{self.prog} --help'")
+
+
+def parser_for(program: str) -> argparse.ArgumentParser:
+    """The parser of all verbs; ``options.verb(options)`` runs one. ``edgemm verify`` and the others take it as well.
+
+    Raises:
+        InputError: from ``parse_args``, for arguments that don't fit.
+    """
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m edgemm.runtime",
-        description="Run a bundle on this machine.",
-        epilog=EXAMPLES,
-        formatter_class=formatter,
+    examples = EXAMPLES.replace("python -m edgemm.runtime", program)
+    parser = _Parser(
+        prog=program, description="Run a bundle on this machine.", epilog=examples, formatter_class=formatter
     )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="verify|infer|bench|inspect")
     for function in (verify, infer, bench, inspect):
         text = (function.__doc__ or "").strip()
         verb = verbs.add_parser(
-            function.__name__, help=text, description=text, epilog=EXAMPLES, formatter_class=formatter
+            function.__name__, help=text, description=text, epilog=examples, formatter_class=formatter
         )
         verb.set_defaults(verb=function)
         verb.add_argument("bundle", metavar="BUNDLE", help="a bundle folder or .zip")
