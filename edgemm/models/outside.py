@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from edgemm.models.families import BATCH, frontend_part, text_specs
@@ -181,7 +182,7 @@ def _from_hugging_face(name: str) -> Model:
         raise ModelError(f"hf:{name}: model type '{kind}'; expected clip, siglip, bert or vit")
     try:
         whole = transformers.AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True).eval()
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"hf:{name}: weights can't be loaded ({str(error).splitlines()[0]})") from error
     frontend = frontend_part(frontend_from_processor(_json(folder / "preprocessor_config.json")))
     if kind == "vit":
