@@ -19,7 +19,7 @@ import onnx_ir as ir
 from edgemm.graph.files import publish, write_manifest
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.errors import EngineError, EngineNotInstalled
-from edgemm.runtime.manifest import PartEntry
+from edgemm.runtime.manifest import PartEntry, TargetEntry
 from edgemm.runtime.signature import DimRange
 from edgemm.stage import Context
 
@@ -74,9 +74,7 @@ def engine_from_onnx(
     return bytes(plan)
 
 
-def build_bundle(
-    folder: Path, out: Path, *, compute_capabilities: Mapping[str, str], context: Context
-) -> None:
+def build_bundle(folder: Path, out: Path, *, compute_capabilities: Mapping[str, str], context: Context) -> None:
     """Compile the plans of every TensorRT target in a bundle folder.
 
     Args:
@@ -112,7 +110,7 @@ def build_bundle(
             files = dict(target.files)
             for part in manifest.parts:
                 if part.role != "frontend" and files[part.name].endswith(".onnx"):
-                    plan = _build_part(archive.read(files[part.name]), part, target.engine, target.precision, capability, target.name)
+                    plan = _build_part(archive.read(files[part.name]), part, target, capability)
                     files[part.name] = f"engines/{target.name}/{part.name}{SUFFIX}"
                     (partial / files[part.name]).parent.mkdir(parents=True, exist_ok=True)
                     (partial / files[part.name]).write_bytes(plan)
@@ -149,20 +147,20 @@ def import_builder(engine: str) -> Any:
     return module
 
 
-def _build_part(data: bytes, part: PartEntry, engine: str, precision: str, capability: str, target: str) -> bytes:
+def _build_part(data: bytes, part: PartEntry, target: TargetEntry, capability: str) -> bytes:
     import onnx
 
     model = ir.from_proto(onnx.load_from_string(data))
     try:
         return engine_from_onnx(
             model,
-            engine=engine,
-            precision=precision,
+            engine=target.engine,
+            precision=target.precision,
             compute_capability=capability,
             profiles=part.signature.dims,
         )
     except EngineError as error:
-        raise type(error)(f"target '{target}', part '{part.name}': {error}") from error
+        raise type(error)(f"target '{target.name}', part '{part.name}': {error}") from error
 
 
 def _strongly_typed(trt: Any) -> int:
@@ -174,10 +172,12 @@ def _set_compute_capability(trt: Any, config: Any, capability: str, engine: str)
     if not hasattr(trt, "ComputeCapability"):
         return  # the full TensorRT builds for the GPU it finds
     name = "SM" + capability.replace(".", "")
-    known = sorted(n for n in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", n))
+    known = sorted((n for n in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", n)), key=lambda n: int(n[2:]))
     if name not in known:
         shown = ", ".join(f"{n[2:-1]}.{n[-1]}" for n in known)
-        raise EngineError(f"{engine} {trt.__version__} does not build for compute capability {capability}; it does for {shown}")
+        raise EngineError(
+            f"{engine} {trt.__version__} does not build for compute capability {capability}; it does for {shown}"
+        )
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
 
@@ -187,7 +187,9 @@ def _size(dim: Any, profiles: Mapping[str, DimRange], field: str, value: ir.Valu
         return dim
     name = str(dim.value)
     if name not in profiles:
-        raise EngineError(f"{what}: input '{value.name}' has dimension '{name}' without a range; a plan needs min/opt/max")
+        raise EngineError(
+            f"{what}: input '{value.name}' has dimension '{name}' without a range; a plan needs min/opt/max"
+        )
     return int(getattr(profiles[name], field))
 
 
@@ -201,7 +203,7 @@ def _parser_error(parser: Any) -> str:
 
 
 def _log_of(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Log(trt.ILogger):  # type: ignore[misc]
         """Keeps the last error instead of printing; the missing driver is expected and not one."""
 
         def __init__(self) -> None:

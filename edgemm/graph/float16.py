@@ -96,7 +96,7 @@ def _too_wide(value: ir.Value | None) -> bool:
         return False
     sizes = np.abs(array[np.isfinite(array)])
     # an epsilon that becomes zero guards nothing any more; a weight that small is nothing
-    lost = array.size == 1 and bool(((sizes > 0) & (sizes.astype(np.float16) == 0)).any())
+    lost = array.size == 1 and bool(((sizes > 0) & (sizes < np.finfo(np.float16).smallest_subnormal / 2)).any())
     return lost or bool(sizes.max(initial=0) > LARGEST)
 
 
@@ -110,7 +110,8 @@ def _write_types_(model: ir.Model, floats: set[ir.Value], island: set[ir.Node]) 
         known = halves if to == ir.DataType.FLOAT16 else wides
         if value not in known:
             if value.const_value is not None:
-                known[value] = add_constant(model, f"{value.name}_float16", value.const_value.numpy().astype(np.float16))
+                array = value.const_value.numpy().astype(np.float16)
+                known[value] = add_constant(model, f"{value.name}_float16", array)
             else:
                 node = ir.node("Cast", [value], {"to": to}, name=f"{value.name}_{to.name.lower()}_cast")
                 node.outputs[0].name = f"{value.name}_{to.name.lower()}"

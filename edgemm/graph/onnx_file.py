@@ -70,7 +70,7 @@ def read_onnx(path: Path) -> ir.Model:
     if not proto.graph.node or not proto.opset_import:
         raise InputError(f"{path}: not an ONNX model (no nodes); expected an .onnx file")
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer):
-        raise InputError(f"{path}: its weights lie in other files; save it as one file (onnx.save_model without external data)")
+        raise InputError(f"{path}: its weights lie in other files; save it as one file (onnx.save_model, no external data)")
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < OLDEST_OPSET:
         raise QuantizeError(f"{path}: opset {opset}; expected {OLDEST_OPSET} or later, export it again")
@@ -95,12 +95,14 @@ def read_samples(path: Path, model: ir.Model) -> dict[str, np.ndarray]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        if "allow_pickle" in str(error):
+        if "Object arrays" in str(error):
             raise InputError(f"{path}: holds pickled objects, which are never read; save plain arrays") from error
         raise InputError(f"{path}: not an .npz of arrays; save them with numpy.savez") from error
     names = [str(v.name) for v in model.graph.inputs]
     if missing := [n for n in names if n not in arrays]:
-        raise QuantizeError(f"{path}: no array for input '{missing[0]}'; the graph takes {names}, the file has {sorted(arrays)}")
+        raise QuantizeError(
+            f"{path}: no array for input '{missing[0]}'; the graph takes {names}, the file has {sorted(arrays)}"
+        )
     arrays = {name: arrays[name] for name in names}
     counts = {name: (len(a) if a.ndim else 0) for name, a in arrays.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from small import BATCH, image_part, pixels, tokens
+from torch import nn
+
+from edgemm.graph.build import build_bundle, engine_from_onnx
+from edgemm.graph.bundle import quantize_bundle
+from edgemm.graph.capture import capture_model, capture_part
+from edgemm.graph.float16 import float16_from_onnx
+from edgemm.graph.parity import OnnxGraph, largest_difference
+from edgemm.graph.quantize import Quantization, quantize_onnx
+from edgemm.models.frontend import ImageFrontend
+from edgemm.models.model import Model, Part
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.errors import EngineError, EngineNotInstalled, QuantizeError
+from edgemm.runtime.manifest import ImageInput, TargetEntry
+from edgemm.runtime.signature import DimRange, Signature, TensorSpec
+from edgemm.stage import Context
+
+SIDE = DimRange(8, 20, 40)
+
+
+def plan(model: ir.Model, **changes) -> bytes:
+    arguments = {"engine": "tensorrt-rtx", "precision": "int8", "compute_capability": "8.6", "profiles": {"batch": BATCH}}
+    return engine_from_onnx(model, **{**arguments, **changes})
+
+
+@pytest.mark.parametrize("capability", ["8.6", "8.9"])
+def test_an_int8_plan_is_built_without_a_gpu(image_graph, capability):
+    pytest.importorskip("tensorrt_rtx")
+    int8 = quantize_onnx(image_graph, [{"pixels": pixels(4)}], Quantization(engine="tensorrt-rtx"))
+    assert len(plan(int8, compute_capability=capability)) > 1000
+
+
+def test_a_float16_plan_of_a_transformer_is_built_without_a_gpu(text_graph):
+    pytest.importorskip("tensorrt_rtx")
+    half, _ = float16_from_onnx(text_graph)
+    assert plan(half, precision="float16", profiles={"batch": BATCH, "tokens": DimRange(1, 8, 12)})
+
+
+def test_what_the_engine_refuses_is_one_line_with_the_node(image_graph):
+    pytest.importorskip("tensorrt_rtx")
+    asymmetric = quantize_onnx(image_graph, [{"pixels": pixels(4)}])
+    with pytest.raises(EngineError, match=r"node '.*' \(QuantizeLinear\).*zero point") as caught:
+        plan(asymmetric)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compute_capability": "8.7"}, "does not build for compute capability 8.7; it does for 7.5"),
+        ({"profiles": {}}, "dimension 'batch' without a range"),
+        ({"engine": "onnxruntime"}, "compiles nothing"),
+    ],
+)
+def test_impossible_requests_are_refused(image_graph, changes, message):
+    pytest.importorskip("tensorrt_rtx")
+    with pytest.raises(EngineError, match=message):
+        plan(image_graph, **changes)
+
+
+def test_an_engine_that_is_not_installed_names_the_extra(image_graph, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(EngineNotInstalled, match=r'pip install "edgemm\[tensorrt-rtx\]"'):
+        plan(image_graph)
+
+
+def test_float16_stays_near_float32_and_halves_the_file(text_graph):
+    half, _ = float16_from_onnx(text_graph, [tokens(4)])
+    feed = tokens(4, seed=1)
+    got, expected = OnnxGraph(half).run(feed)["text_embedding"], OnnxGraph(text_graph).run(feed)["text_embedding"]
+    assert got.dtype == np.float32
+    assert largest_difference(got, expected) < 2e-2  # 11 bits of mantissa through some ten layers
+
+    def weights(model):
+        return sum(v.const_value.nbytes for v in model.graph.initializers.values())
+
+    assert weights(half) < 0.6 * weights(text_graph)
+
+
+class Overflows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.down(self.up(x) * 3e5) * 1e-5
+
+
+def test_values_beyond_float16_become_float32_islands():
+    torch.manual_seed(0)
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", ("batch", 4)),), {"batch": BATCH}
+    )
+    x = torch.randn(4, 4)
+    graph = capture_part(Part("p", "head", None, "p", {}, signature, Overflows()), {"x": x})
+    blind, _ = float16_from_onnx(graph)
+    careful, islands = float16_from_onnx(graph, [{"x": x.numpy()}])
+    expected = OnnxGraph(graph).run({"x": x.numpy()})["y"]
+    assert islands
+    assert largest_difference(OnnxGraph(careful).run({"x": x.numpy()})["y"], expected) < 1e-2
+    assert not largest_difference(OnnxGraph(blind).run({"x": x.numpy()})["y"], expected) < 1e-2 or islands
+
+
+def captured(tmp_path: Path) -> tuple[Path, list[dict[str, np.ndarray]]]:
+    signature = Signature(
+        (TensorSpec("image", "uint8", ("batch", "height", "width", 3)),),
+        (TensorSpec("pixels", "float32", ("batch", 3, 16, 16)),),
+        {"batch": BATCH, "height": SIDE, "width": SIDE},
+    )
+    frontend = Part("image_frontend", "frontend", "image", "image_frontend", {}, signature, ImageFrontend(size=16))
+    model = Model(
+        "dual_encoder", [frontend, image_part()], inputs={"image": ImageInput()}, outputs=["image_embedding"]
+    )
+    rng = np.random.default_rng(0)
+    samples = [{"image": rng.integers(0, 256, (1, 20 + i, 24, 3), dtype=np.uint8)} for i in range(6)]
+    capture_model(model, samples[:2], tmp_path / "captured", name="tiny", context=Context(tmp_path))
+    return tmp_path / "captured", samples
+
+
+TARGETS = [
+    TargetEntry("cpu-int8", "onnxruntime", "int8", {}, threads=1),
+    TargetEntry("cpu-float32", "onnxruntime", "float32", {}, threads=1),
+    TargetEntry("gpu-int8", "tensorrt-rtx", "int8", {}),
+    TargetEntry("gpu-float16", "tensorrt-rtx", "float16", {}),
+]
+
+
+def test_a_bundle_is_quantized_and_built_for_every_target_and_still_opens(tmp_path: Path):
+    pytest.importorskip("tensorrt_rtx")
+    source, samples = captured(tmp_path)
+    context = Context(tmp_path / "scratch")
+    quantize_bundle(source, iter(samples), tmp_path / "int8", targets=TARGETS, context=context)
+    build_bundle(
+        tmp_path / "int8",
+        tmp_path / "built",
+        compute_capabilities={"gpu-int8": "8.6", "gpu-float16": "8.9"},
+        context=context,
+    )
+    float32, int8 = (Bundle.open(tmp_path / "built", target=t).run(samples[0]) for t in ("cpu-float32", "cpu-int8"))
+    a, b = float32["image_embedding"], int8["image_embedding"]
+    assert float((a * b).sum()) > 0.98  # unit vectors; six samples of noise calibrate loosely
+    manifest = Bundle.open(tmp_path / "built").manifest
+    gpu = manifest.targets[2]
+    assert gpu.files["image"] == "engines/gpu-int8/image.plan"
+    assert gpu.files["image_frontend"].endswith(".onnx")
+    assert gpu.fingerprint["compute_capability"] == "8.6"
+    assert "graphs/int8-symmetric/image.onnx" in manifest.files
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_part_without_calibration_samples_is_named_and_nothing_is_left(tmp_path: Path):
+    source, _ = captured(tmp_path)
+    with pytest.raises(QuantizeError, match="part 'image': no calibration sample"):
+        quantize_bundle(
+            source, [{"other": np.zeros((1, 2))}], tmp_path / "out", targets=TARGETS[:1], context=Context(tmp_path / "s")
+        )
+    with pytest.raises(QuantizeError, match="no calibration samples"):
+        quantize_bundle(source, [], tmp_path / "out", targets=TARGETS[:1], context=Context(tmp_path / "s"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_slower_int8_part_is_rolled_back_to_float_arithmetic_and_said_so(tmp_path: Path, monkeypatch):
+    from edgemm.graph import bundle
+    from edgemm.graph.parity import Ratio
+
+    said: list[str] = []
+
+    class Listens(type(Context(tmp_path).progress)):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    source, samples = captured(tmp_path)
+    monkeypatch.setattr(bundle, "latency_ratio", lambda *a, **k: Ratio(1.3, 1.2, 1.4))
+    context = Context(tmp_path / "s", Listens())
+    quantize_bundle(source, samples, tmp_path / "out", targets=TARGETS[:1], context=context, rollback=True)
+    assert "1.30 times float32's time" in said[-1]
+    assert "unfused Q/DQ pairs" in said[-1]
+    opened = Bundle.open(tmp_path / "out")
+    assert opened.manifest.targets[0].files["image"] == "graphs/float32-stored-int8/image.onnx"

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import BATCH, image_part, operators, pixels, text_part, tokens
+from torch import nn
+
+from edgemm.graph.capture import capture_model, capture_part
+from edgemm.graph.parity import OnnxGraph, largest_difference
+from edgemm.models.model import Model, Part
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.errors import BundleError, CaptureError
+from edgemm.runtime.manifest import TensorInput, TextInput
+from edgemm.runtime.signature import DimRange, Signature, TensorSpec
+from edgemm.stage import Context
+
+
+def vector_part(module: nn.Module, *, width: int = 4, outputs: tuple = ("batch", 4), dims=None) -> Part:
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", width)),),
+        (TensorSpec("y", "float32", outputs),),
+        dims or {"batch": BATCH},
+    )
+    return Part("odd", "head", None, "odd", {}, signature, module)
+
+
+def test_a_captured_part_gives_the_modules_numbers_at_any_batch(image_graph):
+    part = image_part()
+    part.module.eval()
+    x = pixels(4, seed=5)
+    with torch.no_grad():
+        expected = part.module(torch.from_numpy(x)).numpy()
+    got = OnnxGraph(image_graph).run({"pixels": x})["image_embedding"]
+    assert largest_difference(got, expected) < 1e-5  # float32 sums of a few hundred products
+
+
+def test_batch_norm_is_folded_and_layer_norm_and_gelu_are_one_operator_each(image_graph, text_graph):
+    assert "BatchNormalization" not in operators(image_graph)
+    assert operators(text_graph).count("LayerNormalization") == 3
+    assert operators(text_graph).count("Gelu") == 1
+
+
+def test_inputs_and_outputs_carry_the_signatures_names_and_dimensions(text_graph):
+    shapes = {v.name: [str(d) for d in v.shape] for v in (*text_graph.graph.inputs, *text_graph.graph.outputs)}
+    assert shapes == {
+        "input_ids": ["batch", "tokens"],
+        "attention_mask": ["batch", "tokens"],
+        "text_embedding": ["batch", "8"],
+    }
+
+
+def test_capture_leaves_the_module_in_the_mode_it_was_in():
+    part = vector_part(nn.Linear(4, 4))
+    part.module.train()
+    capture_part(part, {"x": torch.ones(2, 4)})
+    assert part.module.training
+
+
+class Frozen(nn.Module):
+    def forward(self, x):
+        return x.reshape(2, 4) * 1.0
+
+
+class Inverts(nn.Module):
+    def forward(self, x):
+        return torch.linalg.eigvals(x[:, None] * x[:, :, None]).real
+
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Lies(nn.Module):
+    def forward(self, x):
+        return torch.ops.aten.dropout(x, 0.5, True) if not torch.compiler.is_exporting() else x * 1.5
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Frozen(), "dimension 'batch'"),
+        (Inverts(), "aten.linalg_eig"),
+        (Branches(), "torch.where"),
+        (Lies(), "differs from the module"),
+    ],
+)
+def test_what_cannot_be_captured_is_one_line_that_names_part_and_reason(module, message):
+    torch.manual_seed(0)
+    with pytest.raises(CaptureError, match=message) as caught:
+        capture_part(vector_part(module), {"x": torch.randn(2, 4)})
+    assert "part 'odd'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({}, "no 'x'"),
+        ({"x": torch.ones(2, 5)}, r"expected float32 \['batch', 4\]"),
+        ({"x": torch.ones(2, 4, dtype=torch.float64)}, "float64"),
+    ],
+)
+def test_samples_that_do_not_fit_the_signature_are_refused(sample, message):
+    with pytest.raises(CaptureError, match=message):
+        capture_part(vector_part(nn.Linear(4, 4)), sample)
+
+
+def test_a_signature_that_the_module_does_not_keep_is_refused():
+    with pytest.raises(CaptureError, match="'y'"):
+        capture_part(vector_part(nn.Linear(4, 4), outputs=("batch", 3, 1)), {"x": torch.ones(2, 4)})
+
+
+def test_a_dimension_of_one_size_is_exported_as_fixed():
+    part = vector_part(nn.Linear(4, 4), dims={"batch": DimRange(1, 1, 1)})
+    capture_part(part, {"x": torch.ones(1, 4)})
+
+
+def tiny_model() -> tuple[Model, list[dict[str, np.ndarray]]]:
+    model = Model(
+        "dual_encoder",
+        [image_part(), text_part()],
+        inputs={"pixels": TensorInput("pixels"), "text": TextInput("elsewhere.json", 8)},
+        outputs=["image_embedding", "text_embedding"],
+    )
+    model.tokenizer_json = "{}"
+    samples = [{"pixels": pixels(1, seed=i), **tokens(1, seed=i)} for i in range(3)]
+    return model, samples
+
+
+def test_a_captured_model_is_a_bundle_that_opens_and_runs_like_the_model(tmp_path: Path):
+    model, samples = tiny_model()
+    capture_model(model, samples, tmp_path / "out", name="tiny", context=Context(tmp_path))
+    made = Bundle.open(tmp_path / "out").run(samples[0])
+    with torch.no_grad():
+        expected = model.eval()({k: torch.from_numpy(v) for k, v in samples[0].items()})
+    for name in model.outputs:
+        assert largest_difference(made[name], expected[name].numpy()) < 1e-4
+
+
+def test_capture_leaves_nothing_behind_when_it_fails_and_never_overwrites(tmp_path: Path):
+    model, samples = tiny_model()
+    with pytest.raises(CaptureError, match="part 'text': no sample has"):
+        capture_model(model, [{"pixels": pixels(1)}], tmp_path / "out", name="tiny", context=Context(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("")
+    with pytest.raises(BundleError, match="exists already"):
+        capture_model(model, samples, tmp_path / "out", name="tiny", context=Context(tmp_path))
