@@ -1,7 +1,7 @@
 """Blame: which part of a compressed bundle costs the accuracy.
 
-Each part is put back in turn, and the task metric watched. Bundles of one model share their value names, so a part of one fits into the chain of the other. The mixed chain is a
-sealed bundle like any other and is measured as such, through the runtime.
+Each part is put back in turn, and the task metric watched. Bundles of one model share their value names, so a part of
+one fits into the chain of the other. The mixed chain is a sealed bundle like any other and is measured as such.
 """
 
 from __future__ import annotations

@@ -226,8 +226,14 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The end table as a markdown table, one line per row."""
-    header, body = cells(rows)
+    """The end table and the table of parts in markdown, one line per row."""
+    tables = [_markdown_table(*cells(rows))]
+    if any(row.part_ms for row in rows):
+        tables.append(_markdown_table(*part_cells(rows)))
+    return "\n".join(tables)
+
+
+def _markdown_table(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> str:
 
     def line(texts: Sequence[str]) -> str:
         return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"

@@ -123,6 +123,8 @@ def ran(row: Row) -> str:
 
 def fact(value: object) -> str:
     """A value of the environment or of provenance, in one line."""
+    if value is None:
+        return NONE
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {fact(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):

@@ -7,6 +7,7 @@ drawn twice (wide and narrow) so that a phone does not get a shrunken poster. Th
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> D
                 [], [], marker, markersize=9, color=colours[p.series], label=_short(p.name)
             )  # the legend's, without bars
         axes.set_xscale("log")
-        _plain_log_ticks(axes, [p.latency_ms[0] for p in points])
+        _plain_log_ticks(axes, [p.latency_ms[0] for p in points], most=8 if wide else 6)
         low, high = min(scale * p.score[1] for p in points), max(scale * p.score[2] for p in points)
         room = max(high - low, 1e-9) * 0.12
         axes.set_ylim(low - room, high + room)
@@ -138,7 +139,7 @@ def waterfall(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
                 ha="left", va="center", color=_INK, fontsize=11, zorder=4,
             )  # fmt: skip
         axes.set_xscale("log")
-        _plain_log_ticks(axes, values)
+        _plain_log_ticks(axes, values, most=8 if wide else 5)
         room = 0.30 if wide else 0.52  # share of the axis kept free for the text right of the longest bar
         axes.set_xlim(floor, max(values) * (max(values) / floor) ** (room / (1 - room)))
         axes.set_yticks(range(len(steps)), [_short(s.name, 14) for s in steps])
@@ -160,14 +161,20 @@ def _short(name: str, longest: int = 24) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
-def _plain_log_ticks(axes: Axes, values: Sequence[float]) -> None:
-    """Ticks at 1, 2, 5 × 10ⁿ where the values span little, at 10ⁿ where they span much; written out, not as powers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def _plain_log_ticks(axes: Axes, values: Sequence[float], *, most: int) -> None:
+    """Ticks at 1, 2, 5 × 10ⁿ near the values, fewer where that would be more than ``most``; written out in full."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-    wide_span = max(values) / min(values) > 300
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0,) if wide_span else (1.0, 2.0, 5.0)))
+    powers = range(math.floor(math.log10(min(values))) - 1, math.ceil(math.log10(max(values))) + 1)
+    ticks: list[float] = []
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        ticks = [tick for tick in ticks if min(values) / 1.6 <= tick <= max(values) * 1.6]
+        if len(ticks) <= most:
+            break
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
 
 def _drawing(draw: Callable[[Axes, bool], None], *, name: str, said: str, height: float) -> Drawing:

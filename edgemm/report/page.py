@@ -25,6 +25,7 @@ from edgemm.measure.table import (
     default_row,
     headline_score,
     is_ablation,
+    part_cells,
     reference_row,
 )
 from edgemm.report import figures
@@ -244,7 +245,7 @@ def _parts(rows: Sequence[Row]) -> dict[str, Any] | None:
         return None
     names = list(dict.fromkeys(name for r in measured for name in r.part_ms))
     series = {name: i % 6 + 1 for i, name in enumerate(names)}
-    bars, table = [], []
+    bars = []
     for row in measured:
         medians = {name: s.p50.value_ms for name, s in row.part_ms.items() if s.p50}
         total = sum(medians.values())
@@ -263,18 +264,12 @@ def _parts(rows: Sequence[Row]) -> dict[str, Any] | None:
                 "total": words.milliseconds(total),
             }
         )
-        table.append(
-            [
-                f"{row.variant}, {row.target}",
-                *(words.milliseconds(medians[n]) if n in medians else "" for n in names),
-                words.milliseconds(total),
-            ]
-        )
+    header, body = part_cells(measured)
     return {
         "bars": bars,
         "legend": [{"name": n, "series": series[n]} for n in names],
-        "header": ["variant, target", *names, "sum"],
-        "rows": table,
+        "header": header,
+        "rows": [[_cell(c.main, c.small) for c in line] for line in body],
         "note": "A part that is not there costs nothing and is left empty.",
     }
 
