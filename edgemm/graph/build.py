@@ -81,6 +81,7 @@ def build_bundle(folder: Path, out: Path, *, compute_capabilities: Mapping[str, 
         folder: a bundle folder whose TensorRT targets hold ONNX graphs (as ``quantize_bundle`` writes them).
         out: folder to write: the same bundle, with plans, their fingerprints, and the ONNX graphs beside them.
         compute_capabilities: target name -> ``"8.6"``.
+        context: where to report.
 
     Frontends stay ONNX and run on onnxruntime on the CPU: TensorRT takes neither an antialiased Resize nor uint8
     arithmetic, and images arrive in the CPU's memory anyway.
@@ -197,7 +198,7 @@ def _parser_error(parser: Any) -> str:
     if not parser.num_errors:
         return "the graph does not parse"
     error = parser.get_error(0)
-    reason = re.sub(r"\s+", " ", error.desc()).strip()
+    reason = re.sub(r"\s+", " ", error.desc()).split("[checkMacros")[0].strip()  # the missing driver, not the fault
     node = f"node '{error.node_name()}' ({error.node_operator()}): " if error.node_operator() else ""
     return f"{node}{reason[:300]}"
 

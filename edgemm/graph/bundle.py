@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from edgemm.graph.files import publish, write_graph, write_manifest
 from edgemm.graph.parity import OnnxGraph, latency_ratio
-from edgemm.graph.quantize import SCHEMES, Quantization, quantize_onnx
+from edgemm.graph.quantize import DEFAULT, SCHEMES, Quantization, quantize_onnx
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.errors import QuantizeError
@@ -33,7 +34,7 @@ def quantize_bundle(
     *,
     targets: Sequence[TargetEntry],
     context: Context,
-    config: Quantization = Quantization(),
+    config: Quantization = DEFAULT,
     rollback: bool = False,
 ) -> None:
     """Write a bundle folder with the graphs that ``targets`` need.
@@ -46,6 +47,7 @@ def quantize_bundle(
         targets: name, engine, precision and threads of each; their ``files`` are filled in here. Targets with the
             same kind of graph share its file. TensorRT targets get graphs, ``build_bundle`` compiles them.
         config: how to quantize; its engine is replaced by each target's.
+        context: ``scratch`` takes the spooled values.
         rollback: measure each int8 part against its float32 form on this machine (paired, interleaved) and, where
             int8 is slower, keep float32 arithmetic with int8 storage. Makes the result depend on the machine.
 
@@ -56,7 +58,9 @@ def quantize_bundle(
     manifest = archive.manifest
     source = manifest.targets[0]
     if source.precision != "float32":
-        raise QuantizeError(f"{folder}: its first target '{source.name}' is {source.precision}; expected a float32 bundle")
+        raise QuantizeError(
+            f"{folder}: its first target '{source.name}' is {source.precision}; expected a float32 bundle"
+        )
     graphs = {part.name: _read_graph(archive, source.files[part.name]) for part in manifest.parts}
     spool = context.scratch / "calibration"
     notes: dict[str, dict[str, object]] = {}
@@ -72,7 +76,8 @@ def quantize_bundle(
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)
                     (partial / name).write_bytes(archive.read(name))
             for kind, part in work:
-                graph, kept, note = graphs[part.name], "float32", {}
+                graph, kept = graphs[part.name], "float32"
+                note: dict[str, object] = {}
                 if kind != "float32" and part.role != "frontend":
                     if not counts[part.name]:
                         raise QuantizeError(
@@ -117,21 +122,20 @@ def _convert(
     kind: str, part: PartEntry, graph: ir.Model, spool: Path, config: Quantization, rollback: bool, context: Context
 ) -> tuple[ir.Model, str, dict[str, object]]:
     """One part's graph of one kind: (graph, kind it ended as, what the manifest says of it)."""
-    feeds = lambda: _spooled(spool, part)  # noqa: E731
     if kind == "float16":
         from edgemm.graph.float16 import float16_from_onnx
 
-        half, islands = float16_from_onnx(graph, feeds())
+        half, islands = float16_from_onnx(graph, _spooled(spool, part))
         return half, kind, {"float32_islands": islands}
     try:
-        int8 = quantize_onnx(graph, feeds(), config)
+        int8 = quantize_onnx(graph, _spooled(spool, part), config)
     except QuantizeError as error:
         if "nothing to do" not in str(error):
             raise QuantizeError(f"part '{part.name}': {error}") from error
         context.progress.say(f"part '{part.name}': no layer to quantize; kept in float32")
         return graph, "float32", {}
     if rollback and kind == "int8":
-        ratio = latency_ratio(OnnxGraph(int8), OnnxGraph(graph), next(feeds()))
+        ratio = latency_ratio(OnnxGraph(int8), OnnxGraph(graph), next(_spooled(spool, part)))
         if ratio.low > 1.0:
             pairs = unfused_pairs(int8)
             context.progress.say(
@@ -161,12 +165,15 @@ def _spool_values(
             known = {name: np.asarray(value) for name, value in sample.items()}
             for name, value in known.items():
                 if value.dtype.kind == "f" and not np.isfinite(value).all():
-                    raise QuantizeError(f"calibration sample {index - 1}: '{name}' holds nan or infinity; clean the data")
+                    raise QuantizeError(
+                        f"calibration sample {index - 1}: '{name}' holds nan or infinity; clean the data"
+                    )
             for part in parts:
                 if all(name in known for name in part.signature.input_names):
                     known.update(_run(part, sessions[part.name], known, index - 1))
                     counts[part.name] += 1
-            np.savez(spool / f"{index:06d}.npz", **{n: v for n, v in known.items() if n in read})
+            arrays: dict[str, Any] = {n: v for n, v in known.items() if n in read}
+            np.savez(spool / f"{index:06d}.npz", **arrays)
             task.advance()
     if not index:
         raise QuantizeError("no calibration samples; static int8 needs real ones (64 or more)")
@@ -196,7 +203,7 @@ def _read_graph(archive: Archive, path: str) -> ir.Model:
     return ir.from_proto(onnx.load_from_string(archive.read(path)))
 
 
-# --- why int8 did not pay ----------------------------------------------------------------------------------------------
+# --- why int8 did not pay --------------------------------------------------------------------------------------------
 
 
 def unfused_pairs(model: ir.Model) -> int:

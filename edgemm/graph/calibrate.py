@@ -135,10 +135,13 @@ def check_feed(model: ir.Model, feed: Mapping[str, np.ndarray], index: int) -> d
         if array.dtype.name != dtype or not fits or not array.size:
             shown = [d if isinstance(d, int) else str(d) for d in dims]
             raise QuantizeError(
-                f"calibration sample {index}: '{name}' is {array.dtype.name} {list(array.shape)}, expected {dtype} {shown}"
+                f"calibration sample {index}: '{name}' is {array.dtype.name} {list(array.shape)}, "
+                f"expected {dtype} {shown}"
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise QuantizeError(f"calibration sample {index}: '{name}' holds nan or infinity; clean the calibration data")
+            raise QuantizeError(
+                f"calibration sample {index}: '{name}' holds nan or infinity; clean the calibration data"
+            )
         result[name] = array
     return result
 

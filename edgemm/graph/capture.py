@@ -38,7 +38,11 @@ MAX_ABS_ERROR = 1e-4
 
 
 def capture_part(
-    part: Part, sample: Mapping[str, Tensor], *, max_abs_error: float = MAX_ABS_ERROR, further: Sequence[Mapping[str, Tensor]] = ()
+    part: Part,
+    sample: Mapping[str, Tensor],
+    *,
+    max_abs_error: float = MAX_ABS_ERROR,
+    further: Sequence[Mapping[str, Tensor]] = (),
 ) -> ir.Model:
     """Export one part to ONNX, clean the graph, and hold it against the part.
 
@@ -64,7 +68,12 @@ def capture_part(
             model = _export(part, _at_sizes(signature, values, _export_sizes(signature)))
             clean_(model)
             _name_ports(part, model)
-            _gate(part, model, [values, *({n: _value(part, s, _spec(signature, n)) for n in values} for s in further)], max_abs_error)
+            _gate(
+                part,
+                model,
+                [values, *({n: _value(part, s, _spec(signature, n)) for n in values} for s in further)],
+                max_abs_error,
+            )
     finally:
         part.module.train(training)
     return model
@@ -82,9 +91,12 @@ def capture_model(
     """Capture every part and write a bundle folder with one target, ``cpu-float32``.
 
     Args:
+        model: its modules are put into eval mode meanwhile.
         samples: dicts of raw values (``image``, ``input_ids``, …), batch first; a dict may lack a modality.
         out: folder to write; must not exist or be empty.
         name: the bundle's name.
+        context: where to report.
+        max_abs_error: see ``capture_part``.
 
     Raises:
         CaptureError: a part that can't be captured, or that no sample reaches.
@@ -108,7 +120,8 @@ def capture_model(
             usable = [s for s in known if set(part.signature.input_names) <= s.keys()]
             if not usable:
                 raise CaptureError(
-                    f"part '{part.name}': no sample has {list(part.signature.input_names)}; give samples of that modality"
+                    f"part '{part.name}': no sample has {list(part.signature.input_names)}; "
+                    "give samples of that modality"
                 )
             graph = capture_part(part, usable[0], further=usable[1:], max_abs_error=max_abs_error)
             files[part.name] = f"graphs/float32/{part.name}.onnx"
@@ -143,9 +156,7 @@ def capture_model(
 
 def _export(part: Part, values: Mapping[str, Tensor]) -> ir.Model:
     signature = part.signature
-    dims = {
-        name: torch.export.Dim(name, min=r.min, max=r.max) for name, r in signature.dims.items() if r.min < r.max
-    }
+    dims = {name: torch.export.Dim(name, min=r.min, max=r.max) for name, r in signature.dims.items() if r.min < r.max}
     # torch.export keys dynamic shapes by the module's argument names unless given in order
     shapes = tuple(
         {axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str) and dim in dims}
@@ -154,9 +165,7 @@ def _export(part: Part, values: Mapping[str, Tensor]) -> ir.Model:
     wrapped = _Positional(part.module, len(signature.inputs))
     try:
         with _quiet():
-            program = torch.export.export(
-                wrapped, tuple(values.values()), dynamic_shapes=(shapes,), strict=False
-            )
+            program = torch.export.export(wrapped, tuple(values.values()), dynamic_shapes=(shapes,), strict=False)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -205,7 +214,9 @@ def _reason(part: Part, error: BaseException) -> str:
             "compute with x.shape instead of numbers, or give the signature a fixed size"
         )
     if "data-dependent" in text or "DataDependent" in text or "GuardOnData" in text:
-        return f"{head}: control flow depends on tensor values, which a graph can't hold; use torch.where or fixed steps"
+        return (
+            f"{head}: control flow depends on tensor values, which a graph can't hold; use torch.where or fixed steps"
+        )
     last = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return f"{head}: torch.export failed: {last[:200]}; run torch.export.export on the module to see where"
 
@@ -213,12 +224,19 @@ def _reason(part: Part, error: BaseException) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence torch's exporter: its prints and warnings are about its own internals."""
-    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch._dynamo", "torch.export", "torch.utils._pytree", "onnxscript")]
+    loggers = [
+        logging.getLogger(n)
+        for n in ("torch.onnx", "torch._dynamo", "torch.export", "torch.utils._pytree", "onnxscript")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -347,6 +365,8 @@ def _compare(part: Part, graph: OnnxGraph, values: Mapping[str, Tensor], allowed
         difference = largest_difference(have, want)
         if not difference <= allowed:
             raise CaptureError(
-                f"part '{part.name}': '{spec.name}' differs from the module by {difference:.2e} of its range on {where}, "
+                f"part '{part.name}': '{spec.name}' differs from the module by {difference:.2e} of its range "
+                f"on {where}, "
+                f"
                 f"allowed {allowed:.0e}; find the operator by capturing pieces, or raise capture.max_abs_error"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ def publish(out: Path) -> Iterator[Path]:
         folder.chmod(0o755)
         if out.exists():
             out.rmdir()
-        os.replace(folder, out)
+        folder.replace(out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -47,7 +46,7 @@ def write_graph(model: ir.Model, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(data)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:

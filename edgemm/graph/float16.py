@@ -40,6 +40,7 @@ def float16_from_onnx(
     3. a float value that crosses into or out of an island, or the graph -> Cast
 
     Args:
+        model: not changed.
         feeds: real inputs to scan ranges on; None trusts the operators' list alone.
 
     Returns:
@@ -85,9 +86,9 @@ def _float_values(model: ir.Model) -> set[ir.Value]:
     unknown = [v.name for node in typed.graph for v in node.outputs if v.dtype is None]
     if unknown:
         raise QuantizeError(f"float16: the type of '{unknown[0]}' can't be inferred; clean the graph first")
-    return {
-        v for node in model.graph for v in (*node.inputs, *node.outputs) if v is not None and v.name in names
-    } | {v for v in (*model.graph.inputs, *model.graph.outputs) if v.dtype == ir.DataType.FLOAT}
+    return {v for node in model.graph for v in (*node.inputs, *node.outputs) if v is not None and v.name in names} | {
+        v for v in (*model.graph.inputs, *model.graph.outputs) if v.dtype == ir.DataType.FLOAT
+    }
 
 
 def _too_wide(value: ir.Value | None) -> bool:

@@ -14,7 +14,7 @@ from edgemm.graph.calibrate import check_feed
 from edgemm.graph.files import publish, write_graph
 from edgemm.graph.parity import OnnxGraph, cosine
 from edgemm.graph.passes import clean_
-from edgemm.graph.quantize import Quantization, quantize_onnx
+from edgemm.graph.quantize import DEFAULT, Quantization, quantize_onnx
 from edgemm.runtime.errors import InputError, QuantizeError
 from edgemm.stage import Context
 
@@ -23,13 +23,16 @@ OLDEST_OPSET = 13
 
 
 def quantize_file(
-    model: Path, calibration: Path, out: Path, *, context: Context, config: Quantization = Quantization()
+    model: Path, calibration: Path, out: Path, *, context: Context, config: Quantization = DEFAULT
 ) -> dict[str, float]:
     """Quantize ``model`` on the samples of ``calibration`` and write ``out/<model's name>.onnx``.
 
     Args:
+        model: a self-contained float32 ``.onnx``.
         calibration: ``.npz`` with one array per graph input, shaped (samples, …) where the input is (batch, …).
         out: folder to write.
+        context: where to report.
+        config: how to quantize.
 
     Returns:
         Mean cosine to float32 per float output, over the calibration samples (at most 64).
@@ -70,7 +73,9 @@ def read_onnx(path: Path) -> ir.Model:
     if not proto.graph.node or not proto.opset_import:
         raise InputError(f"{path}: not an ONNX model (no nodes); expected an .onnx file")
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer):
-        raise InputError(f"{path}: its weights lie in other files; save it as one file (onnx.save_model, no external data)")
+        raise InputError(
+            f"{path}: its weights lie in other files; save it as one file (onnx.save_model, no external data)"
+        )
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < OLDEST_OPSET:
         raise QuantizeError(f"{path}: opset {opset}; expected {OLDEST_OPSET} or later, export it again")

@@ -25,9 +25,7 @@ class OnnxGraph:
         EngineError: onnxruntime refuses the graph.
     """
 
-    def __init__(
-        self, source: ir.Model | Path, *, threads: int = 1, optimized: Path | None = None
-    ) -> None:
+    def __init__(self, source: ir.Model | Path, *, threads: int = 1, optimized: Path | None = None) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()

@@ -58,7 +58,7 @@ def activation_scale(low: float, high: float, scheme: Scheme) -> Scale:
 
 
 def quantize_weight(weight: np.ndarray, axis: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric int8 per channel of ``axis``: (int8 like ``weight``, float32 scales (C,)); a zero channel gets scale 1."""
+    """Symmetric int8 per channel of ``axis``: int8 like ``weight`` and float32 scales (C,); a zero channel gets 1."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others)
     scales = np.where(largest > 0, largest / levels, 1.0).astype(np.float32)
@@ -93,6 +93,9 @@ def apply_(
     6. Gather(table, i) -> DQ(Gather(int8 table, i)), per column
 
     Args:
+        model: the graph that ``region`` was found in.
+        region: what to quantize.
+        scheme: how the engine wants it written.
         scales: by name, for every value in ``region.quantized``.
         corrections: bias corrections (C,) by the weighted node's output name.
     """
@@ -112,7 +115,7 @@ def apply_(
         _insert_pair_(model, value, scales[str(value.name)], readers)
     if scheme.tables:
         for node in region.tables:
-            _quantize_table_(model, node, scheme)
+            _quantize_table_(model, node)
 
 
 def _insert_pair_(model: ir.Model, value: ir.Value, scale: Scale, readers: list[ir.Node] | None) -> None:
@@ -138,7 +141,8 @@ def _quantize_layer_(
     name = str(node.outputs[0].name)
     source, weight = node.inputs[0], node.inputs[1]
     array = constant(weight)
-    assert source is not None and array is not None
+    assert source is not None
+    assert array is not None
     axis = weight_axis(node)
     input_scale = scales[str(source.name)].scale
     bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
@@ -178,7 +182,7 @@ def _quantize_layer_(
     node.replace_input_with(2, new_bias)
 
 
-def _quantize_table_(model: ir.Model, node: ir.Node, scheme: Scheme) -> None:
+def _quantize_table_(model: ir.Model, node: ir.Node) -> None:
     table = constant(node.inputs[0])
     assert table is not None
     name = str(node.outputs[0].name)
@@ -190,7 +194,9 @@ def _quantize_table_(model: ir.Model, node: ir.Node, scheme: Scheme) -> None:
     z = add_constant(model, f"{name}_table_zero_point", np.zeros(len(table_scales), np.int8))
     node.replace_input_with(0, add_constant(model, f"{name}_table", levels))
     found = node.outputs[0]
-    dq = ir.node("DequantizeLinear", [found, s, z], {"axis": -1 if rank is None else rank - 1}, name=f"{name}_table_dequantize")
+    dq = ir.node(
+        "DequantizeLinear", [found, s, z], {"axis": -1 if rank is None else rank - 1}, name=f"{name}_table_dequantize"
+    )
     found.type = None
     uses = [u for u in found.uses() if u.node is not dq]
     if found in model.graph.outputs:
@@ -207,6 +213,8 @@ def add_constant(model: ir.Model, name: str, array: np.ndarray | np.generic) -> 
     while unique in model.graph.initializers:
         unique, i = f"{name}_{i}", i + 1
     tensor = ir.tensor(np.asarray(array), name=unique)
-    value = ir.Value(name=unique, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+    value = ir.Value(
+        name=unique, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
+    )
     model.graph.register_initializer(value)
     return value

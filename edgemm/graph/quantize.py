@@ -57,14 +57,18 @@ class Quantization:
         return Scheme(scheme.activations, scheme.integer_bias, 64, scheme.absorb, scheme.tables)
 
 
+DEFAULT = Quantization()
+
+
 def quantize_onnx(
-    model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], config: Quantization = Quantization()
+    model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], config: Quantization = DEFAULT
 ) -> ir.Model:
     """Static int8 of one graph.
 
     Args:
         model: float32, clean (see ``passes.clean_``); not changed.
         feeds: real inputs, batch first.
+        config: how to quantize.
 
     Returns:
         A new graph with the same inputs and outputs.
@@ -111,9 +115,7 @@ def _scales(region: Region, calibration: Calibration, config: Quantization, sche
         source = region.shared.get(value, value)
         if str(source.name) not in scales:
             histogram = calibration.values[str(source.name)].histogram
-            low, high = choose_range(
-                histogram, config.method, percentile=config.percentile, symmetric=scheme.symmetric
-            )
+            low, high = choose_range(histogram, config.method, percentile=config.percentile, symmetric=scheme.symmetric)
             scales[str(source.name)] = activation_scale(low, high, scheme)
         scales[str(value.name)] = scales[str(source.name)]
     return scales
@@ -124,7 +126,8 @@ def _corrections(region: Region, calibration: Calibration, scheme: Scheme) -> di
     found: dict[str, np.ndarray] = {}
     for node in region.weighted:
         source, weight = node.inputs[0], constant(node.inputs[1])
-        assert source is not None and weight is not None
+        assert source is not None
+        assert weight is not None
         if source in region.shared:
             continue
         means = calibration.values[str(source.name)].channel_means

@@ -16,6 +16,8 @@ def choose_range(histogram: Histogram, method: Method, *, percentile: float, sym
     """Lower and upper end of what is represented; holds 0, so that padding and ReLU's zero are exact.
 
     Args:
+        histogram: what calibration saw; not empty.
+        percentile: for ``method="percentile"`` only.
         method: ``minmax`` keeps everything; ``percentile`` cuts ``100 - percentile`` per cent of the elements in all;
             ``mse`` minimises the squared rounding and clipping error of the elements. (Kullback-Leibler calibration
             was tried and left out: it cuts so deep that MiniLM-L6 fell to cosine .95 and EfficientNet-Lite0 to .50.)
@@ -60,9 +62,13 @@ def _search_ends(centres: np.ndarray, weights: np.ndarray, low: float, high: flo
     a = b = 1.0
     for _ in range(2):
         if high > 0:
-            b = float(fractions[int(np.argmin([_squared_error(centres, weights, low * a, high * f) for f in fractions]))])
+            b = float(
+                fractions[int(np.argmin([_squared_error(centres, weights, low * a, high * f) for f in fractions]))]
+            )
         if low < 0:
-            a = float(fractions[int(np.argmin([_squared_error(centres, weights, low * f, high * b) for f in fractions]))])
+            a = float(
+                fractions[int(np.argmin([_squared_error(centres, weights, low * f, high * b) for f in fractions]))]
+            )
         if low == 0 or high == 0:
             break
     return low * a, high * b
@@ -75,4 +81,3 @@ def _squared_error(centres: np.ndarray, weights: np.ndarray, low: float, high: f
     offset = round(-low / step)
     quantized = (np.clip(np.round(centres / step) + offset, 0, LEVELS) - offset) * step
     return float((weights * (centres - quantized) ** 2).sum())
-

@@ -8,6 +8,7 @@ int8 ruins a transformer, and a small part of its time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -90,6 +91,7 @@ def find_region(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset(), ab
     """Partition a clean graph.
 
     Args:
+        graph: cleaned, in topological order.
         keep_float: names of weighted nodes, by their first output, to leave alone.
         absorb: whether quantization with a zero point at its least value may perform ReLU and ReLU6.
     """
@@ -123,9 +125,7 @@ def find_region(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset(), ab
                 region.edges.setdefault(source, []).append(node)
             if node.op_type == "Conv" or _feeds_weighted_through_relu(node, only_reader):
                 make_inner(node.outputs[0])
-        elif node.op_type in MIXING and len(node.inputs) > 1 and all(v in int8 for v in node.inputs):
-            make_inner(node.outputs[0])
-        elif node.op_type in POOLING and len(node.outputs) == 1 and node.inputs[0] in int8:
+        elif _keeps_int8(node, int8):
             make_inner(node.outputs[0])
         elif node.op_type in MOVING and node.inputs[0] in int8 and node.outputs[0] not in outputs:
             source = node.inputs[0]
@@ -138,17 +138,25 @@ def find_region(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset(), ab
     return region
 
 
+def _keeps_int8(node: ir.Node, int8: set[ir.Value]) -> bool:
+    """An addition or concatenation of int8 values, or a pool of one."""
+    if node.op_type in MIXING:
+        return len(node.inputs) > 1 and all(v in int8 for v in node.inputs)
+    return node.op_type in POOLING and len(node.outputs) == 1 and node.inputs[0] in int8
+
+
 def _reads_pixels(node: ir.Node, graph: ir.Graph) -> bool:
     """The first convolution of an image: a few inputs per output, so cheap, and everything after depends on it.
 
     EfficientNet-Lite0 with it in int8 falls from cosine .997 to .985, and runs no faster.
     """
     weight = node.inputs[1]
-    assert weight is not None and weight.const_value is not None
-    return node.op_type == "Conv" and node.inputs[0] in graph.inputs and int(weight.const_value.shape[1]) <= 4
+    assert weight is not None
+    assert weight.const_value is not None
+    return node.op_type == "Conv" and node.inputs[0] in graph.inputs and weight.const_value.shape.numpy()[1] <= 4
 
 
-def _feeds_weighted_through_relu(node: ir.Node, only_reader) -> bool:  # type: ignore[no-untyped-def]
+def _feeds_weighted_through_relu(node: ir.Node, only_reader: Callable[[ir.Value], ir.Node | None]) -> bool:
     """A linear layer whose only reader is a ReLU that only weighted layers read (an MLP): it stays in int8."""
     reader = only_reader(node.outputs[0])
     if reader is None or clip_bounds(reader) is None:
@@ -177,7 +185,10 @@ def _drop_dead_ends(region: Region, int8: set[ir.Value]) -> None:
             for v in region.inner
             if (p := v.producer()) is not None
             and p.op_type in (*MOVING, *MIXING, *POOLING)
-            and not any(u.node in weighted or (u.node.op_type in (*MOVING, *MIXING, *POOLING) and _inner(u.node, int8)) for u in v.uses())
+            and not any(
+                u.node in weighted or (u.node.op_type in (*MOVING, *MIXING, *POOLING) and _inner(u.node, int8))
+                for u in v.uses()
+            )
         ]
         if not dead:
             return

@@ -28,7 +28,12 @@ SIDE = DimRange(8, 20, 40)
 
 
 def plan(model: ir.Model, **changes) -> bytes:
-    arguments = {"engine": "tensorrt-rtx", "precision": "int8", "compute_capability": "8.6", "profiles": {"batch": BATCH}}
+    arguments = {
+        "engine": "tensorrt-rtx",
+        "precision": "int8",
+        "compute_capability": "8.6",
+        "profiles": {"batch": BATCH},
+    }
     return engine_from_onnx(model, **{**arguments, **changes})
 
 
@@ -48,7 +53,7 @@ def test_a_float16_plan_of_a_transformer_is_built_without_a_gpu(text_graph):
 def test_what_the_engine_refuses_is_one_line_with_the_node(image_graph):
     pytest.importorskip("tensorrt_rtx")
     asymmetric = quantize_onnx(image_graph, [{"pixels": pixels(4)}])
-    with pytest.raises(EngineError, match=r"node '.*' \(QuantizeLinear\).*zero point") as caught:
+    with pytest.raises(EngineError, match=r"node '.*' \((Dequantize|Quantize)Linear\)") as caught:
         plan(asymmetric)
     assert "\n" not in str(caught.value)
 
@@ -117,9 +122,7 @@ def captured(tmp_path: Path) -> tuple[Path, list[dict[str, np.ndarray]]]:
         {"batch": BATCH, "height": SIDE, "width": SIDE},
     )
     frontend = Part("image_frontend", "frontend", "image", "image_frontend", {}, signature, ImageFrontend(size=16))
-    model = Model(
-        "dual_encoder", [frontend, image_part()], inputs={"image": ImageInput()}, outputs=["image_embedding"]
-    )
+    model = Model("dual_encoder", [frontend, image_part()], inputs={"image": ImageInput()}, outputs=["image_embedding"])
     rng = np.random.default_rng(0)
     samples = [{"image": rng.integers(0, 256, (1, 20 + i, 24, 3), dtype=np.uint8)} for i in range(6)]
     capture_model(model, samples[:2], tmp_path / "captured", name="tiny", context=Context(tmp_path))
@@ -161,7 +164,11 @@ def test_a_part_without_calibration_samples_is_named_and_nothing_is_left(tmp_pat
     source, _ = captured(tmp_path)
     with pytest.raises(QuantizeError, match="part 'image': no calibration sample"):
         quantize_bundle(
-            source, [{"other": np.zeros((1, 2))}], tmp_path / "out", targets=TARGETS[:1], context=Context(tmp_path / "s")
+            source,
+            [{"other": np.zeros((1, 2))}],
+            tmp_path / "out",
+            targets=TARGETS[:1],
+            context=Context(tmp_path / "s"),
         )
     with pytest.raises(QuantizeError, match="no calibration samples"):
         quantize_bundle(source, [], tmp_path / "out", targets=TARGETS[:1], context=Context(tmp_path / "s"))

@@ -83,9 +83,7 @@ def test_tensorrt_gets_symmetric_activations_and_float_biases(image_graph):
     int8 = quantize_onnx(image_graph, [{"pixels": pixels(8)}], Quantization(engine="tensorrt-rtx"))
     kinds = {str(i.const_value.dtype.name) for n, i in int8.graph.initializers.items() if "_zero_point" in n}
     assert kinds == {"INT8"}
-    assert all(
-        not i.const_value.numpy().any() for n, i in int8.graph.initializers.items() if "_zero_point" in n
-    )
+    assert all(not i.const_value.numpy().any() for n, i in int8.graph.initializers.items() if "_zero_point" in n)
     biases = [i for n, i in int8.graph.initializers.items() if n.endswith("_bias")]
     assert biases
     assert all(b.const_value.dtype == ir.DataType.FLOAT for b in biases)

@@ -79,8 +79,9 @@ class ForgetShapes(InPlacePass):
 def clean_(model: ir.Model) -> None:
     """Inline, fold constants and batch norm, drop what nothing reads, merge what is equal, forget shapes; in place."""
     for value in model.graph.initializers.values():
-        value.shape = value.const_value.shape if value.const_value is not None else value.shape
-    optimizer.optimize_ir(model) if hasattr(optimizer, "optimize_ir") else optimizer.optimize(model)
+        if value.const_value is not None:
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+    optimizer.optimize_ir(model)
     Sequential(
         FoldBatchNorm(),
         passes.IdentityEliminationPass(),
@@ -88,7 +89,7 @@ def clean_(model: ir.Model) -> None:
         passes.CommonSubexpressionEliminationPass(),
         passes.DeduplicateInitializersPass(),
         passes.RemoveUnusedNodesPass(),
-        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         passes.RemoveUnusedOpsetsPass(),
         passes.TopologicalSortPass(),
         ForgetShapes(),
