@@ -1,8 +1,8 @@
 """Our quantizer against the ones it replaces: speed and cosine to float32, in one run, on trained weights.
 
 EfficientNet-Lite0 on emoji (or on the images of ``--images``) and MiniLM-L6 on questions (``--texts``, one a line; by
-default the emoji's names). All engines are timed in turns, one sample at a time, with spinning off, and compared on samples
-that calibration did not see.
+default the emoji's names). All engines are timed in turns, one sample at a time, with spinning off, and compared
+on samples that calibration did not see.
 
     python benchmarks/quantizer.py [--threads 2] [--rounds 60] [--images FOLDER] [--texts FILE] [--model text|image]
 """
@@ -59,6 +59,7 @@ class Pooled(torch.nn.Module):
         self.model = model
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, T) ids and mask to (B, 384)."""
         hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         weight = mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1.0)
@@ -128,7 +129,7 @@ def at(feeds: Feeds, index: int) -> Feeds:
 
 
 def onnxruntime_peers(path: Path, calibration: Feeds, work: Path) -> dict[str, Callable[[], Path]]:
-    """onnxruntime's own quantizers, as files."""
+    """The quantizers that come with onnxruntime, as files."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,

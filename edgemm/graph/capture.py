@@ -366,7 +366,6 @@ def _compare(part: Part, graph: OnnxGraph, values: Mapping[str, Tensor], allowed
         if not difference <= allowed:
             raise CaptureError(
                 f"part '{part.name}': '{spec.name}' differs from the module by {difference:.2e} of its range "
-                f"on {where}, "
-                f"
-                f"allowed {allowed:.0e}; find the operator by capturing pieces, or raise capture.max_abs_error"
+                f"on {where}, allowed {allowed:.0e}; find the operator by capturing pieces, "
+                "or raise capture.max_abs_error"
             )
