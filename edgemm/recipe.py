@@ -394,6 +394,7 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         if missing := [need for need in needs.get(stage, ()) if need not in recipe.stages]:
             yield f"stages: '{stage}' needs {', '.join(repr(m) for m in missing)} before it"
     seen: set[str] = set()
+    ships = "measure" in recipe.stages or "pack" in recipe.stages
     for index, target in enumerate(recipe.targets):
         at = f"targets.{index}"
         if target.name in seen:
@@ -404,11 +405,11 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             yield f"{at}.compute_capability: missing; engine '{target.engine}' builds for one, e.g. \"8.6\""
         if not gpu and target.compute_capability is not None:
             yield f"{at}.compute_capability: only for tensorrt and tensorrt-rtx, got engine '{target.engine}'"
-        if gpu and "build" not in recipe.stages and "pack" in recipe.stages:
+        if gpu and ships and "build" not in recipe.stages:
             yield f"{at}: engine '{target.engine}' needs the stage 'build', which is not in stages"
         if target.precision == "float16" and not gpu:
             yield f"{at}.precision: 'float16' is for tensorrt and tensorrt-rtx; '{target.engine}' takes float32 or int8"
-        if target.precision == "int8" and "quantize" not in recipe.stages:
+        if target.precision == "int8" and ships and "quantize" not in recipe.stages:
             yield f"{at}.precision: 'int8' needs the stage 'quantize', which is not in stages"
 
 

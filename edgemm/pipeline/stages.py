@@ -158,7 +158,7 @@ class _Corridor:
                 libraries=EXPORT,
                 makes=f"an ONNX graph for each part of the {names[model.name]}",
             )
-            for model in models
+            for model in (models if "measure" in recipe.stages else models[-1:])  # the others are only measured
         ]
         if "quantize" in recipe.stages:
             nodes.append(

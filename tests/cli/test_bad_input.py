@@ -1,0 +1,266 @@
+"""Bad input: one clear line on stderr for each problem, exit code 2, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgemm.__main__ import main
+from tests.pipeline.small import RECIPE, write_data, write_text_weights
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory) -> Path:
+    """Data, text weights, a model, a bundle and an ONNX file to spoil copies of."""
+    folder = tmp_path_factory.mktemp("ground")
+    write_data(folder / "data", each=1)
+    write_text_weights(folder / "text")
+    (folder / "recipe.toml").write_text(RECIPE)
+    _write_onnx(folder / "model.onnx")
+    _write_bundle(folder / "bundle", folder / "model.onnx")
+    _write_model(folder / "model")
+    np.savez(folder / "calibration.npz", x=np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32))
+    return folder
+
+
+def _write_onnx(path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [weight],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+
+
+def _write_bundle(folder: Path, graph: Path) -> None:
+    from edgemm.runtime.archive import seal
+    from edgemm.runtime.manifest import Manifest, PartEntry, TargetEntry, TensorInput
+    from edgemm.runtime.signature import DimRange, Signature, TensorSpec
+
+    (folder / "graphs").mkdir(parents=True)
+    shutil.copyfile(graph, folder / "graphs" / "head.onnx")
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 8)),),
+        (TensorSpec("y", "float32", ("batch", 4)),),
+        {"batch": DimRange(1, 1, 4)},
+    )
+    manifest = Manifest(
+        "small",
+        "test",
+        (PartEntry("head", "head", None, signature, 32),),
+        {"x": TensorInput("x")},
+        ("y",),
+        (TargetEntry("cpu", "onnxruntime", "float32", {"head": "graphs/head.onnx"}),),
+    )
+    seal(folder, manifest)
+
+
+def _write_model(folder: Path) -> None:
+    from edgemm.models.families import build_model
+    from edgemm.models.store import save_model
+    from edgemm.recipe import load_recipe
+
+    recipe = load_recipe(folder.parent / "recipe.toml")
+    save_model(build_model(recipe.teacher, family=recipe.family, texts=["a red bar"], seed=0), folder)
+
+
+@pytest.fixture
+def place(ground, tmp_path, monkeypatch) -> Path:
+    """A copy to spoil, as the working folder."""
+    shutil.copytree(ground, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("EDGEMM_STORE", raising=False)
+    return tmp_path / "here"
+
+
+def edit(old: str, new: str):
+    def spoil(place: Path) -> None:
+        text = (place / "recipe.toml").read_text()
+        assert old in text
+        (place / "recipe.toml").write_text(text.replace(old, new, 1))
+
+    return spoil
+
+
+def nothing(place: Path) -> None:
+    pass
+
+
+def rows(change):
+    """Change the rows of the data."""
+
+    def spoil(place: Path) -> None:
+        path = place / "data" / "samples.jsonl"
+        data = [json.loads(line) for line in path.read_text().splitlines()]
+        change(data)
+        path.write_text("".join(json.dumps(row) + "\n" for row in data))
+
+    return spoil
+
+
+def corrupt_image(place: Path) -> None:
+    path = place / "data" / "red-circle-0.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def other_architecture(place: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    path = place / "model" / "weights.safetensors"
+    state = load_file(path)
+    state.pop(sorted(state)[0])
+    save_file(state, path)
+
+
+def nan_calibration(place: Path) -> None:
+    np.savez(place / "calibration.npz", x=np.full((4, 8), np.nan, np.float32))
+
+
+def pickled_calibration(place: Path) -> None:
+    np.savez(place / "calibration.npz", x=np.array([{"a": 1}], dtype=object))
+
+
+def truncated(name: str):
+    def spoil(place: Path) -> None:
+        data = (place / name).read_bytes()
+        (place / name).write_bytes(data[: len(data) // 2])
+
+    return spoil
+
+
+def zipped_and_truncated(place: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["pack", "bundle", "-o", "bundle.zip"])
+    truncated("bundle.zip")(place)
+
+
+def zip_that_climbs_out(place: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(place / "bundle.zip", "w") as archive:
+        archive.writestr("manifest.json", (place / "bundle" / "manifest.json").read_bytes())
+        archive.writestr("../../climbed.txt", b"out")
+
+
+def int8_without_quantize(place: Path) -> None:
+    edit("seed = 1", 'seed = 1\nstages = ["teach", "distill", "prune", "capture", "measure", "pack"]')(place)
+
+
+def store_is_a_file(place: Path) -> None:
+    (place / "store").write_text("a file")
+
+
+def no_tensorrt(place: Path) -> None:
+    edit('engine = "onnxruntime"', 'engine = "tensorrt"\ncompute_capability = "8.6"')(place)
+
+
+RUN = ("run", "recipe.toml")
+QUANTIZE = ("quantize", "model.onnx", "--calibration", "calibration.npz", "-o", "new")
+NO_CALIBRATION = ("quantize", "model.onnx", "--calibration", "no.npz", "-o", "new")
+CASES = {
+    "missing recipe": (nothing, ("run", "nope.toml"), "nope.toml: no such recipe file"),
+    "a folder as recipe": (nothing, ("run", "data"), "data: is a folder; give the recipe's TOML file"),
+    "not TOML": (edit('name = "shapes"', "name = shapes"), RUN, "recipe.toml: not valid TOML"),
+    "wrong key": (
+        edit("input_size = 32", "input_siez = 32"), RUN, "image.input_siez: unknown key; did you mean 'input_size'?",
+    ),
+    "wrong type": (edit("seed = 1", 'seed = "one"'), RUN, 'recipe.toml: seed: expected an integer, got "one"'),
+    "number as text": (edit("threads = 1", 'threads = "1"'), RUN, 'threads: expected an integer, got "1"'),
+    "out of range": (edit("epochs = 12", "epochs = -1"), RUN, "teach.epochs: expected at least 0, got -1"),
+    "missing key": (edit('kind = "table"', ""), RUN, "recipe.toml: data.kind: missing, and needed"),
+    "unknown choice": (edit('"dual-encoder"', '"dual-encodr"'), RUN, "got 'dual-encodr'; did you mean 'dual-encoder'?"),
+    "unknown --set key": (nothing, (*RUN, "--set", "distill.epoch=3"), "unknown key; did you mean 'epochs'?"),
+    "--set without value": (nothing, (*RUN, "--set", "seed"), "--set seed: expected KEY=VALUE"),
+    "unknown stage": (nothing, (*RUN, "--until", "quantise"), "no stage 'quantise'; did you mean 'quantize'?"),
+    "unknown target": (nothing, (*RUN, "--target", "cpu-int4"), "no target 'cpu-int4'; did you mean 'cpu-int8'?"),
+    "stages out of order": (
+        edit("seed = 1", 'seed = 1\nstages = ["distill", "teach"]'), RUN, "stages: expected each once and in the order",
+    ),
+    "engine not installed": (no_tensorrt, RUN, 'pip install "edgemm[tensorrt]"'),
+    "int8 target without quantize": (int8_without_quantize, RUN, "'int8' needs the stage 'quantize'"),
+    "gpu target without capability": (
+        edit('engine = "onnxruntime"', 'engine = "tensorrt-rtx"'), RUN, "targets.0.compute_capability: missing",
+    ),
+    "missing data": (edit("data/samples", "data/nope"), RUN, "nope.jsonl"),
+    "corrupt image": (corrupt_image, RUN, "red-circle-0.png"),
+    "missing image": (lambda place: (place / "data" / "red-bar-0.png").unlink(), RUN, "red-bar-0.png"),
+    "empty text": (rows(lambda data: data[0].update(text=" ")), RUN, "text"),
+    "no training split": (rows(lambda data: [r.update(split="test") for r in data]), RUN, "no row of split 'train'"),
+    "store is a file": (store_is_a_file, (*RUN, "--store", "store"), "not a folder; choose another with --store"),
+    "out is a file": (nothing, (*RUN, "--out", "recipe.toml"), "can't write there"),
+    "no runs": (nothing, ("runs", "--store", "nope"), "nope: no store there"),
+    "gc size": (nothing, ("gc", "--limit", "lots"), "size 'lots': expected a number and a unit"),
+    "weights of another model": (other_architecture, ("capture", "model", "-o", "new"), "of another model?"),
+    "model.json of nothing": (nothing, ("capture", "bundle", "-o", "new"), "this is a bundle, give the model"),
+    "no model": (nothing, ("capture", "nope", "-o", "new"), "nope: no such folder"),
+    "out exists": (nothing, ("capture", "model", "-o", "data"), "data: exists already"),
+    "calibration missing": (nothing, NO_CALIBRATION, "no.npz: no such file"),
+    "calibration with NaN": (
+        nan_calibration, QUANTIZE, "nan",
+    ),
+    "pickled calibration": (
+        pickled_calibration, QUANTIZE, "pickle",
+    ),
+    "truncated graph": (
+        truncated("model.onnx"), QUANTIZE, "not an ONNX model",
+    ),
+    "unknown engine": (
+        nothing, (*QUANTIZE, "--engine", "tpu"), "no engine 'tpu'",
+    ),
+    "truncated file in a bundle": (truncated("bundle/graphs/head.onnx"), ("verify", "bundle"), "head.onnx"),
+    "truncated manifest": (truncated("bundle/manifest.json"), ("infer", "bundle"), "manifest.json"),
+    "truncated zip": (zipped_and_truncated, ("verify", "bundle.zip"), "not a whole zip"),
+    "zip that climbs out": (zip_that_climbs_out, ("inspect", "bundle.zip"), "climbed.txt"),
+    "no bundle": (nothing, ("verify", "nope"), "nope: no such file or folder"),
+    "nothing to ask": (nothing, ("infer", "bundle"), "nothing to ask"),
+    "unknown option": (nothing, ("run", "recipe.toml", "--stroe", "x"), "No such option: --stroe"),
+    "unknown verb": (nothing, ("rnu",), "No such command 'rnu'"),
+    "missing argument": (nothing, ("run",), "Missing argument 'RECIPE'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_line_with_exit_code_2_and_nothing_half_written(case, place, capfd):
+    spoil, arguments, expected = CASES[case]
+    spoil(place)
+    before = {path for path in place.rglob("*") if path.is_file()}
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    shown = capfd.readouterr()
+    assert left.value.code == 2, shown.err
+    lines = shown.err.splitlines()
+    assert len(lines) == 1, shown.err
+    assert expected in lines[0]
+    assert "Traceback" not in shown.err
+    written = {path for path in place.rglob("*") if path.is_file()} - before
+    kept = {path for path in written if "locks" in path.parts or "runs" in path.parts}  # a store's own notes
+    assert written == kept
+
+
+def test_all_problems_of_a_recipe_come_at_once(place, capfd):
+    edit("seed = 1", 'sed = 1\nthreads = "2"')(place)
+    text = (place / "recipe.toml").read_text().replace("threads = 1\n", "", 1)
+    (place / "recipe.toml").write_text(text)
+    with pytest.raises(SystemExit):
+        main(["run", "recipe.toml", "--set", "pack.goldn=3"])
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("edgemm: error: ") for line in lines)
+
+
+def test_debug_shows_the_traceback(place):
+    from edgemm.runtime.errors import RecipeError
+
+    with pytest.raises(RecipeError):
+        main(["run", "nope.toml", "--debug"])

