@@ -76,8 +76,8 @@ class ImageFrontend(nn.Module):
 
     def _resize(self, image: Tensor, height: int, width: int) -> Tensor:
         if self.resample == "sampled":  # while still uint8 and channels last: whole rows, then whole pixels are copied
-            image = image.index_select(1, _nearest(image.shape[1], 2 * height))
-            image = image.index_select(2, _nearest(image.shape[2], 2 * width))
+            image = image.index_select(1, nearest(image.shape[1], 2 * height))
+            image = image.index_select(2, nearest(image.shape[2], 2 * width))
         x = image.permute(0, 3, 1, 2).to(torch.float32)  # (B, H, W, C) -> (B, C, H, W)
         if self.resample == "sampled":
             return F.avg_pool2d(x, 2)
@@ -99,7 +99,7 @@ class ImageFrontend(nn.Module):
         return self.normalise(self.resize(image))
 
 
-def _nearest(size: int, count: int) -> Tensor:
+def nearest(size: int, count: int) -> Tensor:
     """Which of ``size`` pixels Pillow's NEAREST takes for each of ``count``: (count,) int64.
 
     Pillow adds the step up in double precision, and where points fall on the border of two pixels its rounding

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from edgemm.data.image import read_image
-from edgemm.models.frontend import ImageFrontend, frontend_from_processor
+from edgemm.models.frontend import ImageFrontend, frontend_from_processor, nearest
 from edgemm.runtime.errors import ModelError
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -42,17 +42,23 @@ def images() -> Iterator[np.ndarray]:
 
 def by_pillow(image: np.ndarray, *, size: int, fit: str, resample: str) -> np.ndarray:
     picture = Image.fromarray(image)
+
+    def resized(width: int, height: int) -> Image.Image:
+        if resample == "sampled":
+            return picture.resize((2 * width, 2 * height), Image.Resampling.NEAREST).reduce(2)
+        return picture.resize((width, height), FILTERS[resample])
+
     if fit == "stretch":
-        return np.asarray(picture.resize((size, size), FILTERS[resample]))
+        return np.asarray(resized(size, size))
     width, height = picture.size
     short = min(width, height)
-    picture = picture.resize((size * width // short, size * height // short), FILTERS[resample])
+    picture = resized(size * width // short, size * height // short)
     left, top = (picture.width - size) // 2, (picture.height - size) // 2
     return np.asarray(picture.crop((left, top, left + size, top + size)))
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop"])
-@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic", "sampled"])
 def test_resizing_stays_within_one_step_of_pillow(fit: str, resample: str) -> None:
     frontend = ImageFrontend(size=96, fit=fit, resample=resample)
     for image in images():
@@ -61,8 +67,16 @@ def test_resizing_stays_within_one_step_of_pillow(fit: str, resample: str) -> No
         assert np.abs(got - expected).max() <= 1
 
 
+def test_sampling_takes_the_very_pixels_that_pillow_takes_even_on_ties() -> None:
+    for count in (96, 192, 224):  # among them widths where Pillow's rounding decides a tie, 1024 to 192 for one
+        for size in [*range(16, 400), 512, 640, 896, 1024, 1280, 1408, 1792, 2321]:
+            ramp = Image.fromarray(np.arange(size, dtype=np.int32)[None])
+            expected = np.asarray(ramp.resize((count, 1), Image.Resampling.NEAREST))[0]
+            assert np.array_equal(nearest(size, count).numpy(), expected), (size, count)
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns of its own internals
-@pytest.mark.parametrize(("fit", "resample"), [("stretch", "bilinear"), ("crop", "bicubic")])
+@pytest.mark.parametrize(("fit", "resample"), [("stretch", "bilinear"), ("crop", "bicubic"), ("stretch", "sampled"), ("crop", "sampled")])
 def test_onnx_runtime_gives_the_same_numbers_at_any_size(tmp_path: Path, fit: str, resample: str) -> None:
     frontend = ImageFrontend(size=64, fit=fit, resample=resample, mean=(0.5,) * 3, std=(0.5,) * 3)
     dim = torch.export.Dim
