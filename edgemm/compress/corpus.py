@@ -69,9 +69,9 @@ def corpus_of(dataset: Dataset, split: str = "train", *, extra_texts: Sequence[s
     samples = dataset.split(split)
     with_image = sum(s.image is not None for s in samples)
     with_text = sum(s.text is not None for s in samples)
-    for what, count in (("image", with_image), ("text", with_text)):
+    for what, count in (("an image", with_image), ("a text", with_text)):
         if count not in (0, len(samples)):
-            raise DataError(f"split '{split}': {count} of {len(samples)} samples have an {what}; expected all or none")
+            raise DataError(f"split '{split}': {count} of {len(samples)} samples have {what}; expected all or none")
     images = {path: row for row, path in enumerate(dict.fromkeys(s.image for s in samples if s.image is not None))}
     names: list[list[str]] = []
     for sample in samples:

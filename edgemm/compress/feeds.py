@@ -63,7 +63,8 @@ class Feeds:
             return {name: rows[chosen, image_rows].float() for name, rows in self.images.items()}
         if self.pixels is None:
             return {}
-        x = self.pixels[image_rows].float()
+        # channels last halves the time of training a CNN on CPUs; the modules follow their input's layout
+        x = self.pixels[image_rows].float().contiguous(memory_format=torch.channels_last)
         if augment is not None:
             x = augmentation.apply(x, augment)
         frontend = frontend_of(self.model)

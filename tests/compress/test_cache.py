@@ -1,0 +1,68 @@
+"""Cached rows: made once, resumed by chunk, never half written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgemm.compress.cache import Rows, cache_key, cached_rows
+from edgemm.stage import Context
+
+
+def squares(rows: range) -> Rows:
+    return {"square": np.array([[r * r] for r in rows], dtype=np.float16)}
+
+
+def test_rows_are_computed_once_and_then_found(tmp_path: Path) -> None:
+    context = Context(scratch=tmp_path)
+    asked: list[range] = []
+
+    def compute(rows: range) -> Rows:
+        asked.append(rows)
+        return squares(rows)
+
+    for _ in range(2):
+        made = cached_rows(context, "k", ["square"], compute, count=10, chunk=4, title="squares")
+        assert made["square"].dtype == np.float16
+        assert made["square"][:, 0].tolist() == [r * r for r in range(10)]
+    assert asked == [range(0, 4), range(4, 8), range(8, 10)]
+
+
+def test_a_run_that_died_goes_on_at_the_chunk_it_died_in(tmp_path: Path) -> None:
+    context = Context(scratch=tmp_path)
+
+    def dies(rows: range) -> Rows:
+        if rows.start == 4:
+            raise KeyboardInterrupt
+        return squares(rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_rows(context, "k", ["square"], dies, count=10, chunk=4, title="squares")
+    asked: list[range] = []
+
+    def compute(rows: range) -> Rows:
+        asked.append(rows)
+        return squares(rows)
+
+    cached_rows(context, "k", ["square"], compute, count=10, chunk=4, title="squares")
+    assert asked == [range(4, 8), range(8, 10)]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_another_key_is_another_table(tmp_path: Path) -> None:
+    context = Context(scratch=tmp_path)
+    first = cached_rows(context, cache_key(a=1), ["square"], squares, count=3, chunk=4, title="squares")
+    other = cached_rows(
+        context, cache_key(a=2), ["square"], lambda r: {"square": squares(r)["square"] + 1}, count=3, chunk=4, title=""
+    )
+    assert first["square"][2, 0] == 4
+    assert other["square"][2, 0] == 5
+
+
+def test_the_shared_cache_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    context = Context(scratch=tmp_path / "scratch", cache=tmp_path / "cache")
+    cached_rows(context, "k", ["square"], squares, count=3, chunk=4, title="squares")
+    assert list((tmp_path / "cache").rglob("*.npy"))
+    assert not (tmp_path / "scratch").exists()

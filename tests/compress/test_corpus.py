@@ -1,0 +1,66 @@
+"""A split as arrays: each image and text once, names of one concept exchangeable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgemm.compress.corpus import corpus_of, words_and_pairs
+from edgemm.data import Dataset, Sample
+from edgemm.runtime.errors import DataError
+
+
+def dataset(samples: list[Sample], **more: dict[str, tuple[str, ...]]) -> Dataset:
+    checksums = {s.image: str(s.image) for s in samples if s.image is not None}
+    labels = tuple(sorted({s.label for s in samples if s.label is not None}))
+    return Dataset({"train": samples}, labels=labels, evaluate=("train",), checksums=checksums, **more)
+
+
+def test_each_image_and_text_stands_once() -> None:
+    a, b = Path("a.png"), Path("b.png")
+    corpus = corpus_of(
+        dataset(
+            [
+                Sample("1", image=a, text="what", label="yes"),
+                Sample("2", image=a, text="where", label="no"),
+                Sample("3", image=b, text="what", label="yes"),
+            ]
+        )
+    )
+    assert corpus.images == (a, b)
+    assert corpus.texts == ("what", "where")
+    assert corpus.image_row is not None
+    assert corpus.image_row.tolist() == [0, 0, 1]
+    assert corpus.choose_texts(torch.arange(3), None).tolist() == [0, 1, 0]
+    assert corpus.label.tolist() == [1, 0, 1]
+
+
+def test_other_names_of_a_concept_are_drawn_as_often_as_its_own() -> None:
+    samples = [Sample("1", image=Path("a"), text="cat", label="cat"), Sample("2", image=Path("b"), text="dog", label="dog")]
+    corpus = corpus_of(dataset(samples, texts={"cat": ("cat", "kitten", "puss"), "dog": ("dog",)}))
+    rows = torch.zeros(3000, dtype=torch.int64)
+    drawn = corpus.choose_texts(rows, torch.Generator().manual_seed(0)).bincount(minlength=4) / 3000
+    # own: 1/2 + 1/2 * 1/3; three standard errors of 3000 draws are under .03
+    assert drawn.tolist() == pytest.approx([2 / 3, 1 / 6, 1 / 6, 0], abs=0.03)
+    assert corpus.choose_texts(torch.ones(50, dtype=torch.int64), torch.Generator().manual_seed(0)).unique().tolist() == [3]
+
+
+def test_samples_that_only_sometimes_have_a_text_are_an_error() -> None:
+    with pytest.raises(DataError, match="1 of 2 samples have a text; expected all or none"):
+        corpus_of(dataset([Sample("1", image=Path("a"), text="x"), Sample("2", image=Path("b"))]))
+
+
+def test_extra_texts_stand_at_the_end_and_never_repeat_a_sample() -> None:
+    corpus = corpus_of(dataset([Sample("1", image=Path("a"), text="cat")]), extra_texts=["cat", "house", "house"])
+    assert corpus.texts == ("cat", "house")
+    assert corpus.extra == 1
+
+
+def test_words_and_pairs_never_hold_what_is_evaluated() -> None:
+    made = words_and_pairs(["red", "apple", "sky"], count=60, seed=0, without=["apple", "red apple"])
+    assert len(made) == 60
+    assert made[:2] == ["red", "sky"]
+    assert not {"apple", "red apple"} & set(made)
+    assert made == words_and_pairs(["red", "apple", "sky"], count=60, seed=0, without=["apple", "red apple"])

@@ -1,0 +1,163 @@
+"""Teach, distill and prune end to end on a world of coloured shapes, in both families."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgemm.compress import distill, prune, teach
+from edgemm.compress.corpus import corpus_of
+from edgemm.compress.feeds import feeds_of
+from edgemm.data import Dataset
+from edgemm.models.store import load_model
+from edgemm.recipe import AugmentConfig, DistillConfig, PruneConfig, StudentSection, TeachConfig, TeacherSection
+from edgemm.runtime.errors import ModelError
+from edgemm.stage import Artifact, Context
+
+SMALL = AugmentConfig(zoom=0.05, shift=0.02, rotate=0, colour=0.02)
+TEACH = TeachConfig(epochs=40, batch=24, learning_rate=5e-3, freeze="none", augment=SMALL)
+DISTILL = DistillConfig(epochs=40, batch=24, learning_rate=5e-3, augment=SMALL, extra_texts=20, extra_batch=8)
+PRUNE = PruneConfig(ratios={"image": 0.3, "text": 0.5}, epochs=20, batch=24, learning_rate=2e-3)
+
+
+def artifact(path: Path) -> Artifact:
+    return Artifact(path, path.name, "", "")
+
+
+def context(folder: Path) -> Context:
+    return Context(scratch=folder / "scratch", cache=folder / "cache")
+
+
+def recall(folder: Path, dataset: Dataset, split: str, tmp_path: Path) -> float:
+    """Share of images whose own name is nearest."""
+    model = load_model(folder)
+    corpus = corpus_of(dataset, split)
+    feeds = feeds_of(model, corpus, context(tmp_path), frozen=[], title="")
+    with torch.no_grad():
+        assert corpus.image_row is not None
+        image = model(feeds.image_values(corpus.image_row))["image_embedding"]
+        text = model(feeds.text_values(corpus.choose_texts(torch.arange(len(corpus)), None)))["text_embedding"]
+    nearest = corpus.concept[(image @ text.T).argmax(1)]
+    return float((nearest == corpus.concept).float().mean())
+
+
+def accuracy(folder: Path, dataset: Dataset, split: str, tmp_path: Path) -> float:
+    model = load_model(folder)
+    corpus = corpus_of(dataset, split)
+    feeds = feeds_of(model, corpus, context(tmp_path), frozen=[], title="")
+    with torch.no_grad():
+        assert corpus.image_row is not None
+        values = feeds.image_values(corpus.image_row)
+        values |= feeds.text_values(corpus.choose_texts(torch.arange(len(corpus)), None))
+        return float((model(values)["logits"].argmax(1) == corpus.label).float().mean())
+
+
+def test_a_dual_encoder_is_taught_distilled_and_pruned(
+    tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection, student_section: StudentSection
+) -> None:
+    paths = {name: tmp_path / name for name in ("teacher", "student", "pruned")}
+    shared = {"dataset": shapes, "seed": 0, "threads": 1}
+    teach.run(
+        TEACH, {}, paths["teacher"], context(tmp_path / "1"), teacher=teacher_section, family="dual-encoder", **shared
+    )
+    inputs = {"teacher": artifact(paths["teacher"]), "student": artifact(paths["student"])}
+    distill.run(
+        DISTILL, inputs, paths["student"], context(tmp_path / "2"), student=student_section, family="dual-encoder", **shared
+    )
+    prune.run(PRUNE, inputs, paths["pruned"], context(tmp_path / "3"), distill=DISTILL, **shared)
+    # chance is 1/12; a style never seen in training
+    for name, least in (("teacher", 0.8), ("student", 0.7), ("pruned", 0.6)):
+        assert recall(paths[name], shapes, "unseen", tmp_path / name) >= least, name
+    before, after = load_model(paths["student"]), load_model(paths["pruned"])
+    for part in ("image", "text"):
+        assert sum(p.numel() for p in after.part(part).module.parameters()) < 0.9 * sum(
+            p.numel() for p in before.part(part).module.parameters()
+        )
+        assert after.part(part).signature == before.part(part).signature
+    report = (paths["pruned"] / prune.REPORT).read_text()
+    assert '"macs"' in report
+
+
+def test_a_classifier_of_image_and_text_is_taught_distilled_and_pruned(
+    tmp_path: Path, questions: Dataset, teacher_section: TeacherSection, student_section: StudentSection
+) -> None:
+    paths = {name: tmp_path / name for name in ("teacher", "student", "pruned")}
+    shared = {"dataset": questions, "seed": 0, "threads": 1}
+    family = "fusion-classifier"
+    teach.run(TEACH, {}, paths["teacher"], context(tmp_path / "1"), teacher=teacher_section, family=family, **shared)
+    inputs = {"teacher": artifact(paths["teacher"]), "student": artifact(paths["student"])}
+    distill.run(DISTILL, inputs, paths["student"], context(tmp_path / "2"), student=student_section, family=family, **shared)
+    pruning = PRUNE.model_copy(update={"ratios": {"image": 0.3, "text": 0.5, "head": 0.5}})
+    prune.run(pruning, inputs, paths["pruned"], context(tmp_path / "3"), distill=DISTILL, **shared)
+    # the more frequent kind of answer alone gives 1/6
+    for name, least in (("teacher", 0.8), ("student", 0.7), ("pruned", 0.6)):
+        assert accuracy(paths[name], questions, "unseen", tmp_path / name) >= least, name
+
+
+def test_frozen_towers_keep_their_weights_and_are_encoded_once(
+    tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection
+) -> None:
+    config = TeachConfig(epochs=2, batch=24, freeze="towers", views=2)
+    for again in ("a", "b"):
+        teach.run(
+            config, {}, tmp_path / again, Context(scratch=tmp_path / f"scratch-{again}", cache=tmp_path / "cache"),
+            teacher=teacher_section, dataset=shapes, family="dual-encoder", seed=0, threads=1,
+        )  # fmt: skip
+        rows = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
+        if again == "a":
+            first = rows
+    assert rows == first
+    assert len(rows) == 3  # two views of the images, and the texts
+    untaught = tmp_path / "untaught"
+    teach.run(
+        TeachConfig(epochs=0), {}, untaught, context(tmp_path / "0"), teacher=teacher_section, dataset=shapes,
+        family="dual-encoder", seed=0, threads=1,
+    )  # fmt: skip
+    for part in ("image", "text"):
+        taught, plain = (load_model(p).part(part).module.state_dict() for p in (tmp_path / "a", untaught))
+        assert all(torch.equal(value, plain[name]) for name, value in taught.items())
+    assert (tmp_path / "a" / "weights.safetensors").read_bytes() == (tmp_path / "b" / "weights.safetensors").read_bytes()
+
+
+def test_embeddings_of_different_widths_are_an_error_that_names_the_way_out(
+    tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection, student_section: StudentSection
+) -> None:
+    teach.run(
+        TeachConfig(epochs=0), {}, tmp_path / "t", context(tmp_path), teacher=teacher_section, dataset=shapes,
+        family="dual-encoder", seed=0, threads=1,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="set student.embed_dim = 16, or distill.feature = 0"):
+        distill.run(
+            DISTILL, {"teacher": artifact(tmp_path / "t")}, tmp_path / "s", context(tmp_path),
+            student=student_section.model_copy(update={"embed_dim": 24}), dataset=shapes, family="dual-encoder", seed=0,
+            threads=1,
+        )  # fmt: skip
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_part_without_channels_to_remove_is_an_error(
+    tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
+) -> None:
+    teach.run(
+        TeachConfig(epochs=0), {}, tmp_path / "t", context(tmp_path), teacher=teacher_section, dataset=questions,
+        family="fusion-classifier", seed=0, threads=1,
+    )  # fmt: skip
+    both = {"teacher": artifact(tmp_path / "t"), "student": artifact(tmp_path / "t")}
+    shared = {"distill": DISTILL, "dataset": questions, "seed": 0, "threads": 1}
+    with pytest.raises(ModelError, match="part 'fusion' of kind 'fusion' has no channels to remove"):
+        prune.run(PRUNE.model_copy(update={"ratios": {"fusion": 0.2}}), both, tmp_path / "p", context(tmp_path), **shared)
+    with pytest.raises(ModelError, match="no part 'fusoin'"):
+        prune.run(PRUNE.model_copy(update={"ratios": {"fusoin": 0.2}}), both, tmp_path / "p", context(tmp_path), **shared)
+
+
+def test_a_learning_rate_that_blows_up_says_so_and_leaves_nothing(
+    tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection
+) -> None:
+    with pytest.raises(ModelError, match=r"teach: the loss is (nan|inf) at step \d+ of \d+ .*learning_rate"):
+        teach.run(
+            TEACH.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}), {}, tmp_path / "t", context(tmp_path),
+            teacher=teacher_section, dataset=shapes, family="dual-encoder", seed=0, threads=1,
+        )  # fmt: skip
+    assert not (tmp_path / "t").exists()
