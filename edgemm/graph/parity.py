@@ -46,6 +46,8 @@ class OnnxGraph:
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Outputs by name; feeds beyond the graph's inputs are ignored."""
         names = list(outputs) if outputs is not None else list(self.output_names)
+        if not names:  # an empty list means all of them to onnxruntime
+            return {}
         made = self.session.run(names, {name: feeds[name] for name in self.input_names})
         return dict(zip(names, made, strict=True))
 

@@ -6,16 +6,20 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from small import operators, pixels, tokens
+import torch
+from small import BATCH, operators, pixels, tokens
 
 from edgemm.graph.bundle import unfused_pairs
 from edgemm.graph.calibrate import Histogram
+from edgemm.graph.capture import capture_part
 from edgemm.graph.parity import OnnxGraph, cosine
 from edgemm.graph.qdq import Scheme, activation_scale, quantize_weight
 from edgemm.graph.quantize import Quantization, quantize_onnx
 from edgemm.graph.ranges import choose_range
 from edgemm.graph.storage import compress_weights
+from edgemm.models.model import Part
 from edgemm.runtime.errors import QuantizeError
+from edgemm.runtime.signature import Signature, TensorSpec
 
 
 def fused_operators(model: ir.Model, folder: Path) -> list[str]:
@@ -195,3 +199,43 @@ def test_attention_and_norms_stay_in_float(text_graph):
             producer = node.inputs[0].producer()
             assert producer is None or producer.op_type != "DequantizeLinear" or "table" in str(producer.name)
     assert operators(int8).count("Gelu") == 1
+
+
+def test_a_part_of_one_linear_layer_that_reads_the_input_is_quantized():
+    signature = Signature(
+        (TensorSpec("fused", "float32", ("batch", 64)),),
+        (TensorSpec("logits", "float32", ("batch", 5)),),
+        {"batch": BATCH},
+    )
+    torch.manual_seed(0)
+    x = torch.randn(16, 64)
+    head = capture_part(Part("head", "head", None, "head", {}, signature, torch.nn.Linear(64, 5)), {"fused": x})
+    feed = {"fused": x.numpy()}
+    int8 = quantize_onnx(head, [feed])
+    assert "QuantizeLinear" in operators(int8)
+    assert cosine(OnnxGraph(int8).run(feed)["logits"], OnnxGraph(head).run(feed)["logits"]) > 0.999
+
+
+def test_a_fusion_of_two_inputs_is_quantized_and_its_products_stay_in_float(tmp_path):
+    class Fusion(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.up, self.down = (torch.nn.Linear(32, 32) for _ in range(4))
+
+        def forward(self, image, text):
+            return self.down(torch.relu(self.up(torch.tanh(self.a(image)) * torch.tanh(self.b(text)))))
+
+    signature = Signature(
+        tuple(TensorSpec(n, "float32", ("batch", 32)) for n in ("image_features", "text_features")),
+        (TensorSpec("fused", "float32", ("batch", 32)),),
+        {"batch": BATCH},
+    )
+    torch.manual_seed(0)
+    feed = {n: torch.randn(16, 32) for n in ("image_features", "text_features")}
+    graph = capture_part(Part("fusion", "fusion", None, "fusion", {}, signature, Fusion()), feed)
+    arrays = {n: v.numpy() for n, v in feed.items()}
+    int8 = quantize_onnx(graph, [arrays])
+    fused = fused_operators(int8, tmp_path)
+    assert fused.count("QGemm") == 4
+    assert "Relu" not in fused
+    assert cosine(OnnxGraph(int8).run(arrays)["fused"], OnnxGraph(graph).run(arrays)["fused"]) > 0.99
