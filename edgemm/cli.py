@@ -7,6 +7,7 @@ Why thin: ``edgemm --help`` has to answer at once, so nothing but typer is impor
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -336,5 +337,7 @@ def _main(
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors are raised."""
+    for noisy in ("torchao", "torch.utils._pytree"):  # what they say at import is about packages nobody here asked for
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     code = app(args=list(arguments) or ["--help"], prog_name="edgemm", standalone_mode=False)
     return code if isinstance(code, int) else 0

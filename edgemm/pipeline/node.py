@@ -58,6 +58,8 @@ class Node:
             "config": self.config,
             "inputs": dict(digests),
             "libraries": library_versions(self.libraries),
+            # gradients of several processes are summed in another order than those of one
+            "processes": int(os.environ.get("WORLD_SIZE", "1")) if self.collective else 1,
         }
 
 

@@ -26,6 +26,9 @@ from edgemm.runtime.paths import MANIFEST
 from edgemm.runtime.zips import zip_bundle
 from edgemm.stage import Progress, Silent
 
+PLANS = ("tensorrt", "tensorrt-rtx")
+"""Engines whose files are compiled for one GPU, which may not be in this machine."""
+
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "int8": 5e-2}
 """Share of the largest output magnitude that golden outputs may be off by on another machine: engines sum in another
 order (float32), and CPUs with and without VNNI round int8 products differently."""
@@ -69,7 +72,7 @@ def assemble(
     manifest = replace(_join(first, sources, out), name=name)
     seal(out, manifest)  # from here on it opens, so that gallery and golden outputs come from its own bytes
     if dataset is not None:
-        runs_here = [t.name for t in manifest.targets if t.engine in ("onnxruntime", "openvino")]
+        runs_here = [t.name for t in manifest.targets if t.engine not in PLANS]
         if runs_here and manifest.family == "dual-encoder" and config.gallery != "none":
             manifest = _add_gallery(out, manifest, dataset, config, target=runs_here[0], progress=progress)
             seal(out, manifest)
@@ -129,6 +132,10 @@ def _join(first: Archive, sources: Sequence[Source], out: Path) -> Manifest:
         entry = archive.manifest.target(source.target)
         files = {part: _copy(archive, path, out, digests, apart=source.name) for part, path in entry.files.items()}
         targets.append(replace(entry, name=source.name, files=files, threads=source.threads))
+        if entry.engine in PLANS:  # the portable graphs ship beside a plan that only one kind of GPU can load
+            for path in archive.manifest.files:
+                if path.endswith(".onnx"):
+                    _copy(archive, path, out, digests, apart=source.name)
     texts = [raw for raw in manifest.inputs.values() if isinstance(raw, TextInput)]
     for path in [*(raw.tokenizer for raw in texts), *([manifest.labels] if manifest.labels else [])]:
         if _copy(first, path, out, digests, apart="") != path:
@@ -231,7 +238,7 @@ def _add_golden_outputs(out: Path, manifest: Manifest, *, task_advance: Any) -> 
         try:
             made = Bundle.open(out, target=target.name).run_golden()
         except EngineError:
-            if target.engine in ("onnxruntime", "openvino"):
+            if target.engine not in PLANS:
                 raise
             continue  # a plan for a GPU that is not here
         finally:
