@@ -137,7 +137,8 @@ class StudentSection(ModelSection):
         "tower", description="a part of its own after a frozen, cached tower; or inside the tower (dual-encoder)"
     )
     inherit: Literal["all", "image", "text", "none"] = Field(
-        "all", description="which towers start from the teacher's weights, strided in depth and ranked in width"
+        "all", description="what starts from the teacher's weights: towers strided in depth and ranked in width; all: "
+        "also fusion and head where their shapes agree"
     )
 
 

@@ -186,12 +186,15 @@ class ClassifierDistillation(_Fed):
         self.teacher_feeds = teacher_feeds
         object.__setattr__(self, "teacher", teacher)  # no submodule: it is neither trained nor saved
         self.adapters = nn.ModuleDict()
+        self.centres: dict[str, Tensor] = {}  # pooled features share a large mean, which would hide what differs
         made = {spec.name: spec for part in self.model.chain for spec in part.signature.outputs}
         for name, rows in {**teacher_feeds.images, **teacher_feeds.texts}.items():
             if config.feature and name in made:
                 width = made[name].shape[-1]
                 assert isinstance(width, int)
-                self.adapters[name] = nn.Linear(width, rows.shape[-1])
+                # of one width they should be the same features, as a fusion that was inherited expects
+                self.adapters[name] = nn.Linear(width, rows.shape[-1]) if width != rows.shape[-1] else nn.Identity()
+                self.centres[name] = rows.float().flatten(0, -2).mean(0)
 
     def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         config, corpus = self.config, self.corpus
@@ -225,7 +228,8 @@ class ClassifierDistillation(_Fed):
         if config.mixed and texts is not None:
             loss = loss + config.kd * self._mixed(made, given, len(rows), generator)
         for name, adapter in self.adapters.items():
-            distance = losses.feature_distance(adapter(_pooled(made[name])), _pooled(given[name]))
+            centre = self.centres[name].to(device)
+            distance = losses.feature_distance(adapter(_pooled(made[name])) - centre, _pooled(given[name]) - centre)
             loss = loss + config.feature * distance / len(self.adapters)
         return loss
 

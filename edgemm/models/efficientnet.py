@@ -51,7 +51,8 @@ class SameConv(nn.Conv2d):
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+    # 0.1 and not TensorFlow's 0.01: distilling takes hundreds of steps, and statistics that are inherited must be forgotten
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)
 
 
 class MBConv(nn.Module):

@@ -62,7 +62,21 @@ def build_student(
             assert student.tokenizer_json is not None
             rows = shared_rows(student.tokenizer_json, teacher.tokenizer_json)
             inherit_text_(target, source, rows=rows)
+    if section.inherit == "all":
+        _inherit_joints_(student, teacher)
     return student
+
+
+def _inherit_joints_(student: Model, teacher: Model) -> None:
+    """Copy fusion and head where the towers' features are as wide as the teacher's, so that all shapes agree."""
+    sources = {part.name: part for part in teacher.chain}
+    for part in student.chain:
+        source = sources.get(part.name)
+        if part.modality is not None or source is None or source.kind != part.kind:
+            continue
+        state, own = source.module.state_dict(), part.module.state_dict()
+        if {n: v.shape for n, v in state.items()} == {n: v.shape for n, v in own.items()}:
+            part.module.load_state_dict(state)
 
 
 def shared_rows(student_tokenizer: str, teacher_tokenizer: str) -> list[int]:
