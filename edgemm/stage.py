@@ -49,11 +49,12 @@ class Silent:
     """A Progress that reports nothing."""
 
     @contextmanager
-    def task(self, title: str, *, total: int) -> Iterator[Task]:
+    def task(self, title: str, *, total: int) -> Iterator[Task]:  # noqa: ARG002
+        """Open a line that is never drawn."""
         yield _SilentTask()
 
     def say(self, line: str) -> None:
-        pass
+        """Say nothing."""
 
 
 @dataclass(frozen=True, slots=True)

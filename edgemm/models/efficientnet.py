@@ -51,7 +51,7 @@ class SameConv(nn.Conv2d):
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    # 0.1 and not TensorFlow's 0.01: distilling takes hundreds of steps, and statistics that are inherited must be forgotten
+    # 0.1 and not TensorFlow's 0.01: distilling takes hundreds of steps, and must forget the statistics it inherits
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)
 
 

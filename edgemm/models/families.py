@@ -29,7 +29,7 @@ class Family:
     Args:
         build: parts after the towers, from the section, the towers' widths and the number of classes.
         metrics: task metrics, the first being the one that budgets are about.
-        losses: names of the losses of METHODS that distil it.
+        losses: names of the losses that distil it.
     """
 
     name: str

@@ -22,7 +22,8 @@ class ORTSession:
         threads: threads of one operator; 0 lets onnxruntime take one per core.
         what: names target and part in messages.
         spin: let idle threads spin. Off, since a spinning thread takes its core from the next part, the next
-            engine and the application (``FACTS``: another engine looked three times slower than it is).
+            engine and the application (beside one, another engine looked three
+            times slower than it is).
 
     Attributes:
         bare: onnxruntime's own session.

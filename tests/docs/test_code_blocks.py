@@ -37,7 +37,13 @@ def run(command: list[str] | str, folder: Path) -> None:
         "EDGEMM_STORE": str(folder / "store"),
     }
     done = subprocess.run(
-        command, cwd=folder, env=environment, shell=isinstance(command, str), capture_output=True, text=True, timeout=500
+        command,
+        cwd=folder,
+        env=environment,
+        shell=isinstance(command, str),
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert done.returncode == 0, f"{command}\nstdout: {done.stdout[-3000:]}\nstderr: {done.stderr[-3000:]}"
 

@@ -37,7 +37,9 @@ def test_no_file_names_a_path_of_one_machine() -> None:
     found = [
         name
         for name in listed
-        if name != own and not name.startswith("tests/") and name.endswith((".py", ".md", ".toml", ".json", ".lock"))
+        if name != own
+        and not name.startswith("tests/")
+        and name.endswith((".py", ".md", ".toml", ".json", ".lock"))
         and re.search(r"(?<![\w.])/(root|home|work)/", (ROOT / name).read_text(encoding="utf-8", errors="replace"))
     ]
     assert not found

@@ -76,7 +76,9 @@ def test_sampling_takes_the_very_pixels_that_pillow_takes_even_on_ties() -> None
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns of its own internals
-@pytest.mark.parametrize(("fit", "resample"), [("stretch", "bilinear"), ("crop", "bicubic"), ("stretch", "sampled"), ("crop", "sampled")])
+@pytest.mark.parametrize(
+    ("fit", "resample"), [("stretch", "bilinear"), ("crop", "bicubic"), ("stretch", "sampled"), ("crop", "sampled")]
+)
 def test_onnx_runtime_gives_the_same_numbers_at_any_size(tmp_path: Path, fit: str, resample: str) -> None:
     frontend = ImageFrontend(size=64, fit=fit, resample=resample, mean=(0.5,) * 3, std=(0.5,) * 3)
     dim = torch.export.Dim
