@@ -199,7 +199,7 @@ class DistillConfig(TrainingSection):
         0, ge=0, description="Other texts of the batch that each image is asked, the teacher's answer being the target."
     )
     extra_texts: int = Field(
-        0, ge=0, description="Further texts for the text tower: words of its vocabulary and random runs of them."
+        0, ge=0, description="Made-up texts for the text tower: the words of its vocabulary, then phrases of them."
     )
     extra_batch: int = Field(128, ge=1, description="How many of those are in each batch.")
 

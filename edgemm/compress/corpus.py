@@ -6,7 +6,7 @@ with five names and six pictures is thirty pairs that nobody has to list.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,20 +97,31 @@ def corpus_of(dataset: Dataset, split: str = "train", *, extra_texts: Sequence[s
     )
 
 
-def words_and_pairs(words: Sequence[str], *, count: int, seed: int, without: Sequence[str]) -> list[str]:
-    """``count`` strings for distilling a text tower without labels: each word once, then random runs of two and three.
+def made_up_texts(
+    words: Sequence[str], templates: Sequence[str], *, count: int, seed: int, without: Iterable[str]
+) -> list[str]:
+    """``count`` strings for distilling a text tower, for which no label is needed: the teacher embeds anything.
+
+    Each word once; then, in turn, a template with one of its words exchanged and a random run of two or three words.
 
     Args:
         words: a tokenizer's whole words, the common ones first.
+        templates: texts that are trained on anyway.
         without: strings that must not be among them (the names that a model is evaluated on).
     """
     banned = set(without)
     found = [word for word in words if word not in banned][:count]
     generator = torch.Generator().manual_seed(seed)
+
+    def draw(below: int) -> int:
+        return int(torch.randint(below, (1,), generator=generator))
+
     while words and len(found) < count:
-        length = int(torch.randint(2, 4, (1,), generator=generator))
-        drawn = torch.randint(len(words), (length,), generator=generator).tolist()
-        text = " ".join(words[i] for i in drawn)
-        if text not in banned:
+        if templates and len(found) % 2:
+            made = templates[draw(len(templates))].split()
+            made[draw(len(made))] = words[draw(len(words))]
+        else:
+            made = [words[draw(len(words))] for _ in range(2 + draw(2))]
+        if (text := " ".join(made)) not in banned:
             found.append(text)
     return found

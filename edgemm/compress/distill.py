@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgemm.compress.corpus import Corpus, corpus_of, words_and_pairs
+from edgemm.compress.corpus import Corpus, corpus_of, made_up_texts
 from edgemm.compress.feeds import feeds_of
 from edgemm.compress.objectives import (
     EMBEDDINGS,
@@ -121,11 +121,11 @@ def _embeddings(model: Model, cached: Mapping[str, Tensor], name: str) -> Tensor
 
 
 def _extra_texts(student: Model, dataset: Dataset, *, count: int, seed: int) -> list[str]:
-    """Words of the student's vocabulary and random runs of them, without any text that is evaluated."""
+    """Words of the student's vocabulary, and texts made up of them, without any text that is evaluated."""
     if count == 0 or student.tokenizer_json is None:
         return []
     vocabulary = tokenizer_from_json(student.tokenizer_json).get_vocab()
     words = [w for w in sorted(vocabulary, key=vocabulary.__getitem__) if len(w) > 2 and w.isascii() and w.isalpha()]
-    trained = set(dataset.all_texts())
-    evaluated = {text for split in dataset.splits for text in dataset.all_texts(split)} - trained
-    return words_and_pairs(words, count=count, seed=seed, without=sorted(evaluated))
+    trained = dataset.all_texts()
+    evaluated = {text for split in dataset.splits for text in dataset.all_texts(split)} - set(trained)
+    return made_up_texts(words, trained, count=count, seed=seed, without=evaluated)

@@ -117,7 +117,7 @@ def train_(
     batch = min(schedule.batch, samples)
     per_epoch = samples // batch
     steps = per_epoch * schedule.epochs
-    optimizer = torch.optim.AdamW(_groups(trained, objective.rates(), schedule.weight_decay), lr=schedule.learning_rate)
+    optimizer = torch.optim.AdamW(_groups(trained, objective.rates(), schedule.weight_decay), lr=schedule.learning_rate, fused=True)
     factors = [group["factor"] for group in optimizer.param_groups]
     names = [name for group in optimizer.param_groups for name in group["names"]]
     averaged = _averaged(objective) if schedule.ema else {}

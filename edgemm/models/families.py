@@ -1,4 +1,4 @@
-"""Families: how towers, fusion and head of a recipe become a Model, and what each family is measured by."""
+"""Families: how towers, fusion and head of a recipe become a Model."""
 
 from __future__ import annotations
 
@@ -20,23 +20,6 @@ from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
 BATCH = DimRange(1, 1, 32)
 SIDE = DimRange(16, 128, 4096)
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """What a family is.
-
-    Args:
-        build: parts after the towers, from the section, the towers' widths and the number of classes.
-        metrics: task metrics, the first being the one that budgets are about.
-        losses: names of the losses that distil it.
-    """
-
-    name: str
-    build: Callable[[_Towers], Model]
-    outputs: tuple[str, ...]
-    metrics: tuple[str, ...]
-    losses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,18 +174,11 @@ def _fusion_classifier(towers: _Towers) -> Model:
     )
 
 
-FAMILIES: Mapping[str, Family] = {
-    "dual-encoder": Family(
-        "dual-encoder",
-        _dual_encoder,
-        ("image_embedding", "text_embedding"),
-        ("recall@10", "recall@1"),
-        ("affinity", "interactive-contrastive", "feature"),
-    ),
-    "fusion-classifier": Family(
-        "fusion-classifier", _fusion_classifier, ("logits",), ("accuracy",), ("classifier-kd", "feature")
-    ),
+FAMILIES: Mapping[str, Callable[[_Towers], Model]] = {
+    "dual-encoder": _dual_encoder,
+    "fusion-classifier": _fusion_classifier,
 }
+"""Family -> what joins its towers into a Model. Losses are chosen in ``compress``, metrics in ``measure``."""
 
 
 def build_model(
@@ -234,7 +210,7 @@ def build_model(
         image_config = image_tower_config(section.image)
         text_config, tokenizer, rows = text_tower_config(section.text, texts=texts, tokenizer_json=tokenizer_json)
         towers = _Towers(section, _frontend(section.image), image_config, text_config, tuple(labels))
-        model = FAMILIES[family].build(towers)
+        model = FAMILIES[family](towers)
     model.tokenizer_json = tokenizer
     if section.image.weights is not None:
         module = model.part("image").module

@@ -138,15 +138,20 @@ def few_samples(dataset: Dataset) -> Dataset:
 
 
 def _shallow(section: _Section) -> _Section:
-    """One block for each stage of the image tower and two text layers, of the widths that the section has."""
+    """One block in each of the first stages of the image tower and one text layer, of the widths that the section has.
+
+    Three stages hold every kind of block there is, and tracing takes time by the block.
+    """
     image, text = section.image, section.text
-    blocks = tuple(min(1, count) for count in image.blocks) if image.blocks else (1,) * 7
-    layers = min(2, text.layers) if text.layers else 2
+    stages = min(3, len(image.blocks)) if image.blocks else 3
+    sizes = {
+        "blocks": (1,) * stages,
+        "channels": image.channels and image.channels[:stages],
+        "expand": image.expand and image.expand[:stages],
+        "depth": 1.0,
+    }
     return section.model_copy(
-        update={
-            "image": image.model_copy(update={"blocks": blocks, "depth": 1.0}),
-            "text": text.model_copy(update={"layers": layers}),
-        }
+        update={"image": image.model_copy(update=sizes), "text": text.model_copy(update={"layers": 1})}
     )
 
 

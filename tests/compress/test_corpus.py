@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgemm.compress.corpus import corpus_of, words_and_pairs
+from edgemm.compress.corpus import corpus_of, made_up_texts
 from edgemm.data import Dataset, Sample
 from edgemm.runtime.errors import DataError
 
@@ -58,9 +58,15 @@ def test_extra_texts_stand_at_the_end_and_never_repeat_a_sample() -> None:
     assert corpus.extra == 1
 
 
-def test_words_and_pairs_never_hold_what_is_evaluated() -> None:
-    made = words_and_pairs(["red", "apple", "sky"], count=60, seed=0, without=["apple", "red apple"])
-    assert len(made) == 60
-    assert made[:2] == ["red", "sky"]
-    assert not {"apple", "red apple"} & set(made)
-    assert made == words_and_pairs(["red", "apple", "sky"], count=60, seed=0, without=["apple", "red apple"])
+def test_made_up_texts_are_words_then_exchanged_and_random_ones_and_never_what_is_evaluated() -> None:
+    def made(seed: int) -> list[str]:
+        return made_up_texts(
+            ["red", "apple", "sky"], ["big tree"], count=60, seed=seed, without=["apple", "red apple", "big apple"]
+        )
+
+    texts = made(0)
+    assert len(texts) == 60
+    assert texts[:2] == ["red", "sky"]
+    assert "big sky" in texts
+    assert not {"apple", "red apple", "big apple"} & set(texts)
+    assert texts == made(0) != made(1)

@@ -17,9 +17,10 @@ from edgemm.runtime.errors import ModelError
 from edgemm.stage import Artifact, Context
 
 SMALL = AugmentConfig(zoom=0.05, shift=0.02, rotate=0, colour=0.02)
-TEACH = TeachConfig(epochs=40, batch=24, learning_rate=5e-3, freeze="none", augment=SMALL)
-DISTILL = DistillConfig(epochs=40, batch=24, learning_rate=5e-3, augment=SMALL, extra_texts=20, extra_batch=8)
-PRUNE = PruneConfig(ratios={"image": 0.3, "text": 0.5}, epochs=20, batch=24, learning_rate=2e-3)
+# batch norms average over about a hundred steps, so there have to be a few hundred
+TEACH = TeachConfig(epochs=80, batch=6, learning_rate=3e-3, freeze="none", augment=SMALL)
+DISTILL = DistillConfig(epochs=60, batch=6, learning_rate=3e-3, augment=SMALL, extra_texts=20, extra_batch=4)
+PRUNE = PruneConfig(ratios={"image": 0.3, "text": 0.5}, epochs=30, batch=6, learning_rate=2e-3)
 
 
 def artifact(path: Path) -> Artifact:
