@@ -1,0 +1,74 @@
+"""The distillation of a classifier: repeated images, other pairs than the labelled ones, inherited joints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from edgemm.compress.distill import distillation
+from edgemm.data import Dataset
+from edgemm.models.families import build_model
+from edgemm.models.inherit import build_student
+from edgemm.models.model import Model
+from edgemm.recipe import AugmentConfig, DistillConfig, StudentSection, TeacherSection
+from edgemm.stage import Context
+
+STILL = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
+
+
+def teacher_of(section: TeacherSection, dataset: Dataset) -> Model:
+    return build_model(section, family="fusion-classifier", labels=dataset.labels, seed=0)
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_any_pair(
+    tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
+) -> None:
+    teacher, student = teacher_of(teacher_section, questions), teacher_of(teacher_section, questions)
+    config = DistillConfig(task=0, kd=1, mixed=3, feature=1, augment=STILL)
+    objective = distillation(
+        student, teacher, config, dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path)
+    )
+    objective.eval()
+    with torch.no_grad():
+        loss = objective(torch.arange(len(objective.corpus)), torch.Generator().manual_seed(0))
+        assert abs(loss.item()) < 1e-3  # the teacher's features are cached in float16, its pixels rounded
+        for parameter in student.part("text").module.parameters():
+            parameter.add_(0.1)  # and what it forgets shows
+        assert objective(torch.arange(len(objective.corpus)), torch.Generator().manual_seed(0)).item() > 0.01
+
+
+def test_an_image_asked_twice_in_a_batch_gives_the_loss_of_two_samples(
+    tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
+) -> None:
+    teacher = teacher_of(teacher_section, questions)
+    student = build_model(teacher_section, family="fusion-classifier", labels=questions.labels, seed=3)
+    config = DistillConfig(task=1, kd=0, feature=0, augment=STILL)
+    objective = distillation(
+        student, teacher, config, dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path)
+    )
+    objective.eval()
+    rows = torch.tensor([5, 4, 0, 1, 9])  # neighbours ask about one image
+    assert objective.corpus.image_row is not None
+    assert len(objective.corpus.image_row[rows].unique()) < len(rows)
+    with torch.no_grad():
+        values, _, _ = objective.inputs(rows, torch.Generator().manual_seed(0))
+        expected = F.cross_entropy(student(values)["logits"], objective.corpus.label[rows])
+        got = objective(rows, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)  # convolutions sum differently by batch size
+
+
+def test_a_student_starts_from_the_teachers_fusion_and_head_where_they_fit(
+    questions: Dataset, teacher_section: TeacherSection, student_section: StudentSection
+) -> None:
+    teacher = teacher_of(teacher_section, questions)
+    student = build_student(
+        student_section, teacher, family="fusion-classifier", texts=questions.all_texts(), seed=5
+    )
+    for name in ("fusion", "head"):
+        for ours, theirs in zip(student.part(name).module.parameters(), teacher.part(name).module.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+    narrow = student_section.model_copy(update={"head_hidden": 16})
+    other = build_student(narrow, teacher, family="fusion-classifier", texts=questions.all_texts(), seed=5)
+    assert not torch.equal(next(other.part("head").module.parameters())[:16], next(teacher.part("head").module.parameters())[:16])
