@@ -187,3 +187,32 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(ground, tmp_path):
     assert "Traceback" not in err
     assert not list((tmp_path / "store" / "partial").iterdir())
     assert list_runs(Store(tmp_path / "store"))[0]["status"] == "interrupted"
+
+
+def test_a_dry_run_takes_random_models_through_every_stage_and_leaves_nothing(ground, tmp_path):
+    shown = edgemm("plan", ground / "recipe.toml", "--store", tmp_path / "store")
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"^  quantize +ok ", shown.stdout, re.MULTILINE)
+    assert re.search(r"^  target cpu-int8 +answers$", shown.stdout, re.MULTILINE)
+    assert "dry run passed" in shown.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_under_accelerate_launch_processes_share_the_training_and_only_the_first_publishes(ground, tmp_path):
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "edgemm", "run", str(ground / "recipe.toml")]
+    launch += ["--until", "distill", "--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    shown = subprocess.run(launch, env=ENVIRONMENT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert len(re.findall(r"^teach ", shown.stdout, re.MULTILINE)) == 1
+    assert len(list_runs(Store(tmp_path / "store"))) == 1
+    assert len(list((tmp_path / "store" / "artifacts").iterdir())) == 2
