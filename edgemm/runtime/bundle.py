@@ -33,7 +33,7 @@ class Part:
         self.name = entry.name
         self.entry = entry
         self.file = target.files[entry.name]
-        self.engine = target.engine_of(entry.name)
+        self.engine = target.engine_of(entry)
         self.input_names = entry.signature.input_names
         self.output_names = entry.signature.output_names
         self._archive = archive
@@ -113,7 +113,7 @@ class Bundle:
         for part in self.manifest.parts:
             others = [t.name for t in self.manifest.targets if t.engine != self.target.engine]
             advice = f" (this bundle also has {others})" if others else ""
-            require_engine(self.target.engine_of(part.name), what=f"target '{self.target.name}'{advice}")
+            require_engine(self.target.engine_of(part), what=f"target '{self.target.name}'{advice}")
         self._inputs = InputReader(self.manifest, archive.read)
         self._rankers: dict[tuple[str, ...], tuple[str, Ranker] | None] = {}
         self._plans: dict[tuple[str, ...], tuple[tuple[Part, ...], tuple[str, ...], int | None]] = {}

@@ -78,8 +78,9 @@ RawInput = ImageInput | TextInput | AudioInput | TensorInput
 class TargetEntry:
     """One engine's files for the parts. ``fingerprint`` holds what a compiled plan needs to load.
 
-    Every part has a file. In a TensorRT target a part whose file ends in ``.onnx`` runs on onnxruntime
-    on the CPU (a frontend that takes images of any size); all others are compiled plans.
+    Every part has a file. A frontend runs on onnxruntime in every target: preprocessing exists once, and engines
+    disagree about it (OpenVINO 2026.4 ignores Resize's ``antialias``, TensorRT refuses uint8 images of any size).
+    All other parts of a TensorRT target are compiled plans.
     """
 
     name: str
@@ -89,11 +90,9 @@ class TargetEntry:
     threads: int = 0  # 0: the engine decides
     fingerprint: Mapping[str, str] = field(default_factory=dict)
 
-    def engine_of(self, part: str) -> Engine:
+    def engine_of(self, part: PartEntry) -> Engine:
         """The engine that runs one part."""
-        if self.engine in ("tensorrt", "tensorrt-rtx") and self.files[part].endswith(".onnx"):
-            return "onnxruntime"
-        return self.engine
+        return "onnxruntime" if part.role == "frontend" else self.engine
 
 
 @dataclass(frozen=True, slots=True)
