@@ -129,9 +129,10 @@ def smaller(recipe: Recipe) -> Recipe:
 
 
 def few_samples(dataset: Dataset) -> Dataset:
-    """The same data with an even stride of a few samples of each split."""
+    """The same data with an even stride of a few samples of each split, of those that may ship where there are any."""
     splits = {}
-    for name, samples in dataset.splits.items():
+    for name, all_samples in dataset.splits.items():
+        samples = [s for s in all_samples if s.group in dataset.shown_groups] or all_samples
         count = min(SAMPLES, len(samples))
         splits[name] = [samples[i * len(samples) // count] for i in range(count)]
     return replace(dataset, splits=splits)
