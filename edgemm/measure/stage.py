@@ -71,6 +71,7 @@ def measure_bundles(
     config: MeasureConfig,
     out: Path,
     context: Context,
+    threads: int = 0,
     shown_groups: Sequence[str] = (),
     checksums: Mapping[Path, str] | None = None,
 ) -> Measurements:
@@ -86,6 +87,7 @@ def measure_bundles(
         config: how long, and how many examples.
         out: folder, made where it is not there.
         context: progress, and the cache that keeps scores by digest.
+        threads: CPU threads of targets that leave the number to the engine, so that all compare at the same.
         shown_groups: groups whose pictures the examples may show; empty: all.
         checksums: sha256 of image files where they are known already (``Dataset.checksums``).
 
@@ -97,7 +99,7 @@ def measure_bundles(
     """
     out.mkdir(parents=True, exist_ok=True)
     here = Environment(json.loads(json.dumps(environment())))
-    entries = _entries(variants, context)
+    entries = _entries(variants, context, threads)
     ran = [entry for entry in entries if entry.bundle is not None]
     found = [_size(entry, here) for entry in entries]
     scored = _accuracies(ran, splits, config, context, shown_groups=shown_groups, checksums=checksums)
@@ -134,7 +136,7 @@ def _files(manifest: Manifest, target: TargetEntry) -> dict[str, str]:
     return files | ({"labels": manifest.labels} if manifest.labels else {})
 
 
-def _entries(variants: Mapping[str, Path], context: Context) -> list[_Entry]:
+def _entries(variants: Mapping[str, Path], context: Context, threads: int) -> list[_Entry]:
     entries: list[_Entry] = []
     for variant, path in variants.items():
         manifest = open_archive(path).manifest
@@ -142,15 +144,15 @@ def _entries(variants: Mapping[str, Path], context: Context) -> list[_Entry]:
             digest = target_digest(manifest, target)
             if i and any(entry.sha256 == digest for entry in entries):
                 continue
-            bundle, note = _open(path, target, context, variant)
+            bundle, note = _open(path, target, context, variant, threads)
             entries.append(_Entry(variant, path, target, manifest, digest, bundle, note))
     return entries
 
 
-def _open(path: Path, target: TargetEntry, context: Context, variant: str) -> tuple[Bundle | None, str]:
+def _open(path: Path, target: TargetEntry, context: Context, variant: str, threads: int) -> tuple[Bundle | None, str]:
     """The bundle with its engines loaded, or None and why not (only for engines that need a GPU)."""
     try:
-        bundle = Bundle.open(path, target=target.name)
+        bundle = Bundle.open(path, target=target.name, threads=target.threads or threads)
         for part in bundle.parts:
             part.session  # noqa: B018  (loads it)
     except EngineError as error:
@@ -181,7 +183,7 @@ def _size(entry: _Entry, here: Environment) -> Measurement:
     details = {
         "engine": target.engine,
         "precision": target.precision,
-        "threads": target.threads,
+        "threads": entry.bundle.threads if entry.bundle is not None else target.threads,
         "parameters": sum(part.parameters for part in manifest.parts),
         "part_bytes": {part: manifest.files[path].bytes for part, path in target.files.items()},
         "note": entry.note,

@@ -348,6 +348,7 @@ class _Corridor:
             config=self.recipe.measure,
             out=out,
             context=context,
+            threads=self.recipe.targets[0].threads,
             shown_groups=dataset.shown_groups,
             checksums=dataset.checksums,
         )
