@@ -137,8 +137,9 @@ class StudentSection(ModelSection):
         "tower", description="a part of its own after a frozen, cached tower; or inside the tower (dual-encoder)"
     )
     inherit: Literal["all", "image", "text", "none"] = Field(
-        "all", description="what starts from the teacher's weights: towers strided in depth and ranked in width; all: "
-        "also fusion and head where their shapes agree"
+        "all",
+        description="what starts from the teacher's weights: towers strided in depth and ranked in width; all: "
+        "also fusion and head where their shapes agree",
     )
 
 
@@ -192,6 +193,11 @@ class DistillConfig(TrainingSection):
     contrastive: float = Field(0.0, ge=0, description="Weight of the plain contrastive loss (dual-encoder).")
     contrast_scale: float = Field(20.0, gt=0, description="Inverse temperature of the two contrastive losses.")
     feature: float = Field(8.0, ge=0, description="Weight of 1 - cosine between features of student and teacher.")
+    hidden: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the same between features before the projections (dual-encoder).",
+    )
     task: float = Field(0.5, ge=0, description="Weight of cross-entropy with the labels (fusion-classifier).")
     kd: float = Field(0.5, ge=0, description="Weight of the softened divergence to the teacher (fusion-classifier).")
     temperature: float = Field(4.0, gt=0, description="Temperature of that divergence.")

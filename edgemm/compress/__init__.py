@@ -1,1 +1,1 @@
-
+"""Teach, distill and prune: the stages that train, on torch."""

@@ -51,7 +51,8 @@ class Corpus:
 
         Without a generator always the sample's own.
         """
-        assert self.names is not None and self.name_counts is not None
+        assert self.names is not None
+        assert self.name_counts is not None
         if generator is None:
             return self.names[rows, 0]
         counts = self.name_counts[rows]

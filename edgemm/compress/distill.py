@@ -26,6 +26,7 @@ from edgemm.models.model import Model
 from edgemm.models.store import load_model, save_model
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.recipe import DistillConfig, StudentSection
+from edgemm.runtime.errors import ModelError
 from edgemm.stage import Context, Inputs
 
 
@@ -90,16 +91,30 @@ def distillation(
     fed = feeds_of(student, corpus, context, frozen=[], title="student")
     if not dual:
         return ClassifierDistillation(fed, config, teacher=teacher, teacher_feeds=cached, views=config.views)
-    texts = [_embeddings(teacher, cached.texts, EMBEDDINGS[1])]
+    texts = dict(cached.texts)
     if corpus.extra:
-        more = feeds_of(teacher, _only_extra(corpus), context, frozen=frozen, title="teacher, extra texts")
-        texts.append(_embeddings(teacher, more.texts, EMBEDDINGS[1]))
+        more = feeds_of(teacher, _only_extra(corpus), context, frozen=frozen, title="teacher, made-up texts").texts
+        texts = {name: torch.cat((rows, more[name])) for name, rows in texts.items()}
     images = [
         _embeddings(teacher, {name: rows[view] for name, rows in cached.images.items()}, EMBEDDINGS[0])
         for view in range(config.views)
     ]
+    features = {
+        modality: rows[f"{modality}_features"]
+        for modality, rows in (("image", cached.images), ("text", texts))
+        if f"{modality}_features" in rows
+    }
+    if config.hidden and not features:
+        raise ModelError(
+            "distill.hidden: the teacher has no features before its embeddings, since its projections are inside its "
+            "towers; set distill.hidden = 0"
+        )
     return ContrastiveDistillation(
-        fed, config, teacher_image=torch.stack(images), teacher_text=torch.cat(texts), views=config.views
+        fed,
+        config,
+        teacher_embeddings={"image": torch.stack(images), "text": _embeddings(teacher, texts, EMBEDDINGS[1])},
+        teacher_features=features,
+        views=config.views,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -51,7 +52,9 @@ class Feeds:
     ids: Tensor | None = None  # (U, T) int64, padded to the longest text
     mask: Tensor | None = None
 
-    def image_values(self, image_rows: Tensor, *, views: Tensor | None = None, augment: Tensor | None = None) -> dict[str, Tensor]:
+    def image_values(
+        self, image_rows: Tensor, *, views: Tensor | None = None, augment: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Values for (B,) rows of the corpus's images.
 
         Args:
@@ -112,7 +115,9 @@ def feeds_of(
     if "image" in model.inputs and corpus.image_row is not None:
         parts = _frozen_towers(model, "image", names)
         if any(part.role != "frontend" for part in parts):
-            feeds.images = _image_rows(model, parts, corpus, context, views=views, augmented=augmented, seed=seed, title=title)
+            feeds.images = _image_rows(
+                model, parts, corpus, context, views=views, augmented=augmented, seed=seed, title=title
+            )
         else:
             feeds.pixels = _pixel_table(model, corpus, context, title=title)
     if "text" in model.inputs and corpus.texts:
@@ -178,7 +183,9 @@ def _frontier(model: Model, parts: list[Part]) -> tuple[str, ...]:
 
 
 @torch.inference_mode()
-def _run(parts: list[Part], modules: Mapping[str, nn.Module], values: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
+def _run(
+    parts: list[Part], modules: Mapping[str, nn.Module], values: dict[str, Tensor], names: tuple[str, ...]
+) -> dict[str, Tensor]:
     for part in parts:
         made = modules[part.name](*(values[n] for n in part.signature.input_names))
         values.update(zip(part.signature.output_names, made if isinstance(made, tuple) else (made,), strict=True))
@@ -225,7 +232,15 @@ def _image_rows(
         )
         note = "" if views == 1 else f", view {view + 1} of {views}"
         tables.append(
-            cached_rows(context, key, names, compute, count=len(corpus.images), chunk=IMAGE_CHUNK, title=f"{title}: images{note}")
+            cached_rows(
+                context,
+                key,
+                names,
+                compute,
+                count=len(corpus.images),
+                chunk=IMAGE_CHUNK,
+                title=f"{title}: images{note}",
+            )
         )
     return {name: torch.stack([torch.from_numpy(table[name]) for table in tables]) for name in names}
 
@@ -301,7 +316,9 @@ def _text_rows(model: Model, parts: list[Part], corpus: Corpus, context: Context
         tokenizer=hashlib.sha256((model.tokenizer_json or "").encode()).hexdigest(),
         dtype="float16",
     )
-    table = cached_rows(context, key, names, compute, count=len(corpus.texts), chunk=TEXT_CHUNK, title=f"{title}: texts")
+    table = cached_rows(
+        context, key, names, compute, count=len(corpus.texts), chunk=TEXT_CHUNK, title=f"{title}: texts"
+    )
     return {name: torch.from_numpy(rows) for name, rows in table.items()}
 
 
@@ -319,7 +336,7 @@ def _for_inference(module: nn.Module) -> nn.Module:
     result = copy.deepcopy(module).eval()
     for block in [m for m in result.modules() if isinstance(m, nn.Sequential)]:
         layers = list(block.named_children())
-        for (first, conv), (second, norm) in zip(layers, layers[1:], strict=False):
+        for (first, conv), (second, norm) in itertools.pairwise(layers):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 block.add_module(first, fuse_conv_bn_eval(conv, norm))
                 block.add_module(second, nn.Identity())

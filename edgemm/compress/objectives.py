@@ -18,7 +18,10 @@ from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.corpus import Corpus
 from edgemm.compress.feeds import Feeds
 from edgemm.compress.trainer import Objective
+from edgemm.models.efficientnet import EfficientNetLite
+from edgemm.models.fusion import unit
 from edgemm.models.model import Model
+from edgemm.models.text import TextTransformer
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime.errors import ModelError
 
@@ -54,7 +57,9 @@ class _Fed(Objective):
         slow = {f"model.modules_by_part.{name}.": self.tower_rate for name in towers}
         return slow | {f"model.modules_by_part.{name}.projection.": 1.0 for name in towers}
 
-    def inputs(self, rows: Tensor, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+    def inputs(
+        self, rows: Tensor, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
         """Values of a batch, and the rows of its texts and the views of its images."""
         values: dict[str, Tensor] = {}
         texts: Tensor | None = None
@@ -75,13 +80,12 @@ class ContrastiveTeaching(_Fed):
     """InfoNCE between the embeddings of images and of their names, with a learnt temperature."""
 
     def __init__(self, feeds: Feeds, config: TeachConfig) -> None:
-        super().__init__(
-            feeds, augmented=augmentation_of(config), views=config.views, tower_rate=config.tower_rate
-        )
+        super().__init__(feeds, augmented=augmentation_of(config), views=config.views, tower_rate=config.tower_rate)
         self.feature_dropout = config.feature_dropout
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.contrast_scale)))
 
     def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """See Objective."""
         values, _, _ = self.inputs(rows, generator)
         made = self.model(_dropped(values, self.feeds, self.feature_dropout))
         scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
@@ -93,12 +97,11 @@ class ClassifierTeaching(_Fed):
     """Cross-entropy of the logits, with label smoothing."""
 
     def __init__(self, feeds: Feeds, config: TeachConfig) -> None:
-        super().__init__(
-            feeds, augmented=augmentation_of(config), views=config.views, tower_rate=config.tower_rate
-        )
+        super().__init__(feeds, augmented=augmentation_of(config), views=config.views, tower_rate=config.tower_rate)
         self.feature_dropout, self.label_smoothing = config.feature_dropout, config.label_smoothing
 
     def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """See Objective."""
         values, _, _ = self.inputs(rows, generator)
         logits: Tensor = self.model(_dropped(values, self.feeds, self.feature_dropout))["logits"]
         return F.cross_entropy(
@@ -118,50 +121,89 @@ class ContrastiveDistillation(_Fed):
     """Affinity mimicking, interactive contrastive, feature and plain contrastive losses, each with its weight.
 
     Args:
-        teacher: embeddings of the teacher, image (V, U, E) and text (U', E), unit vectors.
+        feeds: what the student is fed.
+        config: weights of the losses.
+        teacher_embeddings: of the teacher, image (V, U, E) and text (U', E), unit vectors.
+        teacher_features: the teacher's features before its projections, image (V, U, W) and text (U', W'), where it
+            has projections of their own; compared where the student's have the same width.
+        views: cached views V of each image.
     """
 
     def __init__(
-        self, feeds: Feeds, config: DistillConfig, *, teacher_image: Tensor, teacher_text: Tensor, views: int
+        self,
+        feeds: Feeds,
+        config: DistillConfig,
+        *,
+        teacher_embeddings: Mapping[str, Tensor],
+        teacher_features: Mapping[str, Tensor],
+        views: int,
     ) -> None:
         super().__init__(feeds, augmented=augmentation_of(config), views=views, tower_rate=config.tower_rate)
         self.config = config
-        self.teacher_image, self.teacher_text = teacher_image, teacher_text
+        self.teacher_image, self.teacher_text = teacher_embeddings["image"], teacher_embeddings["text"]
+        self.teacher_features = dict(teacher_features) if config.hidden else {}
+        # pooled features share a large mean, which would hide what differs
+        self.centres = {name: rows.float().flatten(0, -2).mean(0) for name, rows in self.teacher_features.items()}
 
     def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """See Objective."""
         config, corpus = self.config, self.corpus
         values, texts, views = self.inputs(rows, generator)
-        assert texts is not None and views is not None and corpus.image_row is not None
-        made = self.model(values)
-        image, text = (made[name] for name in EMBEDDINGS)
+        assert texts is not None
+        assert views is not None
+        assert corpus.image_row is not None
+        images, count = corpus.image_row[rows], len(rows)
+        if corpus.extra:  # made-up texts ride along in the same batch of the text tower
+            first = len(corpus.texts) - corpus.extra
+            more = first + torch.randint(corpus.extra, (config.extra_batch,), generator=generator)
+            texts = torch.cat((texts, more))
+            values |= {n: v.to(next(self.model.parameters()).device) for n, v in self.feeds.text_values(texts).items()}
+        image, image_features = self._tower("image", values)
+        text, text_features = self._tower("text", values)
         device = image.device
-        teacher_image = self.teacher_image[views, corpus.image_row[rows]].float().to(device)
+        teacher_image = self.teacher_image[views, images].float().to(device)
         teacher_text = self.teacher_text[texts].float().to(device)
-        concept = corpus.concept[rows].to(device)
         loss = image.new_zeros(())
+        paired = (image, text[:count], teacher_image, teacher_text[:count])
+        concept = corpus.concept[rows].to(device)
         if config.affinity:
-            loss = loss + config.affinity * losses.affinity_mimicking(
-                image, text, teacher_image, teacher_text, scale=config.affinity_scale
-            )
+            loss = loss + config.affinity * losses.affinity_mimicking(*paired, scale=config.affinity_scale)
         if config.interactive:
             loss = loss + config.interactive * losses.interactive_contrastive(
-                image, text, teacher_image, teacher_text, concept, scale=config.contrast_scale
+                *paired, concept, scale=config.contrast_scale
             )
         if config.contrastive:
-            loss = loss + config.contrastive * losses.info_nce(image, text, concept, scale=config.contrast_scale)
+            loss = loss + config.contrastive * losses.info_nce(
+                image, text[:count], concept, scale=config.contrast_scale
+            )
         if config.feature:
             both = losses.feature_distance(image, teacher_image) + losses.feature_distance(text, teacher_text)
             loss = loss + config.feature * both / 2
-            if corpus.extra and config.extra_batch:
-                loss = loss + config.feature * self._extra(generator, device) / 2
+        if config.hidden:
+            loss = loss + config.hidden / 2 * self._hidden("image", image_features, (views, images))
+            loss = loss + config.hidden / 2 * self._hidden("text", text_features, (texts,))
         return loss
 
-    def _extra(self, generator: torch.Generator, device: torch.device) -> Tensor:
-        """Feature loss on texts that belong to no sample."""
-        first = len(self.corpus.texts) - self.corpus.extra
-        rows = first + torch.randint(self.corpus.extra, (self.config.extra_batch,), generator=generator)
-        values = {name: value.to(device) for name, value in self.feeds.text_values(rows).items()}
-        return losses.feature_distance(self.model(values)[EMBEDDINGS[1]], self.teacher_text[rows].float().to(device))
+    def _tower(self, modality: str, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of one modality, and the features they are projected from where they can be had."""
+        part = self.model.part(modality)
+        inputs = [values[name] for name in part.signature.input_names if name in values]
+        module = part.module
+        ours = isinstance(module, EfficientNetLite | TextTransformer)
+        if self.config.hidden and ours and module.projection is not None:
+            features: Tensor = module.pooled(*inputs)
+            return unit(module.projection(features)), features
+        made = self.model({name: values[name] for name in part.signature.input_names})
+        features_of = made.get(f"{modality}_features")
+        return made[f"{modality}_embedding"], features_of
+
+    def _hidden(self, name: str, features: Tensor | None, rows: tuple[Tensor, ...]) -> Tensor:
+        """Distance of centred features; nothing where the teacher has none, or a pruned student fewer."""
+        teacher = self.teacher_features.get(name)
+        if teacher is None or features is None or features.shape[-1] != teacher.shape[-1]:
+            return torch.zeros(())
+        centre = self.centres[name].to(features.device)
+        return losses.feature_distance(features - centre, teacher[rows].float().to(features.device) - centre)
 
 
 class ClassifierDistillation(_Fed):
@@ -197,6 +239,7 @@ class ClassifierDistillation(_Fed):
                 self.centres[name] = rows.float().flatten(0, -2).mean(0)
 
     def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """See Objective."""
         config, corpus = self.config, self.corpus
         device = next(self.model.parameters()).device
         made: dict[str, Tensor] = {}
@@ -213,7 +256,9 @@ class ClassifierDistillation(_Fed):
             given |= {name: value[place].to(device) for name, value in target.items()}
         if corpus.names is not None and "text" in self.model.inputs:
             texts = corpus.choose_texts(rows, generator)
-            made |= self._towers({name: value.to(device) for name, value in self.feeds.text_values(texts).items()}, None)
+            made |= self._towers(
+                {name: value.to(device) for name, value in self.feeds.text_values(texts).items()}, None
+            )
             given |= {name: value.to(device) for name, value in self.teacher_feeds.text_values(texts).items()}
         logits = self.model(made)["logits"]
         teacher: Model = self.__dict__["teacher"]
@@ -238,7 +283,9 @@ class ClassifierDistillation(_Fed):
         made = self.model(values)
         return {n: v if place is None else v[place] for n, v in made.items() if n not in values}
 
-    def _mixed(self, made: dict[str, Tensor], given: dict[str, Tensor], count: int, generator: torch.Generator) -> Tensor:
+    def _mixed(
+        self, made: dict[str, Tensor], given: dict[str, Tensor], count: int, generator: torch.Generator
+    ) -> Tensor:
         """Divergence to the teacher on images with other samples' texts, which no label is needed for.
 
         The towers' outputs are used again, so it costs a run of fusion and head only.
@@ -265,6 +312,7 @@ def check_widths(student: Model, teacher: Model, config: DistillConfig) -> None:
     Raises:
         ModelError: naming both and the weights that ask for it.
     """
+
     def width(model: Model) -> int:
         found = {spec.name: spec.shape[-1] for part in model.chain for spec in part.signature.outputs}
         size = found[EMBEDDINGS[0]]
@@ -274,8 +322,9 @@ def check_widths(student: Model, teacher: Model, config: DistillConfig) -> None:
     ours, theirs = width(student), width(teacher)
     if ours != theirs and (config.feature or config.interactive):
         raise ModelError(
-            f"distill: the student's embeddings have {ours} dimensions, the teacher's {theirs}; set student.embed_dim = "
-            f"{theirs}, or distill.feature = 0 and distill.interactive = 0 (affinity compares across widths)"
+            f"distill: the student's embeddings have {ours} dimensions, the teacher's {theirs}; set "
+            f"student.embed_dim = {theirs}, or distill.feature = 0 and "
+            "distill.interactive = 0 (affinity compares across widths)"
         )
 
 

@@ -58,7 +58,9 @@ def run(
     )
     objective = distillation(student, teacher, recovery, dataset=dataset, seed=seed, context=context)
     examples = _examples(objective, student)
-    before = {part.name: macs_and_parameters(part, examples[part.name]) for part in student.chain if part.name in examples}
+    before = {
+        part.name: macs_and_parameters(part, examples[part.name]) for part in student.chain if part.name in examples
+    }
     if config.importance == "taylor":
         _accumulate_gradients_(objective, batches=config.batches, batch=config.batch, seed=seed)
     for name, ratio in config.ratios.items():
@@ -145,4 +147,6 @@ def _check_reloaded(model: Model, folder: Path, examples: Mapping[str, tuple[Ten
             expected, got = model.part(name).module(*values), again.part(name).module(*values)
             if not torch.equal(expected, got):
                 error = (expected - got).abs().max().item()
-                raise ModelError(f"prune: part '{name}' computes something else after it was saved and loaded ({error})")
+                raise ModelError(
+                    f"prune: part '{name}' computes something else after it was saved and loaded ({error})"
+                )

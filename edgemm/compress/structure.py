@@ -48,11 +48,13 @@ def prune_part_(
         for layer in layers:
             _prune_heads_(layer.attention, ratio=ratio, importance=importance, floor=floor)
     elif isinstance(module, MlpHead) and module.up is not None:
-        _prune_channels_(module, example, [module.out], ratio=ratio, importance=importance, round_to=round_to, floor=floor)
+        _prune_channels_(
+            module, example, [module.out], ratio=ratio, importance=importance, round_to=round_to, floor=floor
+        )
     else:
         raise ModelError(
-            f"prune.ratios: part '{part.name}' of kind '{part.kind}' has no channels to remove; expected an image tower, "
-            "a text tower or a head with a hidden layer"
+            f"prune.ratios: part '{part.name}' of kind '{part.kind}' has no channels to remove; expected an image "
+            "tower, a text tower or a head with a hidden layer"
         )
 
 
@@ -74,7 +76,9 @@ def _prune_channels_(
     round_to: int,
     floor: float,
 ) -> None:
-    ranked = tp.importance.GroupTaylorImportance() if importance == "taylor" else tp.importance.GroupMagnitudeImportance(p=2)
+    ranked = (
+        tp.importance.GroupTaylorImportance() if importance == "taylor" else tp.importance.GroupMagnitudeImportance(p=2)
+    )
     trainable = [p for p in module.parameters() if not p.requires_grad]
     for parameter in trainable:  # DepGraph traces through gradients
         parameter.requires_grad_(True)
@@ -104,7 +108,8 @@ def _saliency(weight: Tensor, importance: str) -> Tensor:
 def _prune_feed_forward_(layers: list[Layer], *, ratio: float, importance: str, round_to: int, floor: float) -> None:
     """Units of all feed-forward layers ranked together, so that a layer that matters less loses more."""
     scores = [
-        _saliency(layer.up.weight, importance).sum(1) + _saliency(layer.down.weight, importance).sum(0) for layer in layers
+        _saliency(layer.up.weight, importance).sum(1) + _saliency(layer.down.weight, importance).sum(0)
+        for layer in layers
     ]
     every = torch.cat(scores)
     threshold = torch.sort(every).values[min(int(ratio * len(every)), len(every) - 1)]

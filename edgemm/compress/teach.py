@@ -30,7 +30,7 @@ from edgemm.stage import Context, Inputs
 
 def run(
     config: TeachConfig,
-    inputs: Inputs,
+    inputs: Inputs,  # noqa: ARG001  every stage has them
     out: Path,
     context: Context,
     *,
@@ -76,7 +76,7 @@ def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, co
         return
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError(
-            'teach: nothing to learn, since every part is a frozen tower; set teach.freeze = "none", or teach.epochs = 0'
+            "teach: nothing to learn, every part is a frozen tower; set teach.freeze = 'none', or teach.epochs = 0"
         )
     corpus = corpus_of(dataset)
     augmented = augmentation_of(config)
@@ -86,7 +86,9 @@ def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, co
         model, corpus, context, frozen=frozen, views=config.views, augmented=augmented, seed=seed, title="teacher"
     )
     objective: Objective
-    objective = ContrastiveTeaching(feeds, config) if model.family == "dual-encoder" else ClassifierTeaching(feeds, config)
+    objective = (
+        ContrastiveTeaching(feeds, config) if model.family == "dual-encoder" else ClassifierTeaching(feeds, config)
+    )
     train_(
         objective,
         schedule_of(config),

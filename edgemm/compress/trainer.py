@@ -117,7 +117,9 @@ def train_(
     batch = min(schedule.batch, samples)
     per_epoch = samples // batch
     steps = per_epoch * schedule.epochs
-    optimizer = torch.optim.AdamW(_groups(trained, objective.rates(), schedule.weight_decay), lr=schedule.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(
+        _groups(trained, objective.rates(), schedule.weight_decay), lr=schedule.learning_rate, fused=True
+    )
     factors = [group["factor"] for group in optimizer.param_groups]
     names = [name for group in optimizer.param_groups for name in group["names"]]
     averaged = _averaged(objective) if schedule.ema else {}
@@ -158,12 +160,12 @@ def train_(
                 _average_(averaged, objective, min(schedule.ema, (1 + step) / (10 + step)))
             smooth = value if math.isnan(smooth) else 0.9 * smooth + 0.1 * value
             task.advance(1, note=f"loss {smooth:.3f}")
-            due = time.monotonic() - saved >= checkpoint_seconds
-            if (due or turn == per_epoch - 1) and step + 1 < steps and accelerator.is_main_process:
-                # An epoch of a small set takes no time; its end alone is no reason to write hundreds of megabytes.
-                if due or time.monotonic() - saved >= min(2.0, checkpoint_seconds):
-                    _save(scratch / CHECKPOINT, objective, optimizer, names, averaged, step + 1, identity=identity)
-                    saved = time.monotonic()
+            # The end of a short epoch alone is no reason to write hundreds of megabytes.
+            waited = time.monotonic() - saved
+            due = waited >= checkpoint_seconds or (turn == per_epoch - 1 and waited >= 2.0)
+            if due and step + 1 < steps and accelerator.is_main_process:
+                _save(scratch / CHECKPOINT, objective, optimizer, names, averaged, step + 1, identity=identity)
+                saved = time.monotonic()
     accelerator.wait_for_everyone()
     if averaged:
         _assign_(objective, averaged)
@@ -192,7 +194,9 @@ def _generator(seed: int, purpose: str, count: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _groups(trained: Mapping[str, nn.Parameter], rates: Mapping[str, float], weight_decay: float) -> list[dict[str, object]]:
+def _groups(
+    trained: Mapping[str, nn.Parameter], rates: Mapping[str, float], weight_decay: float
+) -> list[dict[str, object]]:
     """AdamW's groups: by factor of the learning rate, and decayed (two or more dims) or not."""
     groups: dict[tuple[float, bool], list[str]] = {}
     for name, parameter in trained.items():

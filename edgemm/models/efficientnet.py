@@ -145,11 +145,14 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) float32 to (B, features), (B, N, features), or unit vectors (B, embed_dim)."""
-        x = self.feature_map(pixels)
         if self.output == "tokens":
-            return x.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, N, C)
-        x = x.mean((2, 3))
+            return self.feature_map(pixels).flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, N, C)
+        x = self.pooled(pixels)
         return x if self.projection is None else unit(self.projection(x))
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) float32 to (B, features), before any projection."""
+        return self.feature_map(pixels).mean((2, 3))
 
 
 def tower_config(

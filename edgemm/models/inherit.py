@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edgemm.models.efficientnet import EfficientNetLite, MBConv
 from edgemm.models.families import build_model
+from edgemm.models.fusion import Projection
 from edgemm.models.model import Model
 from edgemm.models.text import Layer, TextTransformer
 from edgemm.models.tokenizer import tokenizer_from_json
@@ -64,7 +65,19 @@ def build_student(
             inherit_text_(target, source, rows=rows)
     if section.inherit == "all":
         _inherit_joints_(student, teacher)
+    for name in ("image", "text"):
+        if section.inherit in ("all", name):
+            _inherit_projection_(student.part(name).module, parts.get(f"{name}_projection"))
     return student
+
+
+def _inherit_projection_(tower: torch.nn.Module, source: torch.nn.Module | None) -> None:
+    """Copy a teacher's linear projection part into a student's tower, where all its features are there."""
+    target = getattr(tower, "projection", None)
+    if not isinstance(target, torch.nn.Linear) or not isinstance(source, Projection) or source.up is not None:
+        return
+    if target.weight.shape == source.linear.weight.shape:
+        target.load_state_dict(source.linear.state_dict())
 
 
 def _inherit_joints_(student: Model, teacher: Model) -> None:

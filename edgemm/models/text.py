@@ -116,13 +116,18 @@ class TextTransformer(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) int64 ids and mask to (B, W), (B, T, W), or unit vectors (B, embed_dim); at least one token each."""
+        if self.output == "tokens":
+            mask = attention_mask.to(self.positions.dtype)
+            return self.tokens(input_ids, mask) * mask[:, :, None]
+        x = self.pooled(input_ids, attention_mask)
+        return x if self.projection is None else unit(self.projection(x))
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, T) int64 ids and mask to (B, W), the mean over real tokens, before any projection."""
         mask = attention_mask.to(self.positions.dtype)
         x = self.tokens(input_ids, mask)
-        if self.output == "tokens":
-            return x * mask[:, :, None]
-        # mean over real tokens as (B, 1, T) @ (B, T, W): one MatMul instead of a broadcast product
-        x = torch.matmul((mask / mask.sum(1, keepdim=True))[:, None, :], x).squeeze(1)
-        return x if self.projection is None else unit(self.projection(x))
+        # (B, 1, T) @ (B, T, W): one MatMul instead of a broadcast product
+        return torch.matmul((mask / mask.sum(1, keepdim=True))[:, None, :], x).squeeze(1)
 
 
 _LAYER_NAMES = {

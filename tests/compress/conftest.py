@@ -81,7 +81,21 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *COLOURS, *SHAPES, "what", "colour", "shape", "tree", "house", "a", "##a"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        *COLOURS,
+        *SHAPES,
+        "what",
+        "colour",
+        "shape",
+        "tree",
+        "house",
+        "a",
+        "##a",
+    ]
     tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -143,7 +157,15 @@ def student_section() -> StudentSection:
         {
             "embed_dim": 16,
             "image": {**IMAGE, "blocks": [1, 1, 1]},
-            "text": {"layers": 1, "width": 32, "heads": 4, "ffn": 64, "max_tokens": 8, "vocabulary": "trimmed", "extra_words": 3},
+            "text": {
+                "layers": 1,
+                "width": 32,
+                "heads": 4,
+                "ffn": 64,
+                "max_tokens": 8,
+                "vocabulary": "trimmed",
+                "extra_words": 3,
+            },
             "fusion": {"width": 32},
             "head_hidden": 32,
         }

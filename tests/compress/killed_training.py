@@ -41,7 +41,14 @@ def main(scratch: Path, out: Path, delay: float) -> None:
     objective = Small(delay)
     schedule = Schedule(epochs=8, batch=8, learning_rate=1e-2, ema=0.9)
     train_(
-        objective, schedule, samples=40, seed=3, scratch=scratch, progress=Silent(), title="small", checkpoint_seconds=0.0
+        objective,
+        schedule,
+        samples=40,
+        seed=3,
+        scratch=scratch,
+        progress=Silent(),
+        title="small",
+        checkpoint_seconds=0.0,
     )
     save_file(dict(objective.state_dict()), str(out))
 

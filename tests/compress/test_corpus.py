@@ -38,13 +38,18 @@ def test_each_image_and_text_stands_once() -> None:
 
 
 def test_other_names_of_a_concept_are_drawn_as_often_as_its_own() -> None:
-    samples = [Sample("1", image=Path("a"), text="cat", label="cat"), Sample("2", image=Path("b"), text="dog", label="dog")]
+    samples = [
+        Sample("1", image=Path("a"), text="cat", label="cat"),
+        Sample("2", image=Path("b"), text="dog", label="dog"),
+    ]
     corpus = corpus_of(dataset(samples, texts={"cat": ("cat", "kitten", "puss"), "dog": ("dog",)}))
     rows = torch.zeros(3000, dtype=torch.int64)
     drawn = corpus.choose_texts(rows, torch.Generator().manual_seed(0)).bincount(minlength=4) / 3000
     # own: 1/2 + 1/2 * 1/3; three standard errors of 3000 draws are under .03
     assert drawn.tolist() == pytest.approx([2 / 3, 1 / 6, 1 / 6, 0], abs=0.03)
-    assert corpus.choose_texts(torch.ones(50, dtype=torch.int64), torch.Generator().manual_seed(0)).unique().tolist() == [3]
+    assert corpus.choose_texts(
+        torch.ones(50, dtype=torch.int64), torch.Generator().manual_seed(0)
+    ).unique().tolist() == [3]
 
 
 def test_samples_that_only_sometimes_have_a_text_are_an_error() -> None:

@@ -78,9 +78,7 @@ def test_affinity_mimicking_has_no_gradient_where_the_student_is_the_teacher() -
 def test_interactive_contrastive_crosses_student_and_teacher() -> None:
     si, st, ti, tt = unit(0), unit(1), unit(2), unit(3)
     concepts = torch.arange(6)
-    expected = (
-        losses.info_nce(si, tt, concepts, scale=20.0) + losses.info_nce(ti, st, concepts, scale=20.0)
-    ) / 2
+    expected = (losses.info_nce(si, tt, concepts, scale=20.0) + losses.info_nce(ti, st, concepts, scale=20.0)) / 2
     got = losses.interactive_contrastive(si, st, ti, tt, concepts, scale=20.0)
     assert got.item() == pytest.approx(expected.item(), abs=TOLERANCE)
 

@@ -63,12 +63,14 @@ def test_a_student_starts_from_the_teachers_fusion_and_head_where_they_fit(
     questions: Dataset, teacher_section: TeacherSection, student_section: StudentSection
 ) -> None:
     teacher = teacher_of(teacher_section, questions)
-    student = build_student(
-        student_section, teacher, family="fusion-classifier", texts=questions.all_texts(), seed=5
-    )
+    student = build_student(student_section, teacher, family="fusion-classifier", texts=questions.all_texts(), seed=5)
     for name in ("fusion", "head"):
-        for ours, theirs in zip(student.part(name).module.parameters(), teacher.part(name).module.parameters(), strict=True):
+        for ours, theirs in zip(
+            student.part(name).module.parameters(), teacher.part(name).module.parameters(), strict=True
+        ):
             assert torch.equal(ours, theirs)
     narrow = student_section.model_copy(update={"head_hidden": 16})
     other = build_student(narrow, teacher, family="fusion-classifier", texts=questions.all_texts(), seed=5)
-    assert not torch.equal(next(other.part("head").module.parameters())[:16], next(teacher.part("head").module.parameters())[:16])
+    assert not torch.equal(
+        next(other.part("head").module.parameters())[:16], next(teacher.part("head").module.parameters())[:16]
+    )

@@ -65,7 +65,13 @@ def test_a_dual_encoder_is_taught_distilled_and_pruned(
     )
     inputs = {"teacher": artifact(paths["teacher"]), "student": artifact(paths["student"])}
     distill.run(
-        DISTILL, inputs, paths["student"], context(tmp_path / "2"), student=student_section, family="dual-encoder", **shared
+        DISTILL,
+        inputs,
+        paths["student"],
+        context(tmp_path / "2"),
+        student=student_section,
+        family="dual-encoder",
+        **shared,
     )
     prune.run(PRUNE, inputs, paths["pruned"], context(tmp_path / "3"), distill=DISTILL, **shared)
     # chance is 1/12; on what was learnt, since a hundred steps on 24 pictures teach no more
@@ -89,7 +95,9 @@ def test_a_classifier_of_image_and_text_is_taught_distilled_and_pruned(
     family = "fusion-classifier"
     teach.run(TEACH, {}, paths["teacher"], context(tmp_path / "1"), teacher=teacher_section, family=family, **shared)
     inputs = {"teacher": artifact(paths["teacher"]), "student": artifact(paths["student"])}
-    distill.run(DISTILL, inputs, paths["student"], context(tmp_path / "2"), student=student_section, family=family, **shared)
+    distill.run(
+        DISTILL, inputs, paths["student"], context(tmp_path / "2"), student=student_section, family=family, **shared
+    )
     pruning = PRUNE.model_copy(update={"ratios": {"image": 0.3, "text": 0.5, "head": 0.5}})
     prune.run(pruning, inputs, paths["pruned"], context(tmp_path / "3"), distill=DISTILL, **shared)
     # the more frequent kind of answer alone gives 1/6
@@ -119,7 +127,9 @@ def test_frozen_towers_keep_their_weights_and_are_encoded_once(
     for part in ("image", "text"):
         taught, plain = (load_model(p).part(part).module.state_dict() for p in (tmp_path / "a", untaught))
         assert all(torch.equal(value, plain[name]) for name, value in taught.items())
-    assert (tmp_path / "a" / "weights.safetensors").read_bytes() == (tmp_path / "b" / "weights.safetensors").read_bytes()
+    assert (tmp_path / "a" / "weights.safetensors").read_bytes() == (
+        tmp_path / "b" / "weights.safetensors"
+    ).read_bytes()
 
 
 def test_embeddings_of_different_widths_are_an_error_that_names_the_way_out(
@@ -129,7 +139,7 @@ def test_embeddings_of_different_widths_are_an_error_that_names_the_way_out(
         TeachConfig(epochs=0), {}, tmp_path / "t", context(tmp_path), teacher=teacher_section, dataset=shapes,
         family="dual-encoder", seed=0, threads=1,
     )  # fmt: skip
-    with pytest.raises(ModelError, match="set student.embed_dim = 16, or distill.feature = 0"):
+    with pytest.raises(ModelError, match=r"set student\.embed_dim = 16, or distill\.feature = 0"):
         distill.run(
             DISTILL, {"teacher": artifact(tmp_path / "t")}, tmp_path / "s", context(tmp_path),
             student=student_section.model_copy(update={"embed_dim": 24}), dataset=shapes, family="dual-encoder", seed=0,
@@ -148,9 +158,13 @@ def test_a_part_without_channels_to_remove_is_an_error(
     both = {"teacher": artifact(tmp_path / "t"), "student": artifact(tmp_path / "t")}
     shared = {"distill": DISTILL, "dataset": questions, "seed": 0, "threads": 1}
     with pytest.raises(ModelError, match="part 'fusion' of kind 'fusion' has no channels to remove"):
-        prune.run(PRUNE.model_copy(update={"ratios": {"fusion": 0.2}}), both, tmp_path / "p", context(tmp_path), **shared)
+        prune.run(
+            PRUNE.model_copy(update={"ratios": {"fusion": 0.2}}), both, tmp_path / "p", context(tmp_path), **shared
+        )
     with pytest.raises(ModelError, match="no part 'fusoin'"):
-        prune.run(PRUNE.model_copy(update={"ratios": {"fusoin": 0.2}}), both, tmp_path / "p", context(tmp_path), **shared)
+        prune.run(
+            PRUNE.model_copy(update={"ratios": {"fusoin": 0.2}}), both, tmp_path / "p", context(tmp_path), **shared
+        )
 
 
 def test_a_learning_rate_that_blows_up_says_so_and_leaves_nothing(

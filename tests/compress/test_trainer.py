@@ -89,7 +89,9 @@ def test_frozen_parts_keep_weights_and_batch_norm_statistics(tmp_path: Path) -> 
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_where(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"teach: the loss is nan at step 5 of 180 \(epoch 2\); lower its learning_rate"):
+    with pytest.raises(
+        ModelError, match=r"teach: the loss is nan at step 5 of 180 \(epoch 2\); lower its learning_rate"
+    ):
         fit(Line(broken_at=5), tmp_path)
 
 
