@@ -91,7 +91,7 @@ class TextTower(Section):
     max_tokens: int = Field(32, ge=3, le=512, description="longer texts are cut")
     embedding_rank: int | None = Field(None, ge=4, description="factorise the word table to this rank")
     vocabulary: Literal["full", "trimmed"] = Field("full", description="trimmed: only the tokens that the texts need")
-    extra_words: int = Field(0, ge=0, description="with a trimmed vocabulary: keep this many further common words")
+    extra_words: int = Field(0, ge=0, description="with a trimmed vocabulary: further common words and pieces to keep")
     output: Literal["pooled", "tokens"] = Field("pooled", description="one vector, or one per token (for attention)")
 
 

@@ -341,4 +341,6 @@ def _for_inference(module: nn.Module) -> nn.Module:
                 block.add_module(first, fuse_conv_bn_eval(conv, norm))
                 block.add_module(second, nn.Identity())
     has_convolutions = any(isinstance(m, nn.Conv2d) for m in result.modules())
-    return result.to(memory_format=torch.channels_last) if has_convolutions else result
+    if has_convolutions:
+        result.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return result

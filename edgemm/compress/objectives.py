@@ -189,8 +189,11 @@ class ContrastiveDistillation(_Fed):
         part = self.model.part(modality)
         inputs = [values[name] for name in part.signature.input_names if name in values]
         module = part.module
-        ours = isinstance(module, EfficientNetLite | TextTransformer)
-        if self.config.hidden and ours and module.projection is not None:
+        if (
+            self.config.hidden
+            and isinstance(module, EfficientNetLite | TextTransformer)
+            and module.projection is not None
+        ):
             features: Tensor = module.pooled(*inputs)
             return unit(module.projection(features)), features
         made = self.model({name: values[name] for name in part.signature.input_names})
@@ -247,7 +250,7 @@ class ClassifierDistillation(_Fed):
         texts: Tensor | None = None
         if corpus.image_row is not None and "image" in self.model.inputs:
             # many questions, few images: each distinct image of the batch goes through the tower once
-            images, place = corpus.image_row[rows].unique(return_inverse=True)
+            images, place = torch.unique(corpus.image_row[rows], return_inverse=True)
             views = torch.randint(self.views, (len(images),), generator=generator)
             augment = self.augmented.draw(len(images), generator) if self.feeds.pixels is not None else None
             values = self.feeds.image_values(images, views=views, augment=augment)
@@ -264,7 +267,7 @@ class ClassifierDistillation(_Fed):
         teacher: Model = self.__dict__["teacher"]
         with torch.no_grad():
             teacher_logits = teacher(given)["logits"]
-        loss = logits.new_zeros(())
+        loss: Tensor = logits.new_zeros(())
         if config.task:
             label = corpus.label[rows].to(device)
             loss = loss + config.task * F.cross_entropy(logits, label, ignore_index=-1)

@@ -62,7 +62,7 @@ def trim_vocabulary(
     """Drop the WordPiece tokens that ``texts`` never use, so that the word table shrinks.
 
     Kept are: special tokens, ``keep``, every token of ``texts``, every single character and ``##`` character
-    (so that an unseen word falls into letters, not into [UNK]), and ``extra_words`` more whole words in the
+    (so that an unseen word falls into letters, not into [UNK]), and ``extra_words`` more words and pieces in the
     vocabulary's own order, which for BERT's is frequency.
 
     Returns:
@@ -91,7 +91,8 @@ def trim_vocabulary(
     tokenizer.no_padding()
     for encoding in tokenizer.encode_batch(list(texts)):
         kept.update(encoding.ids)
-    words = (i for i in sorted(by_id) if i not in kept and by_id[i].isascii() and by_id[i].isalpha())
+    bare = {i: token.removeprefix(prefix) for i, token in by_id.items()}
+    words = (i for i in sorted(by_id) if i not in kept and bare[i].isascii() and bare[i].isalnum())
     kept.update(i for _, i in zip(range(extra_words), words, strict=False))
     ids = sorted(kept)
     new_id = {old: new for new, old in enumerate(ids)}
