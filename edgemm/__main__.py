@@ -1,6 +1,7 @@
 """Entry point of ``edgemm``: one line for every error that a user can mend, whatever is installed.
 
-Standard library only, since a device has neither typer nor pydantic; there it says what to install.
+Standard library only, since a device has neither typer nor pydantic; there the bundle's verbs are the runtime's own,
+and for the others it says what to install.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ _WORKBENCH = {
     "accelerate", "filelock", "jinja2", "matplotlib", "onnx", "onnx_ir", "onnxscript", "pydantic", "rich",
     "safetensors", "torch", "torch_pruning", "transformers", "typer",
 }  # fmt: skip
+_ON_DEVICE = {"verify", "infer", "bench", "inspect", "-h", "--help"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,9 +48,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    from edgemm.cli import run_command
-
+    try:
+        from edgemm.cli import run_command
+    except ModuleNotFoundError as error:
+        if error.name != "typer":
+            raise
+        return _run_on_device(arguments, error)
     return run_command(arguments)
+
+
+def _run_on_device(arguments: list[str], missing: ModuleNotFoundError) -> int:
+    """The verbs that need no workbench. Raises ``missing`` for the others."""
+    from edgemm import __version__
+    from edgemm.runtime.__main__ import parser_for
+
+    if arguments == ["--version"]:
+        print(f"edgemm {__version__} (Python {sys.version.split()[0]})")
+        return 0
+    if arguments and arguments[0] not in _ON_DEVICE:
+        raise missing
+    options = parser_for("edgemm").parse_args(arguments or ["--help"])
+    code: int = options.verb(options)
+    return code
 
 
 def _lines(error: Exception) -> list[str] | None:
@@ -59,8 +80,8 @@ def _lines(error: Exception) -> list[str] | None:
         return str(error).splitlines()
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _WORKBENCH:
         return [
-            f'the workbench is not installed (no {error.name}); pip install "edgemm[build]", '
-            "or use python -m edgemm.runtime"
+            f'the workbench is not installed (no {error.name}); pip install "edgemm[build]"; '
+            f"without it there are {', '.join(sorted(_ON_DEVICE - {'-h', '--help'}))}"
         ]
     if isinstance(error, OSError) and error.errno in (
         errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT,

@@ -67,8 +67,9 @@ def test_every_verb_has_help(verb, capsys):
     assert "usage" in capsys.readouterr().out.lower()
 
 
-def test_without_the_workbench_one_line_says_what_to_install(tmp_path):
-    # A finder that hides typer is what a device without the workbench looks like to Python.
+@pytest.fixture
+def on_device(tmp_path):
+    """Run edgemm where a finder hides what a device lacks, which is what one looks like to Python."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Hide:\n"
@@ -77,12 +78,27 @@ def test_without_the_workbench_one_line_says_what_to_install(tmp_path):
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Hide())\n"
     )
-    shown = edgemm("run", "recipe.toml", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    return lambda *arguments: edgemm(*arguments, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+
+
+def test_without_the_workbench_one_line_says_what_to_install(on_device):
+    shown = on_device("run", "recipe.toml")
     assert shown.returncode == 2
     assert shown.stderr == (
-        'edgemm: error: the workbench is not installed (no typer); pip install "edgemm[build]", '
-        "or use python -m edgemm.runtime\n"
+        'edgemm: error: the workbench is not installed (no typer); pip install "edgemm[build]"; '
+        "without it there are bench, infer, inspect, verify\n"
     )
+
+
+def test_without_the_workbench_a_bundle_is_verified_asked_timed_and_shown(on_device):
+    bundle = str(ROOT / "tests" / "formats" / "v1" / "bundle")
+    shown = on_device("verify", bundle)
+    assert shown.returncode == 0, shown.stderr
+    assert "match their sha256" in shown.stdout
+    assert "onnxruntime" in on_device("inspect", bundle).stdout
+    assert on_device("infer", bundle).stderr.startswith("edgemm: error: infer: nothing to ask")
+    assert "end to end" in on_device("bench", bundle, "--seconds", "0.01").stdout
+    assert "verify|infer|bench|inspect" in on_device("--help").stdout
 
 
 def test_a_reader_that_goes_away_is_no_error():
