@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +23,13 @@ from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Record, Store
 from edgemm.recipe import STAGES, Recipe, load_recipe, nearest
 from edgemm.runtime.archive import open_archive
-from edgemm.runtime.errors import InputError, StoreError
+from edgemm.runtime.errors import BundleError, InputError, StoreError
 from edgemm.runtime.manifest import TextInput
 from edgemm.runtime.session import require_engine
 from edgemm.stage import Progress, Silent
+
+REPORT = "report.html"
+REPORT_MARK = b"edgemm report</title>"  # in the head of every report
 
 
 def run_recipe(
@@ -57,8 +61,10 @@ def run_recipe(
     for name in (first, last):
         check_stage(name, recipe)
     out = out or Path("out") / recipe.name
+    if first is not None and last is not None and STAGES.index(first) > STAGES.index(last):
+        raise InputError(f"--from {first} comes after --until {last}; nothing would be made again")
     check_engines(recipe)
-    checked_out(out)
+    check_out(out, recipe.name)
     opened = Store(store)
     leads = process_rank() == 0
     progress: Progress = progress_for() if leads else Silent()
@@ -108,14 +114,36 @@ def check_engines(recipe: Recipe) -> None:
         require_engine(target.engine, what=f"target '{target.name}'")
 
 
-def checked_out(out: Path) -> None:
-    """Make the out folder now, so that a wrong one shows before a day of training. Raises StoreError."""
+def check_out(out: Path, name: str) -> None:
+    """Make the out folder and see that a run may write there, so that a wrong one shows before a day of training.
+
+    Raises:
+        StoreError: it can't be written.
+        InputError: what a run would replace there is not a former run's.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK):
-            raise PermissionError(13, "permission denied")
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise StoreError(f"{out}: can't write there ({error.strerror}); choose another with --out") from error
+    for place, is_ours in ((out / "bundle", _is_bundle), (out / f"{name}.zip", _is_bundle), (out / REPORT, _is_report)):
+        if place.is_symlink() or (place.exists() and not is_ours(place)):
+            raise InputError(f"{place}: not of a former run, and would be replaced; move it, or choose another --out")
+
+
+def _is_bundle(place: Path) -> bool:
+    """Whether a folder or zip is a bundle and nothing else; an empty folder is as good."""
+    if place.is_dir() and not any(place.iterdir()):
+        return True
+    try:
+        return not open_archive(place).unlisted()
+    except BundleError:
+        return False
+
+
+def _is_report(place: Path) -> bool:
+    return place.is_file() and REPORT_MARK in place.read_bytes()[:4096]
 
 
 @contextmanager
@@ -141,11 +169,12 @@ def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Prog
         node, record = list(made.items())[-1]
         progress.say(f"\nstopped after {node}: {record.artifact.path}")
         return
+    check_out(out, recipe.name)  # again: a run can take a day
     packed = made["pack"].artifact.path
     bundle = replace_with_copy(packed / "bundle", out / "bundle")
     replace_with_copy(packed / f"{recipe.name}.zip", out / f"{recipe.name}.zip")
     if "report" in made:
-        replace_with_copy(made["report"].artifact.path / "report.html", out / "report.html")
+        replace_with_copy(made["report"].artifact.path / REPORT, out / REPORT)
     sys.stdout.flush()
     if (bundle / "measurements.jsonl").exists():
         table = rows(read_measurements(bundle / "measurements.jsonl"))
@@ -155,7 +184,7 @@ def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Prog
             print(line)
     print()
     if "report" in made:
-        print(f"report   {out / 'report.html'}")
+        print(f"report   {out / REPORT}")
     size = (out / f"{recipe.name}.zip").stat().st_size
     print(f"bundle   {bundle}, or in one file {out / f'{recipe.name}.zip'} ({words.size(size)})")
     print(f"try      {infer_line(bundle)}")
@@ -172,7 +201,12 @@ def replace_with_copy(source: Path, place: Path) -> Path:
             shutil.copyfile(source, aside)
         if place.is_dir():
             place.rename(old)
-        aside.rename(place)
+        try:
+            aside.rename(place)
+        except OSError:
+            if old.is_dir():
+                old.rename(place)
+            raise
     finally:
         for left in (aside, old):
             if left.is_dir():

@@ -164,7 +164,18 @@ def no_tensorrt(place: Path) -> None:
     edit('engine = "onnxruntime"', 'engine = "tensorrt"\ncompute_capability = "8.6"')(place)
 
 
+def someones_files(name: str):
+    """A file of the user's where a run would write."""
+
+    def spoil(place: Path) -> None:
+        (place / "mine" / name).parent.mkdir(parents=True)
+        (place / "mine" / name).write_text("years of work")
+
+    return spoil
+
+
 RUN = ("run", "recipe.toml")
+MINE = (*RUN, "--out", "mine")
 QUANTIZE = ("quantize", "model.onnx", "--calibration", "calibration.npz", "-o", "new")
 NO_CALIBRATION = ("quantize", "model.onnx", "--calibration", "no.npz", "-o", "new")
 CASES = {
@@ -198,6 +209,10 @@ CASES = {
     "no training split": (rows(lambda data: [r.update(split="test") for r in data]), RUN, "no row of split 'train'"),
     "store is a file": (store_is_a_file, (*RUN, "--store", "store"), "not a folder; choose another with --store"),
     "out is a file": (nothing, (*RUN, "--out", "recipe.toml"), "can't write there"),
+    "out holds someone's folder": (someones_files("bundle/thesis.txt"), MINE, "mine/bundle: not of a former run"),
+    "out holds someone's zip": (someones_files("shapes.zip"), MINE, "mine/shapes.zip: not of a former run"),
+    "out holds someone's report": (someones_files("report.html"), MINE, "mine/report.html: not of a former run"),
+    "--from after --until": (nothing, (*RUN, "--from", "pack", "--until", "teach"), "comes after --until teach"),
     "no runs": (nothing, ("runs", "--store", "nope"), "nope: no store there"),
     "gc size": (nothing, ("gc", "--limit", "lots"), "size 'lots': expected a number and a unit"),
     "weights of another model": (other_architecture, ("capture", "model", "-o", "new"), "of another model?"),
