@@ -19,7 +19,7 @@ _ON_DEVICE = {"verify", "infer", "bench", "inspect", "-h", "--help"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 a check that failed, 2 an error to mend, 130 interrupted."""
+    """Run the command line and exit: 0 done, 2 an error to mend or a check that failed, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     if debug:

@@ -31,7 +31,7 @@ app = typer.Typer(
         "  edgemm infer BUNDLE --text 'a red apple'         ask a bundle\n"
         "  edgemm verify BUNDLE                             its digests and golden samples\n"
         "  edgemm quantize model.onnx --calibration data.npz -o out/\n\n"
-        "Exit codes: 0 done, 1 a check failed, 2 an error to mend (one line on stderr), 130 interrupted.\n"
+        "Exit codes: 0 done, 2 an error to mend or a check that failed (one line each on stderr), 130 interrupted.\n"
         "With --debug anywhere, an error shows its traceback."
     ),
 )
@@ -120,7 +120,8 @@ def schema(
 
     from edgemm.recipe import docs_from_schema, recipe_schema
 
-    print(docs_from_schema() if markdown else json.dumps(recipe_schema(), indent=1, ensure_ascii=False))
+    text = docs_from_schema() if markdown else json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
+    sys.stdout.write(text)
 
 
 @app.command()

@@ -23,6 +23,9 @@ from edgemm.runtime.errors import RecipeError
 Family = Literal["dual-encoder", "fusion-classifier"]
 StageName = Literal["teach", "distill", "prune", "capture", "quantize", "build", "measure", "pack"]
 STAGES: tuple[StageName, ...] = ("teach", "distill", "prune", "capture", "quantize", "build", "measure", "pack")
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Ratio = Annotated[float, Field(ge=0, lt=1)]
 LocalPath = Annotated[str, Field(json_schema_extra={"format": "path"})]
 
 
@@ -65,13 +68,13 @@ class ImageTower(Section):
     width: float = Field(1.0, gt=0, le=4, description="multiplies the channels of every stage")
     depth: float = Field(1.0, gt=0, le=4, description="multiplies the blocks of the middle stages")
     stem: int | None = Field(None, ge=4, description="channels after the first convolution (default 32)")
-    blocks: tuple[int, ...] | None = Field(None, description="blocks per stage; shorter than 7 drops the last stages")
-    channels: tuple[int, ...] | None = Field(None, description="channels per stage, instead of width")
-    expand: tuple[int, ...] | None = Field(None, description="expansion per stage (default 1, 6, 6, ...)")
+    blocks: tuple[Count, ...] | None = Field(None, description="blocks per stage; shorter than 7 drops the last stages")
+    channels: tuple[Count, ...] | None = Field(None, description="channels per stage, instead of width")
+    expand: tuple[Count, ...] | None = Field(None, description="expansion per stage (default 1, 6, 6, ...)")
     features: int | None = Field(None, ge=8, description="channels after the last 1x1 convolution (default 1280)")
     output: Literal["pooled", "tokens"] = Field("pooled", description="one vector, or one per position (for attention)")
     mean: tuple[float, float, float] = Field((0.498, 0.498, 0.498), description="subtracted from pixels in [0, 1]")
-    std: tuple[float, float, float] = Field((0.502, 0.502, 0.502), description="divides the difference")
+    std: tuple[Positive, Positive, Positive] = Field((0.502, 0.502, 0.502), description="divides the difference")
     resample: Literal["bilinear", "bicubic", "sampled"] = Field(
         "bilinear", description="filter of the antialiased resize; sampled: four points per pixel, seven times as fast"
     )
@@ -213,7 +216,7 @@ class DistillConfig(TrainingSection):
 class PruneConfig(Section):
     """Remove structure from parts of the student, then recover with the losses of distill."""
 
-    ratios: dict[str, float] = Field(
+    ratios: dict[str, Ratio] = Field(
         default_factory=dict, description="Part name → fraction of its channels removed (0 keeps the part)."
     )
     importance: Literal["taylor", "l2"] = Field(
@@ -305,7 +308,9 @@ class Recipe(Section):
     threads: int = Field(
         2, ge=1, le=256, description="CPU threads of training; sums depend on it in the last bit, so results do."
     )
-    stages: tuple[StageName, ...] = Field(STAGES, description="The stages to run, in the corridor's order.")
+    stages: tuple[StageName, ...] = Field(
+        STAGES, min_length=1, description="The stages to run, in the corridor's order."
+    )
     data: DataConfig = Field(description="The samples.")
     teacher: TeacherSection = Field(TeacherSection(), description="The model to learn from.")
     student: StudentSection = Field(StudentSection(), description="The model that ships.")
@@ -376,10 +381,13 @@ def _validate(values: dict[str, Any], where: str, origins: Mapping[str, str]) ->
         # Through JSON, since there strict mode takes a list for a tuple and yet no "3" for a 3.
         recipe = Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        lines = [_problem(problem, where, origins) for problem in error.errors()]
+        problems = error.errors()
+        # pydantic calls a list too short as well where an item of it is wrong
+        inner = {problem["loc"][:n] for problem in problems for n in range(len(problem["loc"]))}
+        lines = [_problem(problem, where, origins) for problem in problems if problem["loc"] not in inner]
         raise RecipeError("\n".join(lines)) from error
-    if problems := list(_contradictions(recipe)):
-        raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
+    if contradictions := list(_contradictions(recipe)):
+        raise RecipeError("\n".join(f"{where}: {problem}" for problem in contradictions))
     return recipe
 
 
@@ -400,6 +408,14 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     for stage in recipe.stages:
         if missing := [need for need in needs.get(stage, ()) if need not in recipe.stages]:
             yield f"stages: '{stage}' needs {', '.join(repr(m) for m in missing)} before it"
+    parts = ["image", "text"]
+    if recipe.family == "fusion-classifier":
+        parts += ["fusion", "head"]
+    elif recipe.student.projection == "part":
+        parts += ["image_projection", "text_projection"]
+    for name in recipe.prune.ratios:
+        if name not in parts:
+            yield f"prune.ratios.{name}: no part of the student{_nearest(name, parts)}"
     seen: set[str] = set()
     ships = "measure" in recipe.stages or "pack" in recipe.stages
     for index, target in enumerate(recipe.targets):
@@ -527,7 +543,7 @@ def _problem(problem: Any, where: str, origins: Mapping[str, str]) -> str:
     """One line: file (or --set), key, got, expected, nearest name."""
     steps: tuple[str | int, ...] = problem["loc"]
     key = ".".join(str(step) for step in steps)
-    where = next((origin for set_key, origin in origins.items() if key == set_key), where)
+    where = next((origin for set_key, origin in origins.items() if f"{key}.".startswith(f"{set_key}.")), where)
     kind, context, got = problem["type"], problem.get("ctx", {}), problem.get("input")
     if kind == "extra_forbidden":
         return f"{where}: {key}: unknown key{_nearest(str(steps[-1]), _fields_at(steps[:-1]))}"
@@ -556,6 +572,7 @@ def _problem(problem: Any, where: str, origins: Mapping[str, str]) -> str:
         "less_than": f"less than {context.get('lt')}",
         "less_than_equal": f"at most {context.get('le')}",
         "finite_number": "a finite number",
+        "too_short": f"at least {context.get('min_length')}",
     }.get(kind)
     shown = json.dumps(got, default=str, ensure_ascii=False)
     shown = shown if len(shown) <= 60 else shown[:57] + "…"

@@ -170,6 +170,35 @@ def _may_ship(dataset: Dataset, sample: Sample) -> bool:
     return not dataset.shown_groups or sample.group in dataset.shown_groups
 
 
+def gallery_samples(dataset: Dataset, config: PackConfig) -> dict[str, Any]:
+    """The raw sample that stands for each label in the gallery. Raises DataError where there is none."""
+    found: dict[str, Any] = {}
+    for split in config.gallery_splits or tuple(dataset.splits):
+        for sample in dataset.split(split):
+            raw = getattr(sample, config.gallery, None)
+            if raw is not None and sample.label is not None and _may_ship(dataset, sample):
+                found.setdefault(sample.label, raw)
+    if not found:
+        raise DataError(
+            f"pack.gallery: no {config.gallery} with a label in {list(config.gallery_splits or dataset.splits)}; "
+            'give samples a label, or set pack.gallery = "none"'
+        )
+    return found
+
+
+def golden_samples(dataset: Dataset, modalities: Sequence[str]) -> list[Sample]:
+    """The samples that a bundle can be verified with. Raises DataError where there is none."""
+    split = dataset.evaluate[0]
+    usable = [
+        sample
+        for sample in dataset.split(split)
+        if _may_ship(dataset, sample) and all(getattr(sample, m, None) is not None for m in modalities)
+    ]
+    if not usable:
+        raise DataError(f"split '{split}': no sample that has {list(modalities)} and may be shipped")
+    return usable
+
+
 def _add_gallery(
     out: Path, manifest: Manifest, dataset: Dataset, config: PackConfig, *, target: str, progress: Progress
 ) -> Manifest:
@@ -177,14 +206,7 @@ def _add_gallery(
     modality: str = config.gallery
     if modality not in manifest.inputs:
         raise DataError(f"pack.gallery: '{modality}' is no modality of this bundle; it has {list(manifest.inputs)}")
-    found: dict[str, Any] = {}
-    for split in config.gallery_splits or tuple(dataset.splits):
-        for sample in dataset.split(split):
-            raw = getattr(sample, modality, None)
-            if raw is not None and sample.label is not None and _may_ship(dataset, sample):
-                found.setdefault(sample.label, raw)
-    if not found:
-        raise DataError(f"pack.gallery: no {modality} with a label in {config.gallery_splits or list(dataset.splits)}")
+    found = gallery_samples(dataset, config)
     labels = sorted(found)
     bundle = Bundle.open(out, target=target)
     rows: list[np.ndarray] = []
@@ -206,14 +228,7 @@ def _add_gallery(
 
 def _add_golden(out: Path, manifest: Manifest, dataset: Dataset, config: PackConfig) -> Manifest:
     """Copy raw samples, an even stride over the first evaluated split, of those that may be shipped."""
-    split = dataset.evaluate[0]
-    usable = [
-        sample
-        for sample in dataset.split(split)
-        if _may_ship(dataset, sample) and all(getattr(sample, m, None) is not None for m in manifest.inputs)
-    ]
-    if not usable:
-        raise DataError(f"split '{split}': no sample that has {list(manifest.inputs)} and may be shipped")
+    usable = golden_samples(dataset, list(manifest.inputs))
     count = min(config.golden, len(usable))
     golden: list[GoldenSample] = []
     for index in range(count):

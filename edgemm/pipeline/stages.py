@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from edgemm.data import Dataset, open_dataset
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
 from edgemm.pipeline.node import Node
+from edgemm.pipeline.pack import Source, assemble, finish, gallery_samples, golden_samples
 from edgemm.recipe import Recipe, TargetConfig, path_fields
 from edgemm.stage import Context, Inputs, Progress
 
@@ -49,7 +50,11 @@ def nodes_of(recipe: Recipe, *, progress: Progress) -> list[Node]:
 
 
 def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
-    """``nodes_of`` for data that is open already."""
+    """``nodes_of`` for data that is open already. Raises DataError for data that can't be packed."""
+    if {"measure", "pack"} & set(recipe.stages):  # what packing needs of the data shows before a day of training
+        golden_samples(dataset, ("image", "text"))
+        if recipe.family == "dual-encoder" and recipe.pack.gallery != "none":
+            gallery_samples(dataset, recipe.pack)
     corridor = _Corridor(recipe, dataset)
     models = corridor.models()
     graphs = corridor.graphs(models)
@@ -324,7 +329,6 @@ class _Corridor:
         return "int8" if self.recipe.targets[0].precision == "int8" else "bundle"
 
     def _draft(self, inputs: Inputs, out: Path, context: Context) -> None:
-        from edgemm.pipeline.pack import Source, assemble
         from edgemm.runtime.archive import open_archive
 
         folder = inputs["graphs"].path
@@ -366,8 +370,6 @@ class _Corridor:
         }
 
     def _pack(self, inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG002
-        from edgemm.pipeline.pack import finish
-
         measured = inputs.get("measured")
         finish(
             inputs["draft"].path,

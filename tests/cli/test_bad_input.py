@@ -197,6 +197,18 @@ CASES = {
     "stages out of order": (
         edit("seed = 1", 'seed = 1\nstages = ["distill", "teach"]'), RUN, "stages: expected each once and in the order",
     ),
+    "no stages": (edit("seed = 1", "seed = 1\nstages = []"), RUN, "stages: expected at least 1, got []"),
+    "no block": (nothing, (*RUN, "--set", "student.image.blocks=[0]"), "image.blocks.0: expected at least 1, got 0"),
+    "no deviation": (edit("stem = 8", "std = [0.5, 0, 0.5]"), RUN, "image.std.1: expected more than 0.0, got 0"),
+    "pruned away": (edit("image = 0.25", "image = 1.5"), RUN, "prune.ratios.image: expected less than 1.0, got 1.5"),
+    "pruned part unknown": (edit("image = 0.25", "txet = 0.2"), RUN, "no part of the student; did you mean 'text'?"),
+    "wrong target": (nothing, (*RUN, "--set", "targets.0=3"), "targets.0: expected a section, got 3"),
+    "no labels for a gallery": (rows(lambda data: [r.pop("label") for r in data]), RUN, "pack.gallery: no image with"),
+    "gallery of no split": (edit("[pack]", '[pack]\ngallery_splits = ["tset"]'), RUN, "no split 'tset' in the data"),
+    "nothing to verify with": (
+        rows(lambda data: [r.update(split="train") for r in data] and data[0].update(split="test", text=None)), RUN,
+        "no sample that has ['image', 'text']",
+    ),
     "engine not installed": (no_tensorrt, RUN, 'pip install "edgemm[tensorrt]"'),
     "int8 target without quantize": (int8_without_quantize, RUN, "'int8' needs the stage 'quantize'"),
     "gpu target without capability": (
