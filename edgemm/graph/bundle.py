@@ -6,6 +6,7 @@ paired over modalities as they were given, and what each part reads is spooled t
 
 from __future__ import annotations
 
+import difflib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ import onnx_ir as ir
 
 from edgemm.graph.files import publish, write_graph, write_manifest
 from edgemm.graph.parity import OnnxGraph, latency_ratio
-from edgemm.graph.quantize import DEFAULT, SCHEMES, Quantization, quantize_onnx
+from edgemm.graph.quantize import DEFAULT, SCHEMES, Quantization, layer_names, quantize_onnx
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.errors import QuantizeError
@@ -52,7 +53,7 @@ def quantize_bundle(
             int8 is slower, keep float32 arithmetic with int8 storage. Makes the result depend on the machine.
 
     Raises:
-        QuantizeError: a part that no sample reaches, or that can't be quantized.
+        QuantizeError: a part that no sample reaches, or that can't be quantized; a layer to keep that no part has.
     """
     archive = open_archive(folder)
     manifest = archive.manifest
@@ -62,6 +63,7 @@ def quantize_bundle(
             f"{folder}: its first target '{source.name}' is {source.precision}; expected a float32 bundle"
         )
     graphs = {part.name: _read_graph(archive, source.files[part.name]) for part in manifest.parts}
+    _check_keep_float(config, [graphs[part.name] for part in manifest.parts if part.role != "frontend"])
     spool = context.scratch / "calibration"
     notes: dict[str, dict[str, object]] = {}
     made: dict[tuple[str, str], str] = {}  # (kind, part) -> path
@@ -116,6 +118,16 @@ def graph_kind(target: TargetEntry) -> str:
     if target.precision != "int8":
         return target.precision
     return "int8-symmetric" if SCHEMES[target.engine].symmetric else "int8"
+
+
+def _check_keep_float(config: Quantization, graphs: Iterable[ir.Model]) -> None:
+    if not config.keep_float:
+        return
+    known = sorted(set[str]().union(*(layer_names(graph) for graph in graphs)))
+    for name in sorted(config.keep_float - set(known)):
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known[:8])}{', …' * (len(known) > 8)}"
+        raise QuantizeError(f"quantize.keep_float: no part has a layer with the output '{name}'; {hint}")
 
 
 def _convert(

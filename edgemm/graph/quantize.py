@@ -13,7 +13,7 @@ from edgemm.graph.calibrate import Calibration, calibrate
 from edgemm.graph.passes import prepare_for_int8_
 from edgemm.graph.qdq import Scale, Scheme, activation_scale, apply_, quantize_weight, weight_axis
 from edgemm.graph.ranges import Method, choose_range
-from edgemm.graph.regions import Region, constant, find_region
+from edgemm.graph.regions import Region, constant, find_region, is_weighted
 from edgemm.runtime.errors import QuantizeError
 
 SCHEMES: Mapping[str, Scheme] = {
@@ -96,6 +96,15 @@ def quantize_onnx(
     passes.RemoveUnusedNodesPass()(result)
     passes.TopologicalSortPass()(result)
     return result
+
+
+def layer_names(model: ir.Model) -> set[str]:
+    """Names that ``keep_float`` can hold for this graph: the first output of every layer with weights."""
+    prepared = model.clone()
+    prepare_for_int8_(prepared)
+    region = find_region(prepared.graph)
+    nodes = [*(node for node in prepared.graph if is_weighted(node)), *region.tables]
+    return {str(node.outputs[0].name) for node in nodes}
 
 
 def _channel_axes(region: Region) -> dict[str, int]:

@@ -57,8 +57,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: can't be read ({error})") from error
     except Exception as error:  # torch.load raises UnpicklingError, RuntimeError, EOFError ... by kind of damage
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: not a plain state dict of tensors ({reason})") from error
+        # what it says is left out: it advises to load with weights_only=False, which runs code from the file
+        raise ModelError(f"{path}: damaged, or more than a plain state dict of tensors") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"{path}: expected a state dict (name -> tensor), got {type(state).__name__} of other things")
     return state

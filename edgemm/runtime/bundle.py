@@ -184,6 +184,8 @@ class Bundle:
             InputError: an unusable sample, an unknown modality, or a modality missing without which no output comes.
             EngineError: the engine refuses to run.
         """
+        if top < 1:
+            raise InputError(f"top: got {top}, expected at least 1")
         samples = self._inputs.samples(given)
         parts, outputs, limit = self._plan(tuple(samples))
         count = max(map(len, samples.values()))

@@ -14,8 +14,9 @@ from edgemm.graph.build import build_bundle, engine_from_onnx
 from edgemm.graph.bundle import quantize_bundle
 from edgemm.graph.capture import capture_model, capture_part
 from edgemm.graph.float16 import float16_from_onnx
+from edgemm.graph.onnx_file import read_onnx
 from edgemm.graph.parity import OnnxGraph, largest_difference
-from edgemm.graph.quantize import Quantization, quantize_onnx
+from edgemm.graph.quantize import Quantization, layer_names, quantize_onnx
 from edgemm.models.frontend import ImageFrontend
 from edgemm.models.model import Model, Part
 from edgemm.runtime.bundle import Bundle
@@ -173,6 +174,19 @@ def test_a_part_without_calibration_samples_is_named_and_nothing_is_left(tmp_pat
     with pytest.raises(QuantizeError, match="no calibration samples"):
         quantize_bundle(source, [], tmp_path / "out", targets=TARGETS[:1], context=Context(tmp_path / "s"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_to_keep_that_no_part_has_is_named_and_one_that_is_there_stays_in_float(tmp_path: Path):
+    source, samples = captured(tmp_path)
+    arguments = {"targets": TARGETS[:1], "context": Context(tmp_path / "s")}
+    with pytest.raises(QuantizeError, match=r"keep_float: no part has a layer with the output 'nope'; there are"):
+        quantize_bundle(
+            source, samples, tmp_path / "out", config=Quantization(keep_float=frozenset({"nope"})), **arguments
+        )
+    assert not (tmp_path / "out").exists()
+    names = layer_names(read_onnx(source / "graphs" / "float32" / "image.onnx"))
+    quantize_bundle(source, samples, tmp_path / "out", config=Quantization(keep_float=frozenset(names)), **arguments)
+    assert Bundle.open(tmp_path / "out").manifest.targets[0].files["image"] == "graphs/float32/image.onnx"
 
 
 def test_a_slower_int8_part_is_rolled_back_to_float_arithmetic_and_said_so(tmp_path: Path, monkeypatch):

@@ -94,6 +94,7 @@ def test_bench_prints_every_part_and_end_to_end(packed: Path, capsys: pytest.Cap
         (["infer"], "nothing to ask; give one or more of --image, --text"),
         (["infer", "--audio", "x.wav"], "takes no audio"),
         (["infer", "--image", "no.png"], "image (no.png): no such file"),
+        (["infer", "--text", "a", "--top", "0"], "top: got 0, expected at least 1"),
         (["infer", "--text", " "], "text: the text is empty"),
         (["infer", "--tensor", "x"], "expected NAME=FILE.npy"),
         (["infer", "--text", "a", "--target", "npu"], "no target 'npu'"),
