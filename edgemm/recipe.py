@@ -371,11 +371,6 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     return _validate(values, str(path), origins)
 
 
-def recipe_from_values(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-    """Validate a recipe given as nested dictionaries. Raises RecipeError like ``load_recipe``."""
-    return _validate(dict(values), where, {})
-
-
 def _validate(values: dict[str, Any], where: str, origins: Mapping[str, str]) -> Recipe:
     try:
         # Through JSON, since there strict mode takes a list for a tuple and yet no "3" for a 3.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgemm.runtime.errors import DataError, InputError
 from edgemm.runtime.images import decode_image
@@ -23,6 +23,8 @@ def check_image(data: bytes) -> None:
         with Image.open(io.BytesIO(data)) as image:
             kind = image.format
             image.verify()
+    except UnidentifiedImageError as error:  # its own words hold the address of a buffer
+        raise DataError("not an image that Pillow knows, or corrupt") from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ... by format
         raise DataError(f"not a readable image ({error})") from error
     if kind == "JPEG" and data.rfind(b"\xff\xd9") < len(data) // 2:

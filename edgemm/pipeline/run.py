@@ -203,7 +203,7 @@ def replace_with_copy(source: Path, place: Path) -> Path:
             place.rename(old)
         try:
             aside.rename(place)
-        except OSError:
+        except BaseException:
             if old.is_dir():
                 old.rename(place)
             raise

@@ -5,6 +5,7 @@ They are the same stages as in a run, without the store: what they write is comp
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,12 +16,12 @@ import numpy as np
 
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.progress import progress_for
-from edgemm.pipeline.run import replace_with_copy
 from edgemm.recipe import MeasureConfig, load_recipe
 from edgemm.runtime.errors import BundleError, InputError
 from edgemm.stage import Artifact, Context
 
 if TYPE_CHECKING:
+    from edgemm.data import Dataset
     from edgemm.recipe import Recipe
 
 
@@ -40,7 +41,7 @@ def distill(path: Path, overrides: Sequence[str], teacher: Path, out: Path) -> N
 
     recipe, shared = _recipe(path, overrides)
     with _folder(out) as (folder, context):
-        inputs = {"teacher": _model_folder(teacher)}
+        inputs = {"teacher": _model_folder(teacher, recipe, shared["dataset"])}
         stage.run(recipe.distill, inputs, folder, context, student=recipe.student, family=recipe.family, **shared)
     print(f"student  {out}")
 
@@ -51,7 +52,10 @@ def prune(path: Path, overrides: Sequence[str], student: Path, teacher: Path, ou
 
     recipe, shared = _recipe(path, overrides)
     with _folder(out) as (folder, context):
-        inputs = {"student": _model_folder(student), "teacher": _model_folder(teacher)}
+        inputs = {
+            "student": _model_folder(student, recipe, shared["dataset"]),
+            "teacher": _model_folder(teacher, recipe, shared["dataset"]),
+        }
         stage.run(recipe.prune, inputs, folder, context, distill=recipe.distill, **shared)
     print(f"pruned   {out}")
 
@@ -102,7 +106,12 @@ def measure(bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequenc
     from edgemm.runtime.archive import open_archive
 
     loaded = load_recipe(recipe, overrides)
-    family = open_archive(bundles[0]).manifest.family
+    families = {path: open_archive(path).manifest.family for path in bundles}
+    family = families[bundles[0]]
+    if other := next((path for path in bundles if families[path] != family), None):
+        raise InputError(
+            f"{other}: a bundle of family '{families[other]}', and {bundles[0]} of '{family}'; compare bundles of one"
+        )
     names = [path.stem if path.stem != "bundle" else path.parent.name or path.stem for path in bundles]
     variants = {
         name if names.count(name) == 1 else f"{name} {index + 1}": path
@@ -162,6 +171,7 @@ def _recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, dict[str, Any
 @contextmanager
 def _folder(out: Path) -> Iterator[tuple[Path, Context]]:
     """A folder that becomes ``out`` when the block ends well, and a context beside it; else nothing is left."""
+    out = Path(os.path.normpath(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already; name a new folder with --out, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -170,18 +180,26 @@ def _folder(out: Path) -> Iterator[tuple[Path, Context]]:
         folder.mkdir()
         scratch.mkdir()
         yield folder, Context(scratch=scratch, progress=progress_for(), cache=scratch)
-        if out.is_dir():
-            out.rmdir()
-        replace_with_copy(folder, out)
+        folder.replace(out)  # at most an empty folder is there
 
 
-def _model_folder(path: Path) -> Artifact:
-    """A model's folder as a stage reads it. Raises InputError where it is something else."""
+def _model_folder(path: Path, recipe: Recipe | None = None, dataset: Dataset | None = None) -> Artifact:
+    """A model's folder as a stage reads it. Raises InputError where it is something else, or not of the recipe."""
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; expected a model's folder with model.json")
     if not (path / "model.json").is_file():
         hint = "; this is a bundle, give the model it came from" if (path / "manifest.json").is_file() else ""
         raise InputError(f"{path}: no model.json in it; expected a folder that a stage or save_model wrote{hint}")
+    if recipe is not None and dataset is not None:
+        from edgemm.models.store import load_model
+
+        model = load_model(path)
+        if model.family != recipe.family:
+            raise InputError(f"{path}: a model of family '{model.family}', the recipe says '{recipe.family}'")
+        if model.family == "fusion-classifier" and tuple(model.labels) != dataset.labels:
+            odd = sorted(set(model.labels) ^ set(dataset.labels))
+            which = f"only one of them has '{odd[0]}'" if odd else "their order differs"
+            raise InputError(f"{path}: the classes that it answers with are not those of the data; {which}")
     return Artifact(path, "given", "", "")
 
 

@@ -174,6 +174,7 @@ def someones_files(name: str):
     return spoil
 
 
+V1 = Path(__file__).parents[1] / "formats" / "v1" / "bundle"
 RUN = ("run", "recipe.toml")
 MINE = (*RUN, "--out", "mine")
 QUANTIZE = ("quantize", "model.onnx", "--calibration", "calibration.npz", "-o", "new")
@@ -230,6 +231,17 @@ CASES = {
     "weights of another model": (other_architecture, ("capture", "model", "-o", "new"), "of another model?"),
     "model.json of nothing": (nothing, ("capture", "bundle", "-o", "new"), "this is a bundle, give the model"),
     "no model": (nothing, ("capture", "nope", "-o", "new"), "nope: no such folder"),
+    "teacher of another family": (
+        edit('"dual-encoder"', '"fusion-classifier"'), ("distill", "recipe.toml", "--teacher", "model", "-o", "new"),
+        "model: a model of family 'dual-encoder', the recipe says 'fusion-classifier'",
+    ),
+    "bundles of two families": (
+        nothing, ("measure", "bundle", str(V1), "--recipe", "recipe.toml", "-o", "new"), "compare bundles of one",
+    ),
+    "text as image": (
+        lambda place: (place / "data" / "red-bar-0.png").write_text("hello"), RUN, "not an image that Pillow knows",
+    ),
+    "out climbs": (nothing, ("capture", "model", "-o", "nodir/../.."), "..: exists already"),
     "out exists": (nothing, ("capture", "model", "-o", "data"), "data: exists already"),
     "calibration missing": (nothing, NO_CALIBRATION, "no.npz: no such file"),
     "calibration with NaN": (
