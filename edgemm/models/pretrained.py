@@ -80,18 +80,23 @@ def text_description(weights: str) -> tuple[dict[str, int], str]:
         raise ModelError(f"text weights: {folder}: {error.filename} can't be read ({error.strerror})") from error
     except ValueError as error:
         raise ModelError(f"text weights: {folder / 'config.json'} is not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"text weights: {folder / 'config.json'}: got {type(config).__name__}, expected an object")
     if config.get("model_type") != "bert" or config.get("hidden_act", "gelu") != "gelu":
         raise ModelError(
             f"text weights: {folder} is a '{config.get('model_type')}' with activation '{config.get('hidden_act')}'; "
             "expected 'bert' with 'gelu'"
         )
-    known = {
-        "layers": config["num_hidden_layers"],
-        "width": config["hidden_size"],
-        "heads": config["num_attention_heads"],
-        "ffn": config["intermediate_size"],
-        "vocab": config["vocab_size"],
-    }
+    try:
+        known = {
+            "layers": int(config["num_hidden_layers"]),
+            "width": int(config["hidden_size"]),
+            "heads": int(config["num_attention_heads"]),
+            "ffn": int(config["intermediate_size"]),
+            "vocab": int(config["vocab_size"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"text weights: {folder / 'config.json'}: no usable {error}; is it a whole BERT?") from error
     return known, tokenizer
 
 

@@ -128,11 +128,22 @@ def load_model(folder: Path, *, foreign: bool = False) -> Model:
     model = Model(saved.family, parts, inputs=saved.inputs, outputs=saved.outputs, labels=saved.labels)
     tokenizer = folder / "tokenizer.json"
     if tokenizer.exists():
-        model.tokenizer_json = tokenizer.read_text(encoding="utf-8")
+        model.tokenizer_json = _tokenizer_text(tokenizer)
     elif any(raw.kind == "text" for raw in saved.inputs.values()):
         raise ModelError(f"{folder}: tokenizer.json is missing, and the model takes text")
     model.eval()
     return model
+
+
+def _tokenizer_text(path: Path) -> str:
+    from tokenizers import Tokenizer
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ModelError(f"{path}: not a tokenizer ({error})") from error
+    return text
 
 
 def _read(folder: Path) -> _Saved:

@@ -96,6 +96,8 @@ def list_runs(store: Store) -> list[dict[str, Any]]:
             facts = json.loads(path.read_bytes())
         except ValueError:
             continue  # not one of ours
+        if not isinstance(facts, dict) or facts.get("id") != path.stem:
+            continue
         if facts.get("status") == "running" and not store.is_locked(f"run-{facts['id']}"):
             facts["status"] = "killed"
         runs.append(facts)

@@ -164,6 +164,28 @@ def no_tensorrt(place: Path) -> None:
     edit('engine = "onnxruntime"', 'engine = "tensorrt"\ncompute_capability = "8.6"')(place)
 
 
+def text_weights_without_width(place: Path) -> None:
+    path = place / "text" / "config.json"
+    config = json.loads(path.read_text())
+    del config["hidden_size"]
+    path.write_text(json.dumps(config))
+
+
+def tampered_graph(place: Path) -> None:
+    path = place / "bundle" / "graphs" / "head.onnx"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def nan_tensor(place: Path) -> None:
+    np.save(place / "nan.npy", np.full(8, np.nan, np.float32))
+
+
+def pickled_tensor(place: Path) -> None:
+    np.save(place / "nan.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+
+
 def someones_files(name: str):
     """A file of the user's where a run would write."""
 
@@ -231,6 +253,11 @@ CASES = {
     "weights of another model": (other_architecture, ("capture", "model", "-o", "new"), "of another model?"),
     "model.json of nothing": (nothing, ("capture", "bundle", "-o", "new"), "this is a bundle, give the model"),
     "no model": (nothing, ("capture", "nope", "-o", "new"), "nope: no such folder"),
+    "text weights without a width": (text_weights_without_width, RUN, "config.json: no usable 'hidden_size'"),
+    "tokenizer of nothing": (
+        lambda place: (place / "model" / "tokenizer.json").write_text("x"), ("capture", "model", "-o", "new"),
+        "tokenizer.json: not a tokenizer",
+    ),
     "teacher of another family": (
         edit('"dual-encoder"', '"fusion-classifier"'), ("distill", "recipe.toml", "--teacher", "model", "-o", "new"),
         "model: a model of family 'dual-encoder', the recipe says 'fusion-classifier'",
@@ -257,6 +284,9 @@ CASES = {
         nothing, (*QUANTIZE, "--engine", "tpu"), "no engine 'tpu'",
     ),
     "truncated file in a bundle": (truncated("bundle/graphs/head.onnx"), ("verify", "bundle"), "head.onnx"),
+    "tampered file in a bundle": (tampered_graph, ("verify", "bundle"), "the file was changed after the bundle"),
+    "NaN tensor": (nan_tensor, ("infer", "bundle", "--tensor", "x=nan.npy"), "holds NaN or infinite values"),
+    "pickled tensor": (pickled_tensor, ("infer", "bundle", "--tensor", "x=nan.npy"), "nan.npy: not a .npy array"),
     "truncated manifest": (truncated("bundle/manifest.json"), ("infer", "bundle"), "manifest.json"),
     "truncated zip": (zipped_and_truncated, ("verify", "bundle.zip"), "not a whole zip"),
     "zip that climbs out": (zip_that_climbs_out, ("inspect", "bundle.zip"), "climbed.txt"),

@@ -160,6 +160,13 @@ def mounted(folder: Path, options: str) -> bool:
     return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"id": "another"}'])
+def test_a_file_of_somebody_else_among_the_runs_is_passed_over(tmp_path, content):
+    store = Store(tmp_path)
+    (store.root / "runs" / "notes.json").write_text(content)
+    assert list_runs(store) == []
+
+
 @needs_mount
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
     disk = tmp_path / "disk"
