@@ -181,11 +181,15 @@ def bench(context: typer.Context) -> None:
 @app.command()
 def inspect(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle: folder or zip.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="The manifest as one line of JSON instead of text.")] = False,
 ) -> None:
     """Show what is in a bundle.
 
     Parts, parameters, bytes, operators, targets.
     """
+    if as_json:
+        _on_device("inspect", [str(bundle), "--json"])
+        return
     from edgemm.pipeline.listing import print_bundle
 
     print_bundle(bundle)

@@ -101,6 +101,12 @@ def test_without_the_workbench_a_bundle_is_verified_asked_timed_and_shown(on_dev
     assert "verify|infer|bench|inspect" in on_device("--help").stdout
 
 
+def test_inspect_gives_the_same_json_with_and_without_the_workbench(on_device):
+    arguments = ("inspect", str(ROOT / "tests" / "formats" / "v1" / "bundle"), "--json")
+    assert '"format": 1' in edgemm(*arguments).stdout
+    assert edgemm(*arguments).stdout == on_device(*arguments).stdout
+
+
 def test_a_reader_that_goes_away_is_no_error():
     shown = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {sys.executable} -m edgemm schema | head -1"],
