@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgemm.data.dataset import Sample
 
 INPUTS = 16  # raw samples taken in turn, the same for all variants: lengths of texts and sizes of images vary
+UNTIMED = 2  # calls before each timed one; in strides of three the turn still meets all inputs
 _SLACK, _PATIENCE = 4, 20.0  # a loop may take so many times its seconds, or so many seconds, to reach its fewest runs
 
 Raw = Mapping[str, Any]
@@ -52,7 +53,7 @@ def measure_latencies(
     runs: int,
     advance: Callable[[str], None] = lambda _: None,
 ) -> Latencies:
-    """Time all bundles on the same raw inputs, round by round.
+    """Time all bundles on the same raw inputs, round by round; each timed call follows two untimed ones of its kind.
 
     Args:
         bundles: variant -> open bundle; all must take the modalities of ``inputs``.
@@ -70,14 +71,14 @@ def measure_latencies(
     whole = seconds * len(bundles)
     end_to_end = sample_latencies(
         {name: _in_turn(bundle.predict, decoded) for name, bundle in bundles.items()},
-        min_seconds=whole, min_samples=runs, max_seconds=max(_SLACK * whole, _PATIENCE),
+        min_seconds=whole, min_samples=runs, untimed=UNTIMED, max_seconds=max(_SLACK * whole, _PATIENCE),
     )  # fmt: skip
     advance("end to end")
     calls = {(name, part): call for name, b in bundles.items() for part, call in _part_calls(b, decoded).items()}
     keys = {f"{i}": key for i, key in enumerate(calls)}
     taken = sample_latencies(
         {i: calls[key] for i, key in keys.items()},
-        min_seconds=whole / 2, min_samples=runs, max_seconds=max(_SLACK * whole / 2, _PATIENCE),
+        min_seconds=whole / 2, min_samples=runs, untimed=UNTIMED, max_seconds=max(_SLACK * whole / 2, _PATIENCE),
     )  # fmt: skip
     parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in bundles}
     for i, (name, part) in keys.items():

@@ -107,6 +107,7 @@ def sample_latencies(
     min_seconds: float,
     min_samples: int,
     seed: int = 0,
+    untimed: int = 0,
     max_seconds: float = math.inf,
 ) -> dict[str, Samples]:
     """Time several calls interleaved: each round runs every call once, in a random order.
@@ -119,6 +120,8 @@ def sample_latencies(
         min_seconds: of the whole loop; rounds go on until this and ``min_samples`` are reached.
         min_samples: rounds at least.
         seed: of the order within the rounds.
+        untimed: calls of the same thing before each timed one, so that the CPU's caches hold what is timed and not
+            what the call before it left there: the steady state of a device that runs one model.
         max_seconds: stop then all the same, with fewer samples; at least one round is run.
 
     Returns:
@@ -133,6 +136,8 @@ def sample_latencies(
         order = rng.permutation(len(names))
         for index in order:
             call = calls[names[index]]
+            for _ in range(untimed):
+                call()
             began = clock()
             call()
             taken[names[index]].append(clock() - began)

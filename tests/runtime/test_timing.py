@@ -113,3 +113,11 @@ def test_the_environment_names_machine_and_versions() -> None:
     found = environment()
     assert found["cores"] >= 1
     assert {"numpy", "onnxruntime"} <= set(found["versions"])
+
+
+def test_untimed_calls_come_right_before_the_timed_one_of_the_same_thing() -> None:
+    made: list[str] = []
+    calls = {name: (lambda name=name: made.append(name)) for name in ("a", "b")}
+    taken = sample_latencies(calls, min_seconds=0, min_samples=20, untimed=2)
+    assert len(taken["a"]) == len(taken["b"]) == len(made) / 6
+    assert all(len(set(made[i : i + 3])) == 1 for i in range(0, len(made), 3))
