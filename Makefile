@@ -24,7 +24,7 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 quickstart: $(BIN)/.installed
-	$(BIN)/edgemm run export/recipes/emoji-search.toml --out out/emoji-search
+	$(BIN)/edgemm run export/recipes/emoji-search.toml --target cpu-int8 --target openvino-int8 --out out/emoji-search
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
