@@ -1,4 +1,4 @@
-"""Take the README's picture of a real report: ``python benchmarks/readme_picture.py RUN/report.html docs/images/report.png``.
+"""Take the README's picture: ``python benchmarks/readme_picture.py RUN/report.html docs/images/report.png``.
 
 A browser draws the top of the page (answer, Pareto plot, waterfall) at twice the resolution. Needs Debian's package
 ``chromium``; nothing is loaded from the network, since a report stands alone.
