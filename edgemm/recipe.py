@@ -94,7 +94,9 @@ class TextTower(Section):
     max_tokens: int = Field(32, ge=3, le=512, description="longer texts are cut")
     embedding_rank: int | None = Field(None, ge=4, description="factorise the word table to this rank")
     vocabulary: Literal["full", "trimmed"] = Field("full", description="trimmed: only the tokens that the texts need")
-    extra_words: int = Field(0, ge=0, description="with a trimmed vocabulary: further common words and pieces to keep")
+    extra_words: int = Field(
+        0, ge=0, description="with a trimmed vocabulary: further words and pieces to keep, nearest in meaning first"
+    )
     output: Literal["pooled", "tokens"] = Field("pooled", description="one vector, or one per token (for attention)")
 
 
@@ -208,7 +210,9 @@ class DistillConfig(TrainingSection):
         0, ge=0, description="Other texts of the batch that each image is asked, the teacher's answer being the target."
     )
     extra_texts: int = Field(
-        0, ge=0, description="Made-up texts for the text tower: the words of its vocabulary, then phrases of them."
+        0,
+        ge=0,
+        description="Made-up texts for the text tower: a third words like those of the texts, then phrases of them.",
     )
     extra_batch: int = Field(128, ge=1, description="How many of those are in each batch.")
 

@@ -21,7 +21,7 @@ from edgemm.compress.objectives import (
 from edgemm.compress.teach import schedule_of
 from edgemm.compress.trainer import train_
 from edgemm.data import Dataset
-from edgemm.models.inherit import build_student
+from edgemm.models.inherit import build_student, token_order
 from edgemm.models.model import Model
 from edgemm.models.store import load_model, save_model
 from edgemm.models.tokenizer import tokenizer_from_json
@@ -77,7 +77,7 @@ def distillation(
     for part in student.chain:
         part.module.requires_grad_(part.role != "frontend")
     dual = student.family == "dual-encoder"
-    extra = _extra_texts(student, dataset, count=config.extra_texts, seed=seed) if dual else []
+    extra = _extra_texts(teacher, dataset, count=config.extra_texts, seed=seed) if dual else []
     plain = corpus_of(dataset)
     corpus = corpus_of(dataset, extra_texts=extra)
     augmented = augmentation_of(config)
@@ -135,12 +135,18 @@ def _embeddings(model: Model, cached: Mapping[str, Tensor], name: str) -> Tensor
     return torch.cat(made)
 
 
-def _extra_texts(student: Model, dataset: Dataset, *, count: int, seed: int) -> list[str]:
-    """Words of the student's vocabulary, and texts made up of them, without any text that is evaluated."""
-    if count == 0 or student.tokenizer_json is None:
+def _extra_texts(teacher: Model, dataset: Dataset, *, count: int, seed: int) -> list[str]:
+    """Words like those of the training texts, and texts made up of them, without any text that is evaluated.
+
+    The words are the teacher's, not the student's: one that a trimmed vocabulary has lost falls into pieces, and how
+    those add up to the word is what the student has to learn.
+    """
+    if count == 0 or teacher.tokenizer_json is None:
         return []
-    vocabulary = tokenizer_from_json(student.tokenizer_json).get_vocab()
-    words = [w for w in sorted(vocabulary, key=vocabulary.__getitem__) if len(w) > 2 and w.isascii() and w.isalpha()]
     trained = dataset.all_texts()
+    vocabulary = tokenizer_from_json(teacher.tokenizer_json).get_vocab()
+    token = {i: t for t, i in vocabulary.items()}
+    order = token_order(teacher, trained) or sorted(token)
+    words = [token[i] for i in order if len(token[i]) > 2 and token[i].isascii() and token[i].isalpha()]
     evaluated = {text for split in dataset.splits for text in dataset.all_texts(split)} - set(trained)
-    return made_up_texts(words, trained, count=count, seed=seed, without=evaluated)
+    return made_up_texts(words[: max(1, count // 3)], trained, count=count, seed=seed, without=evaluated)

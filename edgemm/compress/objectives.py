@@ -27,6 +27,7 @@ from edgemm.runtime.errors import ModelError
 
 EMBEDDINGS = ("image_embedding", "text_embedding")
 LARGEST_SCALE = 100.0  # as in CLIP
+LENGTHS = 4  # groups that the texts of a batch are sorted into by length
 
 
 def augmentation_of(config: TeachConfig | DistillConfig) -> Augmentation:
@@ -157,9 +158,8 @@ class ContrastiveDistillation(_Fed):
             first = len(corpus.texts) - corpus.extra
             more = first + torch.randint(corpus.extra, (config.extra_batch,), generator=generator)
             texts = torch.cat((texts, more))
-            values |= {n: v.to(next(self.model.parameters()).device) for n, v in self.feeds.text_values(texts).items()}
         image, image_features = self._tower("image", values)
-        text, text_features = self._tower("text", values)
+        text, text_features = self._texts(texts)
         device = image.device
         teacher_image = self.teacher_image[views, images].float().to(device)
         teacher_text = self.teacher_text[texts].float().to(device)
@@ -183,6 +183,19 @@ class ContrastiveDistillation(_Fed):
             loss = loss + config.hidden / 2 * self._hidden("image", image_features, (views, images))
             loss = loss + config.hidden / 2 * self._hidden("text", text_features, (texts,))
         return loss
+
+    def _texts(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings and features of (B,) texts, short and long ones apart: padding is paid for like any token."""
+        device = next(self.model.parameters()).device
+        lengths = self.feeds.mask[rows].sum(1) if self.feeds.mask is not None else torch.zeros(len(rows))
+        order = torch.argsort(lengths, stable=True)
+        made = [
+            self._tower("text", {name: value.to(device) for name, value in self.feeds.text_values(rows[piece]).items()})
+            for piece in order.chunk(LENGTHS)
+        ]
+        back = torch.argsort(order).to(device)
+        features = [found for _, found in made if found is not None]
+        return torch.cat([embedding for embedding, _ in made])[back], torch.cat(features)[back] if features else None
 
     def _tower(self, modality: str, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Embeddings of one modality, and the features they are projected from where they can be had."""

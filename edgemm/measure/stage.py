@@ -205,7 +205,6 @@ def _accuracies(
     for split, samples in splits.items():
         data = accuracy.samples_digest(split, samples, checksums=checksums)
         for entry in {e.sha256: e for e in reversed(entries)}.values():  # each bytes once, under the first name
-            assert entry.bundle is not None
             key = [
                 entry.sha256,
                 data,
@@ -217,10 +216,12 @@ def _accuracies(
             kept = _cache_file(context, key)
             scored = _read_scores(kept)
             if scored is None:
-                total = accuracy.encodings(entry.bundle, samples)
+                # every core: answers don't depend on the number of threads, only the time until they are there does
+                bundle = Bundle.open(entry.path, target=entry.target.name, threads=os.cpu_count() or 1)
+                total = accuracy.encodings(bundle, samples)
                 with context.progress.task(f"accuracy of {entry.name} on {split}", total=total) as task:
                     scored = accuracy.score(
-                        entry.bundle,
+                        bundle,
                         split,
                         samples,
                         examples=config.examples,

@@ -188,6 +188,7 @@ def build_model(
     labels: Sequence[str] = (),
     texts: Sequence[str] = (),
     tokenizer_json: str | None = None,
+    token_order: Sequence[int] | None = None,
     seed: int,
 ) -> Model:
     """The model that a recipe's section describes, with pretrained towers where it names weights.
@@ -198,6 +199,7 @@ def build_model(
         labels: classes (fusion-classifier).
         texts: what a trimmed vocabulary has to cover.
         tokenizer_json: for a text tower without weights of its own (a student takes its teacher's).
+        token_order: which ids of that tokenizer a trimmed vocabulary keeps first; None: its own order.
         seed: of all random weights; the global generator is left as it was.
 
     Raises:
@@ -208,7 +210,9 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         image_config = image_tower_config(section.image)
-        text_config, tokenizer, rows = text_tower_config(section.text, texts=texts, tokenizer_json=tokenizer_json)
+        text_config, tokenizer, rows = text_tower_config(
+            section.text, texts=texts, tokenizer_json=tokenizer_json, token_order=token_order
+        )
         towers = _Towers(section, _frontend(section.image), image_config, text_config, tuple(labels))
         model = FAMILIES[family](towers)
     model.tokenizer_json = tokenizer
@@ -252,7 +256,11 @@ def image_tower_config(tower: ImageTower) -> dict[str, object]:
 
 
 def text_tower_config(
-    tower: TextTower, *, texts: Sequence[str] = (), tokenizer_json: str | None = None
+    tower: TextTower,
+    *,
+    texts: Sequence[str] = (),
+    tokenizer_json: str | None = None,
+    token_order: Sequence[int] | None = None,
 ) -> tuple[dict[str, object], str, list[int] | None]:
     """``TextTransformer``'s keyword arguments, the tokenizer, and the rows kept of a trimmed word table.
 
@@ -269,7 +277,7 @@ def text_tower_config(
     if tower.vocabulary == "trimmed":
         if not texts:
             raise ModelError('text tower: vocabulary = "trimmed" needs texts, and the data has none')
-        tokenizer_json, rows = trim_vocabulary(tokenizer_json, texts, extra_words=tower.extra_words)
+        tokenizer_json, rows = trim_vocabulary(tokenizer_json, texts, extra_words=tower.extra_words, order=token_order)
     tokenizer_json = with_limits(tokenizer_json, tower.max_tokens)
     width = tower.width or known.get("width", 384)
     vocab = tokenizer_from_json(tokenizer_json).get_vocab_size(with_added_tokens=True)

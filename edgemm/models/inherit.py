@@ -16,7 +16,7 @@ from edgemm.models.families import build_model
 from edgemm.models.fusion import Projection
 from edgemm.models.model import Model
 from edgemm.models.text import Layer, TextTransformer
-from edgemm.models.tokenizer import tokenizer_from_json
+from edgemm.models.tokenizer import nearest_tokens, tokenizer_from_json
 from edgemm.recipe import StudentSection
 
 
@@ -49,7 +49,13 @@ def build_student(
         ModelError: a section that contradicts itself.
     """
     student = build_model(
-        section, family=family, labels=teacher.labels, texts=texts, tokenizer_json=teacher.tokenizer_json, seed=seed
+        section,
+        family=family,
+        labels=teacher.labels,
+        texts=texts,
+        tokenizer_json=teacher.tokenizer_json,
+        token_order=token_order(teacher, texts),
+        seed=seed,
     )
     parts = {part.name: part.module for part in teacher.chain}
     if section.inherit in ("all", "image") and section.image.weights is None:
@@ -69,6 +75,16 @@ def build_student(
         if section.inherit in ("all", name):
             _inherit_projection_(student.part(name).module, parts.get(f"{name}_projection"))
     return student
+
+
+def token_order(teacher: Model, texts: Sequence[str]) -> list[int] | None:
+    """Ids of the teacher's vocabulary, nearest to ``texts`` first; None where its text tower shows no word table."""
+    tower = next((part.module for part in teacher.chain if part.name == "text"), None)
+    if not isinstance(tower, TextTransformer) or teacher.tokenizer_json is None or not texts:
+        return None
+    with torch.no_grad():
+        table = tower.words.weight if tower.widen is None else tower.widen(tower.words.weight)
+    return nearest_tokens(teacher.tokenizer_json, texts, table.detach().float().numpy())
 
 
 def _inherit_projection_(tower: torch.nn.Module, source: torch.nn.Module | None) -> None:
