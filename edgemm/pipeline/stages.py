@@ -149,14 +149,23 @@ class _Corridor:
     def _distill(self, inputs: Inputs, out: Path, context: Context) -> None:
         from edgemm.compress import distill
 
-        distill.run(self.recipe.distill, inputs, out, context, student=self.recipe.student, **self._shared())
+        recipe = self.recipe
+        distill.run(
+            recipe.distill,
+            inputs,
+            out,
+            context,
+            student=recipe.student,
+            factory=recipe.teacher.factory,
+            **self._shared(),
+        )
 
     def _prune(self, inputs: Inputs, out: Path, context: Context) -> None:
         from edgemm.compress import prune
 
-        shared = self._shared()
+        recipe, shared = self.recipe, self._shared()
         del shared["family"]
-        prune.run(self.recipe.prune, inputs, out, context, distill=self.recipe.distill, **shared)
+        prune.run(recipe.prune, inputs, out, context, distill=recipe.distill, factory=recipe.teacher.factory, **shared)
 
     # --- graphs ------------------------------------------------------------------------------------------------------
 
@@ -221,7 +230,7 @@ class _Corridor:
         from edgemm.models.store import load_model
 
         torch.set_num_threads(self.recipe.threads)
-        model = load_model(inputs["model"].path)
+        model = load_model(inputs["model"].path, factory=self.recipe.teacher.factory)
         config = self.recipe.capture
         capture_model(
             model,
