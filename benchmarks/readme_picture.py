@@ -13,25 +13,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-)
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "report"))
+
+from browser import FLAGS, MISSING, find_browser
 
 
 def take_picture(report: Path, out: Path, *, width: int, height: int, scale: float, dark: bool) -> None:
     """Draw the top ``width`` by ``height`` CSS pixels of a report into a PNG file."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    browser = find_browser()
     if browser is None:
-        sys.exit("no chromium found; install Debian's package 'chromium' (apt-get install chromium)")
+        sys.exit(MISSING)
     if not report.is_file():
         sys.exit(f"{report}: no such file; expected the report.html of a run")
     out.parent.mkdir(parents=True, exist_ok=True)

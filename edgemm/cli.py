@@ -250,6 +250,12 @@ def capture(
         Optional[Path],  # noqa: UP045
         typer.Option("--samples", metavar="NPZ", help="Real values for the parity gate; random ones without."),
     ] = None,
+    factory: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--factory", metavar="MODULE:FACTORY", help="The Python factory that makes its parts, if you trust it."
+        ),
+    ] = None,
 ) -> None:
     """Export each part of a model as ONNX.
 
@@ -257,7 +263,7 @@ def capture(
     """
     from edgemm.pipeline.verbs import capture
 
-    capture(model, out, samples)
+    capture(model, out, samples, factory=factory)
 
 
 @app.command()

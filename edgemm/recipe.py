@@ -134,6 +134,12 @@ class TeacherSection(ModelSection):
         None, description="'hf:NAME_OR_FOLDER', 'folder:PATH', 'python:module:factory'; none: the towers below"
     )
 
+    @property
+    def factory(self) -> str | None:
+        """``module:factory`` of a teacher from Python code: the one factory that a model's folder may name."""
+        scheme, _, rest = (self.source or "").partition(":")
+        return rest if scheme == "python" else None
+
 
 class StudentSection(ModelSection):
     """The student: like the teacher, smaller."""

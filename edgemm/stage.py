@@ -65,7 +65,8 @@ class Context:
         scratch: a folder that survives a kill of the process and is deleted when the stage is
             published; checkpoints and chunks of caches go there, so that a long stage resumes.
         progress: where to report.
-        cache: folder for content-addressed caches shared between stages (teacher embeddings).
+        cache: folder for content-addressed caches shared between stages (teacher embeddings); one for each state of
+            the code, which the caches' own keys need not name.
     """
 
     scratch: Path

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-VERSION = 1  # part of the key of cached views: change it when ``draw`` or ``apply`` changes
-
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:

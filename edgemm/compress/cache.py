@@ -2,7 +2,7 @@
 
 A chunk is one ``.npy`` file for each value, written to a temporary name and renamed; so a killed run loses at most
 one chunk, and two processes that fill one folder write the same bytes. The folder's name is a digest of everything
-the rows depend on; nothing in it is ever stale.
+the rows depend on but the code, and the context's cache is one of this code; so nothing in it is ever stale.
 """
 
 from __future__ import annotations

@@ -41,15 +41,19 @@ def run(
     family: str,
     seed: int,
     threads: int,
+    factory: str | None = None,
 ) -> None:
     """Build the student, distil it from ``inputs["teacher"]``, and save it in ``out``.
+
+    Args:
+        factory: the Python factory that the teacher may come from; see ``load_model``.
 
     Raises:
         ModelError: a section that contradicts itself, embeddings of different widths, a loss that is not finite.
         DataError: samples that can't be paired or read.
     """
     torch.set_num_threads(threads)
-    teacher = load_model(inputs["teacher"].path)
+    teacher = load_model(inputs["teacher"].path, factory=factory)
     model = build_student(student, teacher, family=family, texts=dataset.all_texts(), seed=seed)
     if config.epochs:
         objective = distillation(model, teacher, config, dataset=dataset, seed=seed, context=context)

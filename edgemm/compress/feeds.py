@@ -240,7 +240,7 @@ def _image_rows(
             parts=digest,
             images=corpus.image_sha256,
             dtype=["float16", str(fast_dtype())],
-            view=None if view == 0 else [augmentation.VERSION, repr(augmented), view, seed],
+            view=None if view == 0 else [repr(augmented), view, seed],
         )
         note = "" if views == 1 else f", view {view + 1} of {views}"
         tables.append(

@@ -35,6 +35,7 @@ def run(
     dataset: Dataset,
     seed: int,
     threads: int,
+    factory: str | None = None,
 ) -> None:
     """Prune ``inputs["student"]``, recover it from ``inputs["teacher"]``, save it in ``out`` and run what was saved.
 
@@ -42,13 +43,14 @@ def run(
 
     Args:
         distill: the losses of the recovery; epochs, batch and learning rate are ``config``'s.
+        factory: the Python factory that both may come from; see ``load_model``.
 
     Raises:
         ModelError: a ratio for a part that doesn't exist or has nothing to remove, or a model that computes
             something else after it was saved and loaded.
     """
     torch.set_num_threads(threads)
-    teacher, student = load_model(inputs["teacher"].path), load_model(inputs["student"].path)
+    teacher, student = (load_model(inputs[role].path, factory=factory) for role in ("teacher", "student"))
     for name, ratio in config.ratios.items():
         student.part(name)
         if not 0 <= ratio < 1:
@@ -95,7 +97,7 @@ def run(
     )
     student.eval()
     save_model(student, out)
-    _check_reloaded(student, out, examples)
+    _check_reloaded(student, out, examples, factory=factory)
     partial = out / f"{REPORT}.partial"
     partial.write_text(json.dumps(report, indent=1), encoding="utf-8")
     os.replace(partial, out / REPORT)
@@ -139,9 +141,11 @@ def _widths(part: Part) -> Mapping[str, int]:
     }
 
 
-def _check_reloaded(model: Model, folder: Path, examples: Mapping[str, tuple[Tensor, ...]]) -> None:
+def _check_reloaded(
+    model: Model, folder: Path, examples: Mapping[str, tuple[Tensor, ...]], *, factory: str | None
+) -> None:
     """What was saved has to load and compute the same, bit for bit. Raises ModelError naming the part."""
-    again = load_model(folder)
+    again = load_model(folder, factory=factory)
     with torch.no_grad():
         for name, values in examples.items():
             expected, got = model.part(name).module(*values), again.part(name).module(*values)

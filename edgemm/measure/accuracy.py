@@ -23,7 +23,6 @@ from edgemm.runtime.errors import DataError
 if TYPE_CHECKING:
     from edgemm.data.dataset import Sample
 
-VERSION = 1  # of what is computed here: part of the key of cached scores
 SHUFFLES = 3
 TOP = 5  # hits kept per example query
 

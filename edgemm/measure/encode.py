@@ -113,7 +113,7 @@ def combine(
     for start in range(0, count, limit):
         known = {name: _stack(rows[start : start + limit]) for name, rows in values.items()}
         for part in joint:
-            known.update(part.run(known))
+            known.update(part.session.run(known))
         if not np.isfinite(known[output]).all():
             raise BundleError(
                 f"bundle '{bundle.manifest.name}', target '{bundle.target.name}': "

@@ -128,7 +128,7 @@ def _part_calls(bundle: Bundle, inputs: Sequence[Raw]) -> dict[str, Callable[[],
         calls["tokenizer"] = _in_turn(bundle.values, [{m: given[m] for m in texts} for given in inputs])
     for part in plan:
         feeds = [{name: values[name] for name in part.input_names} for values in known]
-        calls[part.name] = _run_in_turn(part.run, feeds)
+        calls[part.name] = _run_in_turn(part.session.run, feeds)
     return calls
 
 

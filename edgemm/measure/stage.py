@@ -208,7 +208,6 @@ def _accuracies(
             key = [
                 entry.sha256,
                 data,
-                accuracy.VERSION,
                 _engine_version(entry.target.engine),
                 config.examples,
                 *shown_groups,

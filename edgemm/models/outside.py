@@ -47,7 +47,7 @@ def teacher_from_source(source: str, *, family: str | None = None, labels: Seque
     if scheme == "hf" and rest:
         model = _from_hugging_face(rest)
     elif scheme == "folder" and rest:
-        model = load_model(Path(rest), foreign=True)
+        model = load_model(Path(rest))
     elif scheme == "python" and rest.count(":") == 1:
         model = _from_factory(rest)
     else:
@@ -72,7 +72,9 @@ def _from_factory(path: str) -> Model:
     made = _call(path)
     if isinstance(made, Model):
         parts = [
-            part if part.kind in KINDS else replace(part, kind="python", config={"factory": path, "part": part.name})
+            part
+            if part.kind in KINDS and part.kind != "python"  # another factory's is this one's now: this one is named
+            else replace(part, kind="python", config={"factory": path, "part": part.name})
             for part in made.chain
         ]
         model = Model(made.family, parts, inputs=made.inputs, outputs=made.outputs, labels=made.labels)

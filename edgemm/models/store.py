@@ -1,5 +1,7 @@
 """A model on disk: ``model.json`` + ``weights.safetensors`` + ``tokenizer.json``, nothing that executes.
 
+A part may say which Python factory makes its module; a folder alone is never enough for that factory to be imported.
+
 Law: ``load_model(save_model(m))`` computes what ``m`` computes, bit for bit, also after pruning: modules are
 built from their config, then every module takes the shapes that the checkpoint has.
 """
@@ -86,23 +88,25 @@ class _Saved:
     labels: list[str]
 
 
-def load_model(folder: Path, *, foreign: bool = False) -> Model:
+def load_model(folder: Path, *, factory: str | None = None) -> Model:
     """The model in ``folder``, in evaluation mode, on the CPU.
 
     Args:
         folder: as ``save_model`` left it.
-        foreign: the folder comes from elsewhere: refuse parts that name Python code to run. A folder that this
-            machine's own run saved may name the factory that its recipe names.
+        factory: ``module:factory`` that the user named (``TeacherSection.factory``), the only one that a part's module
+            may come from; None: no Python code of the folder's is run.
 
     Raises:
-        ModelError: a folder that holds no model, a file that can't be read, or weights of another architecture.
+        ModelError: a folder that holds no model, a file that can't be read, weights of another architecture, or a part
+            that names a factory which the user did not.
     """
     saved = _read(folder)
     for entry in saved.parts:
-        if foreign and entry["kind"] == "python":
+        if entry["kind"] == "python" and (factory is None or entry["config"].get("factory") != factory):
             raise ModelError(
-                f"{folder}: part '{entry['name']}' names Python code, which is not run for a model from elsewhere; set "
-                f'teacher.source = "python:{entry["config"].get("factory")}" if you trust it'
+                f"{folder}: part '{entry['name']}' names Python code, {entry['config'].get('factory')!r}, which is run "
+                f"only where you name it yourself, and you named {factory or 'none'}; if you trust it, set "
+                'teacher.source = "python:MODULE:FACTORY", or give --factory MODULE:FACTORY to capture'
             )
     weights = folder / "weights.safetensors"
     try:
@@ -164,6 +168,8 @@ def _read(folder: Path) -> _Saved:
         for entry in content["parts"]:
             for key in ("name", "role", "modality", "kind", "config", "signature"):
                 entry[key]
+            if not isinstance(entry["config"], dict):
+                raise TypeError(f"config of part '{entry['name']}' is no object")
         return _Saved(content["family"], content["parts"], inputs, content["outputs"], content["labels"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: not a model description ({type(error).__name__}: {error})") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemm import __version__
-from edgemm.pipeline.keys import content_key, library_versions
+from edgemm.pipeline.keys import content_key, library_versions, sources_digest
 from edgemm.pipeline.runs import Run
 from edgemm.pipeline.store import Record, Store
 from edgemm.stage import Artifact, Context, Progress
@@ -33,7 +33,7 @@ class Node:
         inputs: role -> name of the node whose artifact it reads.
         config: everything else its output depends on, JSON-able and free of paths.
         work: writes the output.
-        version: raised when the stage's output changes for the same configuration.
+        sources: folders and modules of edgemm whose code its output depends on, ``"compress"``, ``"recipe.py"``.
         libraries: distributions whose version its output depends on.
         collective: under ``accelerate launch`` every process works on it; otherwise only the first does.
         makes: what it makes, in a few words, for the plan.
@@ -44,20 +44,23 @@ class Node:
     inputs: Mapping[str, str]
     config: Mapping[str, Any]
     work: Work = field(compare=False)
-    version: int = 1
+    sources: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     collective: bool = False
     makes: str = ""
+
+    def code(self) -> dict[str, Any]:
+        """What computes its output: digest of edgemm's own code, versions of the libraries."""
+        return {"sources": sources_digest(self.sources), "libraries": library_versions(self.libraries)}
 
     def facts(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """What the key is made from; ``digests`` are those of the inputs by role."""
         return {
             "edgemm": __version__,
             "node": self.name.partition(":")[0],
-            "version": self.version,
+            **self.code(),
             "config": self.config,
             "inputs": dict(digests),
-            "libraries": library_versions(self.libraries),
             # gradients of several processes are summed in another order than those of one
             "processes": int(os.environ.get("WORLD_SIZE", "1")) if self.collective else 1,
         }
@@ -95,7 +98,8 @@ def run_nodes(
         inputs = {role: made[name].artifact for role, name in node.inputs.items()}
 
         def work(out: Path, scratch: Path, node: Node = node, inputs: Mapping[str, Artifact] = inputs) -> None:
-            node.work(inputs, out, Context(scratch=scratch, progress=progress, cache=store.cache))
+            cache = store.cache / content_key(node.code())  # rows and scores that other code computed are not found
+            node.work(inputs, out, Context(scratch=scratch, progress=progress, cache=cache))
 
         if process_rank() == 0:
             assert run is not None

@@ -32,6 +32,16 @@ TRAINING = (
 )  # fmt: skip
 EXPORT = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "Pillow", "tokenizers")
 GRAPH = ("onnx", "onnx-ir", "onnxruntime", "numpy", "Pillow", "tokenizers")
+# What of edgemm a stage runs, besides this file, which chooses its samples and options. A test follows the imports.
+_ALWAYS = ("pipeline/stages.py", "stage.py")
+_READING = tuple(f"runtime/{name}.py" for name in ("errors", "fields", "images", "manifest", "paths", "signature"))
+TRAINING_CODE = (*_ALWAYS, "compress", "data", "models", "recipe.py", *_READING)
+CAPTURE_CODE = (*_ALWAYS, "data", "graph", "models", "recipe.py", "runtime")
+QUANTIZE_CODE = (*_ALWAYS, "data", "graph", "recipe.py", "runtime")
+BUILD_CODE = (*_ALWAYS, "graph", "runtime")
+PACK_CODE = (*_ALWAYS, "data", "measure/encode.py", "pipeline/pack.py", "recipe.py", "runtime")
+MEASURE_CODE = (*_ALWAYS, "data", "measure", "recipe.py", "runtime")
+REPORT_CODE = (*_ALWAYS, "measure", "report", "runtime")
 ENGINES = {
     "onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx",
 }  # fmt: skip
@@ -97,6 +107,7 @@ class _Corridor:
                 {},
                 {**training, "teacher": portable(recipe.teacher), "teach": portable(recipe.teach)},
                 self._teach,
+                sources=TRAINING_CODE,
                 libraries=TRAINING,
                 collective=True,
                 makes="the teacher",
@@ -107,6 +118,7 @@ class _Corridor:
                 {"teacher": "teach"},
                 {**training, "student": portable(recipe.student), "distill": portable(recipe.distill)},
                 self._distill,
+                sources=TRAINING_CODE,
                 libraries=TRAINING,
                 collective=True,
                 makes="a student that answers like the teacher",
@@ -117,6 +129,7 @@ class _Corridor:
                 {"teacher": "teach", "student": "distill"},
                 {**training, "distill": portable(recipe.distill), "prune": portable(recipe.prune)},
                 self._prune,
+                sources=TRAINING_CODE,
                 libraries=TRAINING,
                 collective=True,
                 makes="the student with channels removed, recovered",
@@ -136,14 +149,23 @@ class _Corridor:
     def _distill(self, inputs: Inputs, out: Path, context: Context) -> None:
         from edgemm.compress import distill
 
-        distill.run(self.recipe.distill, inputs, out, context, student=self.recipe.student, **self._shared())
+        recipe = self.recipe
+        distill.run(
+            recipe.distill,
+            inputs,
+            out,
+            context,
+            student=recipe.student,
+            factory=recipe.teacher.factory,
+            **self._shared(),
+        )
 
     def _prune(self, inputs: Inputs, out: Path, context: Context) -> None:
         from edgemm.compress import prune
 
-        shared = self._shared()
+        recipe, shared = self.recipe, self._shared()
         del shared["family"]
-        prune.run(self.recipe.prune, inputs, out, context, distill=self.recipe.distill, **shared)
+        prune.run(recipe.prune, inputs, out, context, distill=recipe.distill, factory=recipe.teacher.factory, **shared)
 
     # --- graphs ------------------------------------------------------------------------------------------------------
 
@@ -160,6 +182,7 @@ class _Corridor:
                 {"model": model.name},
                 {"capture": portable(recipe.capture), "data": self.data, "name": recipe.name},
                 self._capture,
+                sources=CAPTURE_CODE,
                 libraries=EXPORT,
                 makes=f"an ONNX graph for each part of the {names[model.name]}",
             )
@@ -179,6 +202,7 @@ class _Corridor:
                         "machine": machine() if recipe.quantize.rollback else None,
                     },
                     self._quantize,
+                    sources=QUANTIZE_CODE,
                     libraries=GRAPH,
                     makes="graphs written for the targets' engines",
                 )
@@ -191,6 +215,7 @@ class _Corridor:
                     {"bundle": nodes[-1].name},
                     {"targets": [_graph_facts(target) for target in gpu]},
                     self._build,
+                    sources=BUILD_CODE,
                     libraries=("numpy", "onnx-ir", *{ENGINES[target.engine] for target in gpu}),
                     makes=f"engines for {', '.join(target.name for target in gpu)}",
                 )
@@ -205,7 +230,7 @@ class _Corridor:
         from edgemm.models.store import load_model
 
         torch.set_num_threads(self.recipe.threads)
-        model = load_model(inputs["model"].path)
+        model = load_model(inputs["model"].path, factory=self.recipe.teacher.factory)
         config = self.recipe.capture
         capture_model(
             model,
@@ -276,6 +301,7 @@ class _Corridor:
                     "data": self.data,
                 },
                 self._draft,
+                sources=PACK_CODE,
                 libraries=("numpy", "tokenizers", "Pillow", *(ENGINES[target.engine] for target in recipe.targets)),
                 makes="the bundle, with golden samples, before measuring",
             )
@@ -294,6 +320,7 @@ class _Corridor:
                         "machine": machine(),
                     },
                     self._measure,
+                    sources=MEASURE_CODE,
                     libraries=("numpy", "tokenizers", "Pillow", *ENGINES.values()),
                     makes="latency, accuracy and size of every model",
                 )
@@ -306,6 +333,7 @@ class _Corridor:
                     {"draft": "draft", **({"measured": "measure"} if measured else {})},
                     {"name": recipe.name, "provenance": self._provenance()},
                     self._pack,
+                    sources=PACK_CODE,
                     makes="the bundle that ships",
                 )
             )
@@ -317,6 +345,7 @@ class _Corridor:
                         {"bundle": "pack", "measured": "measure"},
                         {"family": recipe.family, "name": recipe.name},
                         self._report,
+                        sources=REPORT_CODE,
                         libraries=("matplotlib", "jinja2"),
                         makes="report.html",
                     )

@@ -8,7 +8,7 @@ complete. A lock per key lets two processes cooperate: the second waits and take
     artifacts/<key>/content/         what the stage wrote
     partial/<key>/                   being written; thrown away when found again
     scratch/<key>/                   checkpoints of a long stage; survives a kill, removed when published
-    cache/                           content-addressed caches that stages share
+    cache/<code>/                    content-addressed caches that stages of the same code share
     locks/, runs/                    one lock per key; one file per run
 
 Failures and out-of-memory are never kept. Law: ``store.find(key).digest`` is the digest of the bytes that are there.

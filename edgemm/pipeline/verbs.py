@@ -42,6 +42,7 @@ def distill(path: Path, overrides: Sequence[str], teacher: Path, out: Path) -> N
     recipe, shared = _recipe(path, overrides)
     with _folder(out) as (folder, context):
         inputs = {"teacher": _model_folder(teacher, recipe, shared["dataset"])}
+        shared["factory"] = recipe.teacher.factory
         stage.run(recipe.distill, inputs, folder, context, student=recipe.student, family=recipe.family, **shared)
     print(f"student  {out}")
 
@@ -56,16 +57,21 @@ def prune(path: Path, overrides: Sequence[str], student: Path, teacher: Path, ou
             "student": _model_folder(student, recipe, shared["dataset"]),
             "teacher": _model_folder(teacher, recipe, shared["dataset"]),
         }
+        shared["factory"] = recipe.teacher.factory
         stage.run(recipe.prune, inputs, folder, context, distill=recipe.distill, **shared)
     print(f"pruned   {out}")
 
 
-def capture(model: Path, out: Path, samples: Path | None) -> None:
-    """Export a model's folder as a bundle's folder, compared on real values where they are given."""
+def capture(model: Path, out: Path, samples: Path | None, *, factory: str | None = None) -> None:
+    """Export a model's folder as a bundle's folder, compared on real values where they are given.
+
+    Args:
+        factory: the Python factory that its parts may come from; see ``load_model``.
+    """
     from edgemm.graph.capture import capture_model
     from edgemm.models.store import load_model
 
-    loaded = load_model(_model_folder(model).path)
+    loaded = load_model(_model_folder(model).path, factory=factory)
     values = list(_rows(samples)) if samples else [_random_values(loaded.chain, loaded.inputs)]
     with _folder(out) as (folder, context):
         capture_model(loaded, values, folder, name=out.name.lower() or loaded.family, context=context)
@@ -193,7 +199,7 @@ def _model_folder(path: Path, recipe: Recipe | None = None, dataset: Dataset | N
     if recipe is not None and dataset is not None:
         from edgemm.models.store import load_model
 
-        model = load_model(path)
+        model = load_model(path, factory=recipe.teacher.factory)
         if model.family != recipe.family:
             raise InputError(f"{path}: a model of family '{model.family}', the recipe says '{recipe.family}'")
         if model.family == "fusion-classifier" and tuple(model.labels) != dataset.labels:

@@ -54,7 +54,7 @@ def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, se
             calls[f"tokenize {modality}"] = lambda m=modality, r=raw: bundle.values(**{m: r})  # type: ignore[misc]
     for part in parts:
         feeds = {name: values[name] for name in part.input_names}
-        calls[f"part {part.name}"] = lambda p=part, f=feeds: p.run(f)  # type: ignore[misc]
+        calls[f"part {part.name}"] = lambda p=part, f=feeds: p.session.run(f)  # type: ignore[misc]
     for modality in decoded:
         if len(decoded) > 1 and _answers(bundle, modality):
             calls[f"end to end, {modality}"] = lambda m=modality: bundle.predict(**{m: decoded[m]})  # type: ignore[misc]

@@ -13,7 +13,7 @@ import numpy as np
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError
 from edgemm.runtime.fields import one_line
-from edgemm.runtime.inputs import InputReader, Samples, Value, join
+from edgemm.runtime.inputs import InputReader, Samples, Value, check_feed, join
 from edgemm.runtime.manifest import GoldenSample, Manifest, PartEntry, TargetEntry, fed_values
 from edgemm.runtime.prediction import GallerySet, LabelSet, Prediction, Ranker
 from edgemm.runtime.session import Array, Session, open_session, require_engine
@@ -70,8 +70,22 @@ class Part:
         return self._session is not None
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run this part alone on the values of its inputs; see ``Session.run``."""
-        return (self._session or self.session).run(feeds)
+        """Run this part alone. ``session.run`` is the same without the checks, as ``predict`` runs it.
+
+        Args:
+            feeds: every input by name; values of other names are ignored.
+
+        Returns:
+            Every output by name; arrays of the caller's own, not overwritten by the next run.
+
+        Raises:
+            InputError: an input that is missing, of another dtype or shape than the signature's, or holds NaN or
+                infinity.
+            EngineError: the engine refuses to run.
+        """
+        for spec in self.entry.signature.inputs:
+            check_feed(feeds, spec, where=f"part '{self.name}', input '{spec.name}'")
+        return self.session.run(feeds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,12 +385,12 @@ def _run_part(part: Part, values: dict[str, Value]) -> None:
             counts = {name: len(values[name]) for name in names}
             raise InputError(f"part '{part.name}': its inputs have different numbers of samples: {counts}")
     if not ragged:
-        values.update(part.run(values))  # type: ignore[arg-type]  # a session takes its own inputs out of them
+        values.update(part.session.run(values))  # type: ignore[arg-type]  # a session takes its own inputs out of them
         return
     feeds = {name: values[name] for name in names}
+    run = part.session.run
     rows = [
-        part.run({name: v[i] if isinstance(v, list) else v[i : i + 1] for name, v in feeds.items()})
-        for i in range(count)
+        run({name: v[i] if isinstance(v, list) else v[i : i + 1] for name, v in feeds.items()}) for i in range(count)
     ]
     for name in part.output_names:
         values[name] = join([row[name] for row in rows])

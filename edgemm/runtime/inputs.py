@@ -15,7 +15,7 @@ from edgemm.runtime.errors import BundleError, EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.images import decode_image
 from edgemm.runtime.manifest import AudioInput, Manifest, TensorInput, TextInput
-from edgemm.runtime.signature import DimRange, TensorSpec
+from edgemm.runtime.signature import Dim, DimRange, TensorSpec
 from edgemm.runtime.waveforms import decode_audio
 
 _UINT8 = np.dtype(np.uint8)
@@ -121,14 +121,9 @@ class InputReader:
     def _tensors(self, many: Samples, kind: TensorInput, modality: str) -> np.ndarray:
         spec, _ = self._specs[kind.feeds]
         array = np.ascontiguousarray(many)
-        fits = array.ndim == len(spec.shape) and all(
-            isinstance(want, str) or want == got for want, got in zip(spec.shape[1:], array.shape[1:], strict=True)
-        )
-        if not fits or 0 in array.shape:
+        if not _fits(array.shape[1:], spec.shape[1:]) or 0 in array.shape:
             raise InputError(f"{modality}: got shape {array.shape}, expected {list(spec.shape)} or one sample of it")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = int(np.argmax(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)))
-            raise InputError(f"{modality}: sample {bad} holds NaN or infinite values")
+        check_finite(array, where=modality)
         return array
 
     def _text(self, modality: str, kind: TextInput) -> TextEncoder:
@@ -199,6 +194,32 @@ class TextEncoder:
             ids[i, : len(row)] = row
             mask[i, : len(row)] = 1
         return ids, mask
+
+
+def check_feed(feeds: Mapping[str, Any], spec: TensorSpec, *, where: str) -> None:
+    """Raise InputError unless ``feeds`` has, under the spec's name, an array of its dtype and shape without NaN."""
+    array = feeds.get(spec.name)
+    wanted = f"expected {spec.dtype} {list(spec.shape)}"
+    if array is None:
+        raise InputError(f"{where}: no value for it among {sorted(feeds)}; {wanted}")
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{where}: got {type(array).__name__}, {wanted} as a numpy array")
+    if array.dtype != spec.dtype or not _fits(array.shape, spec.shape) or 0 in array.shape:
+        raise InputError(f"{where}: got {array.dtype} {array.shape}, {wanted}")
+    check_finite(array, where=where)
+
+
+def check_finite(array: np.ndarray, *, where: str) -> None:
+    """Raise InputError where floats hold NaN or infinity; the message names the sample. array: (batch, ...)."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = int(np.argmax(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)))
+        raise InputError(f"{where}: sample {bad} holds NaN or infinite values, expected finite numbers")
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[Dim, ...]) -> bool:
+    return len(shape) == len(wanted) and all(
+        isinstance(w, str) or w == got for w, got in zip(wanted, shape, strict=True)
+    )
 
 
 def join(arrays: list[np.ndarray]) -> Value:

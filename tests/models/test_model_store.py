@@ -186,6 +186,7 @@ def test_importance_is_the_norm_of_a_row() -> None:
         ("format", r"format 99, this edgemm reads 1"),
         ("field", r"not a model description \(KeyError: 'outputs'\)"),
         ("kind", r"part kind 'gpt' is unknown; expected one of image-frontend"),
+        ("no-config", r"not a model description \(TypeError: config of part 'text' is no object\)"),
         ("config", r"part kind 'text-transformer': config .* doesn't fit"),
         ("truncated", r"weights.safetensors: can't be read"),
         ("missing", r"part 'text': 'norm.weight' is missing \(1 such\)"),
@@ -213,13 +214,15 @@ def test_a_corrupt_or_foreign_checkpoint_is_one_clear_line(
         weights.write_bytes(weights.read_bytes()[:-100])
     elif damage == "tokenizer":
         (tmp_path / "tokenizer.json").unlink()
-    elif damage in ("format", "field", "kind", "config"):
+    elif damage in ("format", "field", "kind", "config", "no-config"):
         if damage == "format":
             content["format"] = 99
         elif damage == "field":
             del content["outputs"]
         elif damage == "kind":
             part["kind"] = "gpt"
+        elif damage == "no-config":
+            part["config"] = []
         else:
             part["config"]["colour"] = 1
         (tmp_path / "model.json").write_text(json.dumps(content))

@@ -209,15 +209,35 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_factory_makes_a_model_of_one_part_that_saves_and_loads(factory: str, tmp_path: Path) -> None:
     model = teacher_from_source(f"python:{factory}:make")
     save_model(model, tmp_path / "m")
-    loaded = load_model(tmp_path / "m")
+    loaded = load_model(tmp_path / "m", factory=f"{factory}:make")
     given = {"readings": torch.ones(2, 3)}
     assert torch.equal(model(given)["state"], loaded(given)["state"])
 
 
-def test_a_model_from_elsewhere_may_not_name_code_to_run(factory: str, tmp_path: Path) -> None:
+def test_code_that_only_the_folder_names_is_not_imported(factory: str, tmp_path: Path) -> None:
     save_model(teacher_from_source(f"python:{factory}:make"), tmp_path / "m")
-    with pytest.raises(ModelError, match=r"part 'model' names Python code, which is not run .*python:sensor_factory"):
+    del sys.modules[factory]
+    told = r"part 'model' names Python code, 'sensor_factory:make', which is run only where .* and you named"
+    with pytest.raises(ModelError, match=rf"{told} none; .* --factory MODULE:FACTORY to capture"):
+        load_model(tmp_path / "m")
+    with pytest.raises(ModelError, match=rf"{told} other:make"):
+        load_model(tmp_path / "m", factory="other:make")
+    with pytest.raises(ModelError, match=rf"{told} none"):
         teacher_from_source(f"folder:{tmp_path / 'm'}")
+    assert factory not in sys.modules
+
+
+def test_a_factory_that_wraps_another_ones_parts_is_the_one_that_is_named(factory: str, tmp_path: Path) -> None:
+    (tmp_path / "wrapper.py").write_text(
+        "from edgemm.models.outside import teacher_from_source\n"
+        "def make():\n    return teacher_from_source('python:sensor_factory:make')\n"
+    )
+    sys.modules.pop("wrapper", None)
+    model = teacher_from_source("python:wrapper:make")
+    save_model(model, tmp_path / "m")
+    loaded = load_model(tmp_path / "m", factory="wrapper:make")
+    given = {"readings": torch.ones(2, 3)}
+    assert torch.equal(model(given)["state"], loaded(given)["state"])
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
-from edgemm.pipeline.keys import canonical_json, content_key, files_digest, library_versions
-from edgemm.pipeline.node import Node
+import ast
+import hashlib
+import inspect
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import edgemm
+from edgemm.data import open_dataset
+from edgemm.pipeline import keys, stages
+from edgemm.pipeline.keys import canonical_json, content_key, files_digest, library_versions, source_files
+from edgemm.pipeline.node import Node, run_nodes
+from edgemm.pipeline.runs import running
+from edgemm.pipeline.store import Store
+from edgemm.recipe import load_recipe
+from edgemm.stage import Silent
+from tests.pipeline.small import RECIPE, write_data
+
+PACKAGE = Path(edgemm.__file__).parent
+GPU_TARGET = """
+[[targets]]
+name = "gpu"
+engine = "tensorrt-rtx"
+precision = "float16"
+compute_capability = "8.6"
+"""
 
 
 def key(**changes):
@@ -28,7 +53,7 @@ def test_everything_that_changes_the_output_changes_the_key():
         key(),
         key(node={"config": {"seed": 1, "lr": 0.1}}),
         key(node={"config": {"seed": 0, "lr": 0.2}}),
-        key(node={"version": 2}),
+        key(node={"sources": ("compress",)}),
         key(node={"libraries": ("numpy",)}),
         key(node={"name": "prune"}),
         key(digests={"teacher": "b" * 64}),
@@ -48,3 +73,103 @@ def test_a_library_that_is_not_installed_is_a_fact_too():
 def test_a_digest_depends_on_paths_and_contents_but_not_on_their_order():
     assert files_digest({"a": "1", "b": "2"}) == files_digest({"b": "2", "a": "1"})
     assert files_digest({"a": "1", "b": "2"}) != files_digest({"a": "2", "b": "1"})
+
+
+# --- the code that does the work -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory) -> list[Node]:
+    """Every stage run there is."""
+    folder = tmp_path_factory.mktemp("nodes")
+    write_data(folder / "data", each=1)
+    (folder / "recipe.toml").write_text(RECIPE + GPU_TARGET)
+    recipe = load_recipe(folder / "recipe.toml", [])
+    return stages.corridor_nodes(recipe, open_dataset(recipe.data))
+
+
+def test_every_module_and_template_is_known_by_its_bytes():
+    found = source_files()
+    assert {"recipe.py", "graph/passes/clean.py", "report/template.html"} <= set(found)
+    for path, sha256 in found.items():
+        assert hashlib.sha256((PACKAGE / path).read_bytes()).hexdigest() == sha256
+
+
+@pytest.mark.parametrize(
+    ("changed", "made_anew"),
+    [
+        ("compress/losses.py", {"teach", "distill", "prune"}),
+        ("models/text.py", {"teach", "distill", "prune", "capture"}),
+        ("graph/qdq.py", {"capture", "quantize", "build"}),
+        ("runtime/bundle.py", {"capture", "quantize", "build", "draft", "measure", "pack", "report"}),
+        ("measure/metrics.py", {"measure", "report"}),
+        ("report/template.html", {"report"}),
+        ("pipeline/pack.py", {"draft", "pack"}),
+        ("pipeline/doctor.py", set()),
+    ],
+)
+def test_changed_code_changes_the_keys_of_the_stages_that_run_it(nodes, monkeypatch, changed, made_anew):
+    before = [content_key(node.facts({})) for node in nodes]
+    files = {**source_files(), changed: "0" * 64}
+    monkeypatch.setattr(keys, "source_files", lambda: files)
+    after = [content_key(node.facts({})) for node in nodes]
+    assert {n.name.partition(":")[0] for n, a, b in zip(nodes, before, after, strict=True) if a != b} == made_anew
+
+
+def test_what_a_stage_imports_is_among_its_sources(nodes):
+    """Follows the imports of every work function through the package: a key that forgets code serves stale results."""
+    grimp = pytest.importorskip("grimp")
+    graph = grimp.build_graph("edgemm", exclude_type_checking_imports=True, cache_dir=None)
+    assert {node.stage for node in nodes} > {"teach", "prune", "build", "measure", "pack"}
+    for node in nodes:
+        entered = {name for name in _imported_by(node.work) if name in graph.modules}
+        assert entered, node.name
+        needed = entered.union(*(graph.find_upstream_modules(name) for name in entered)) - {"edgemm"}
+        paths = {_path_of(name) for name in needed}
+        forgotten = {p for p in paths if not any(p == s or p.startswith(f"{s}/") for s in node.sources)}
+        assert not forgotten, f"{node.name} runs {sorted(forgotten)}"
+
+
+def _imported_by(work) -> set[str]:
+    """Modules that a function takes names from, by imports of its own and of the module around it."""
+    inside = ast.parse(textwrap.dedent(inspect.getsource(work)))
+    names = {node.id for node in ast.walk(inside) if isinstance(node, ast.Name)}
+    around = ast.parse(inspect.getsource(stages)).body
+    found = set()
+    for tree, every in ((inside, True), *((statement, False) for statement in around)):
+        for node in ast.walk(tree) if every else [tree]:
+            if isinstance(node, ast.ImportFrom):
+                taken = {alias.name for alias in node.names if every or alias.name in names}
+                found |= {f"{node.module}.{name}" for name in taken} | ({node.module} if taken else set())
+    return found
+
+
+def _path_of(module: str) -> str:
+    path = module.removeprefix("edgemm.").replace(".", "/")
+    return f"{path}/__init__.py" if (PACKAGE / path).is_dir() else f"{path}.py"
+
+
+def test_rows_that_other_code_cached_are_not_found(tmp_path, monkeypatch):
+    caches = []
+
+    def work(inputs, out, context):
+        caches.append(context.cache)
+        (out / "done").touch()
+
+    def run(name: str) -> None:
+        node = Node(name, "teach", {}, {"name": name}, work, sources=("compress",))
+        with running(store, "toy", recipe="toy", overrides=()) as noted:
+            run_nodes([node], store=store, run=noted, progress=Silent())
+
+    store = Store(tmp_path)
+    run("teach")
+    run("distill")
+    changed = {**source_files(), "compress/feeds.py": "0" * 64}
+    monkeypatch.setattr(keys, "source_files", lambda: changed)
+    run("teach")
+    assert caches[0] == caches[1] != caches[2]
+
+
+def test_a_misspelt_source_is_a_bug_that_shows():
+    with pytest.raises(AssertionError, match="the package has no 'compres'"):
+        key(node={"sources": ("compres",)})

@@ -119,6 +119,20 @@ def test_a_plan_says_what_a_changed_value_makes_anew(ground, first):
     assert " to do " in state["pack"]
 
 
+def test_changed_code_is_run_again_and_what_it_does_not_touch_is_found(ground, first, tmp_path):
+    shutil.copytree(ROOT / "edgemm", tmp_path / "edgemm")
+    with (tmp_path / "edgemm" / "graph" / "qdq.py").open("a") as file:
+        file.write("# another\n")
+    command = [sys.executable, "-m", "edgemm", "plan", str(ground / "recipe.toml"), "--store", str(ground / "store")]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+    shown = subprocess.run([*command, "--no-dry-run"], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    state = {line.split()[0]: line for line in shown.stdout.splitlines() if re.match(r"[a-z:]+ +(cached|to do)", line)}
+    assert " cached " in state["prune"]
+    assert " to do " in state["quantize"]
+    assert " to do " in state["report"]
+
+
 def test_runs_lists_them_and_gc_empties_the_store(ground, first, tmp_path):
     shutil.copytree(ground / "store", tmp_path / "store")
     assert "done" in edgemm("runs", "--store", tmp_path / "store").stdout

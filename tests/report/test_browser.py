@@ -4,47 +4,24 @@ from __future__ import annotations
 
 import http.server
 import re
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import FLAGS, MISSING, find_browser
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-default-apps",
-    "--disable-extensions",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
-    "--v=0",
-)
-
-
-def browser() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    pytest.fail(
-        "no chromium to look at the report with; install Debian's package 'chromium' (apt-get install chromium)"
-    )
+LOGGING = ("--enable-logging=stderr", "--v=0")
 
 
 def open_page(address: str, profile: Path, *more: str) -> tuple[str, str]:
     """The document after it was laid out, and what the browser logged."""
-    done = subprocess.run(
-        [browser(), *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom", *more, address],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+    program = find_browser()
+    if program is None:
+        pytest.fail(MISSING)
+    given = (f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom", *more, address)
+    done = subprocess.run([program, *FLAGS, *LOGGING, *given], capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, done.stderr
 
 

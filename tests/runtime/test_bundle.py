@@ -13,6 +13,11 @@ from edgemm.runtime import Bundle, seal, zip_bundle
 from edgemm.runtime.errors import BundleError, EngineError, EngineNotInstalled, InputError
 from edgemm.runtime.session import open_session
 
+MISFITS = (
+    ((1, 3, 9, 9), "float32"), ((1, 3, 4, 4), "float32"), ((192,), "float32"), ((1, 3, 8, 8), "float64"),
+)  # fmt: skip
+"""Shapes and dtypes that are not (batch, 3, 8, 8) of float32."""
+
 
 @pytest.fixture(scope="module")
 def dual(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -126,13 +131,40 @@ def test_a_part_runs_alone(dual: Path) -> None:
 
 
 def test_a_part_refuses_feeds_that_do_not_fit(dual: Path) -> None:
+    part = Bundle.open(dual).part("image")
+    where = "part 'image', input 'pixels': "
+    with pytest.raises(InputError, match=where + r"no value for it among \['nothing'\]; expected float32 \['batch', 3"):
+        part.run({"nothing": np.zeros(1, np.float32)})
+    with pytest.raises(InputError, match=where + "got list, expected float32 .* as a numpy array"):
+        part.run({"pixels": [[1.0, 2.0]]})  # type: ignore[dict-item]
+    for shape, dtype in MISFITS:
+        with pytest.raises(InputError, match=where + rf"got {dtype} \({shape[0]},.*, expected float32 \['batch', 3, 8"):
+            part.run({"pixels": np.zeros(shape, dtype)})
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_part_refuses_values_that_are_not_finite(dual: Path, target: str, value: float) -> None:
+    pixels = np.zeros((3, 3, 8, 8), np.float32)
+    pixels[1, 2, 3, 4] = value
+    part = Bundle.open(dual, target=target).part("image")
+    with pytest.raises(InputError, match="part 'image', input 'pixels': sample 1 holds NaN or infinite values"):
+        part.run({"pixels": pixels})
+
+
+def test_predict_does_not_pay_for_the_checks_of_a_part_run_alone(dual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgemm.runtime.bundle.check_feed", lambda *_, **__: pytest.fail("checked"))
+    Bundle.open(dual).predict(image=[bundles.png(0), bundles.png(1, (12, 10))], text="a cat")
+
+
+def test_a_session_refuses_feeds_that_do_not_fit(dual: Path) -> None:
     for target in ("cpu", "openvino"):
-        part = Bundle.open(dual, target=target).part("image")
+        session = Bundle.open(dual, target=target).part("image").session
         with pytest.raises(EngineError, match=f"target '{target}', part 'image'.*no value for the inputs"):
-            part.run({"nothing": np.zeros(1, np.float32)})
-        for shape, dtype in (((1, 3, 9, 9), "f4"), ((1, 3, 4, 4), "f4"), ((192,), "f4"), ((1, 3, 8, 8), "f8")):
+            session.run({"nothing": np.zeros(1, np.float32)})
+        for shape, dtype in MISFITS:
             with pytest.raises(EngineError, match=f"target '{target}', part 'image'.*cannot run"):
-                part.run({"pixels": np.zeros(shape, dtype)})
+                session.run({"pixels": np.zeros(shape, dtype)})
 
 
 def test_outputs_are_the_callers_own(dual: Path) -> None:
