@@ -268,11 +268,18 @@ def quantize(
     ],
     out: OutOption,
     engine: Annotated[str, typer.Option("--engine", help="The engine to write for.")] = "onnxruntime",
+    compute_capability: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--compute-capability", metavar="X.Y", help="For a bundle's TensorRT plans: their GPU, e.g. 8.6."),
+    ] = None,
 ) -> None:
-    """Quantize an ONNX graph or a bundle to int8."""
+    """Quantize an ONNX graph or a bundle to int8.
+
+    A bundle for TensorRT is built as well.
+    """
     from edgemm.pipeline.verbs import quantize
 
-    quantize(source, calibration, out, engine=engine)
+    quantize(source, calibration, out, engine=engine, compute_capability=compute_capability)
 
 
 @app.command()

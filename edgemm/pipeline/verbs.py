@@ -72,8 +72,13 @@ def capture(model: Path, out: Path, samples: Path | None) -> None:
     print(f"bundle   {out}")
 
 
-def quantize(source: Path, calibration: Path, out: Path, *, engine: str) -> None:
-    """Quantize an ONNX file, or every graph of a bundle, on the samples of an ``.npz``."""
+def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute_capability: str | None = None) -> None:
+    """Quantize an ONNX file, or every graph of a bundle, on the samples of an ``.npz``; build a bundle's plans.
+
+    Args:
+        compute_capability: of the GPU that a TensorRT engine builds a bundle's plans for, ``"8.6"``.
+    """
+    from edgemm.graph.build import MODULES, build_bundle, import_builder
     from edgemm.graph.bundle import quantize_bundle
     from edgemm.graph.onnx_file import quantize_file
     from edgemm.graph.quantize import Quantization
@@ -82,6 +87,14 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str) -> None
 
     config = Quantization(engine=engine)
     config.scheme  # noqa: B018  (an unknown engine is an error before anything is read)
+    builds = engine in MODULES and source.suffix != ".onnx"
+    if builds != (compute_capability is not None):
+        raise InputError(
+            f"{source}: engine '{engine}' builds a bundle's plans for one kind of GPU; add --compute-capability 8.6 or "
+            "the like"
+            if builds
+            else f"--compute-capability {compute_capability}: only where a bundle is built for tensorrt or tensorrt-rtx"
+        )
     if source.suffix == ".onnx":
         with _folder(out) as (folder, context):
             likeness = quantize_file(source, calibration, folder, context=context, config=config)
@@ -91,8 +104,13 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str) -> None
         return
     open_archive(source)
     entry = TargetEntry(f"{engine}-int8", engine, "int8", {})  # type: ignore[arg-type]
+    if builds:
+        import_builder(engine)  # one that is missing shows before the calibration
     with _folder(out) as (folder, context):
-        quantize_bundle(source, _rows(calibration), folder, targets=[entry], context=context, config=config)
+        graphs = context.scratch / "graphs" if builds else folder
+        quantize_bundle(source, _rows(calibration), graphs, targets=[entry], context=context, config=config)
+        if compute_capability is not None:
+            build_bundle(graphs, folder, compute_capabilities={entry.name: compute_capability}, context=context)
     print(f"bundle   {out}")
 
 

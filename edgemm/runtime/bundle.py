@@ -242,10 +242,15 @@ class Bundle:
     def verify(self) -> VerifyReport:
         """Compare every file's digest, and this target's answers to the golden samples within their tolerance.
 
+        A TensorRT target that was never built is a problem too, whichever target is asked for.
+
         Returns:
             A report; its ``problems`` name everything that is wrong.
         """
+        from edgemm.runtime.engine_tensorrt import unbuilt
+
         problems = self.archive.problems()
+        problems += [line for target in self.manifest.targets if (line := unbuilt(self.manifest, target))]
         errors: dict[str, float] = {}
         samples = 0
         golden = self.manifest.golden_outputs.get(self.target.name)
