@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from edgemm.data import Dataset, open_dataset
+from edgemm.measure.accuracy import check_samples
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
 from edgemm.pipeline.node import Node
 from edgemm.pipeline.pack import Source, assemble, finish, gallery_samples, golden_samples
@@ -50,11 +51,14 @@ def nodes_of(recipe: Recipe, *, progress: Progress) -> list[Node]:
 
 
 def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
-    """``nodes_of`` for data that is open already. Raises DataError for data that can't be packed."""
+    """``nodes_of`` for data that is open already. Raises DataError for data that can't be packed or measured on."""
     if {"measure", "pack"} & set(recipe.stages):  # what packing needs of the data shows before a day of training
         golden_samples(dataset, ("image", "text"))
         if recipe.family == "dual-encoder" and recipe.pack.gallery != "none":
             gallery_samples(dataset, recipe.pack)
+    if "measure" in recipe.stages:
+        for split in dataset.evaluate:
+            check_samples(split, dataset.split(split), classifies=recipe.family == "fusion-classifier")
     corridor = _Corridor(recipe, dataset)
     models = corridor.models()
     graphs = corridor.graphs(models)

@@ -237,6 +237,20 @@ CASES = {
     "gpu target without capability": (
         edit('engine = "onnxruntime"', 'engine = "tensorrt-rtx"'), RUN, "targets.0.compute_capability: missing",
     ),
+    "heads that don't divide the width": (
+        nothing, (*RUN, "--set", "student.text.heads=3"), "text: width 16 is no multiple of heads 3; change one",
+    ),
+    "embeddings of two widths": (
+        nothing, (*RUN, "--set", "student.embed_dim=8"), "embed_dim: 8, and the teacher's is 16, which distill.f",
+    ),
+    "an image under two labels": (
+        rows(lambda data: data.append({**data[-1], "label": "another", "text": "a bar"})), ("plan", "recipe.toml"),
+        "yellow-cross-1.png' stands under two labels, 'a yellow cross' and 'another'; retrieval needs one each",
+    ),
+    "a label missing for a classifier": (
+        rows(lambda data: data[-1].update(label=None)), (*RUN, "--set", "family=fusion-classifier"),
+        "no label, which a classifier is measured by",
+    ),
     "missing data": (edit("data/samples", "data/nope"), RUN, "nope.jsonl"),
     "corrupt image": (corrupt_image, RUN, "red-circle-0.png"),
     "missing image": (lambda place: (place / "data" / "red-bar-0.png").unlink(), RUN, "red-bar-0.png"),
