@@ -85,7 +85,9 @@ class TextTower(Section):
     """A BERT-like text encoder and its tokenizer."""
 
     weights: LocalPath | None = Field(
-        None, description="'package:minilm-l6', 'folder:PATH' (config.json, model.safetensors, tokenizer.json), or none"
+        None,
+        description="'package:minilm-l6', 'folder:PATH' or 'hf:NAME_OR_FOLDER' of a BERT (config.json, "
+        "model.safetensors, tokenizer.json), or none",
     )
     layers: int | None = Field(None, ge=1, description="default: as the weights, or 6")
     width: int | None = Field(None, ge=8, description="default: as the weights, or 384")

@@ -19,11 +19,13 @@ from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
-from tests.pipeline.small import write_recipe
+from tests.pipeline.small import write_clip, write_recipe
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-UNMEASURED = 'stages=["teach", "distill", "capture", "quantize", "pack"]'  # every output of these is deterministic
+UNMEASURED = (
+    'stages=["teach", "distill", "prune", "capture", "quantize", "pack"]'  # every output of these is deterministic
+)
 DIES = (
     "import sys; from pathlib import Path; from tests.pipeline.toy import die_at; from edgemm.__main__ import main; "
     "die_at(int(sys.argv[1]), Path(sys.argv[2])); main(sys.argv[3:])"
