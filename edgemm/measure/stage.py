@@ -215,7 +215,7 @@ def _accuracies(
                 entry.sha256,
                 data,
                 accuracy.VERSION,
-                _engine_version(entry.target.engine),
+                *(_version(package) for package in (ENGINES[entry.target.engine][0], "Pillow", "tokenizers")),
                 config.examples,
                 *shown_groups,
             ]
@@ -282,9 +282,9 @@ def _latencies(
     return found
 
 
-def _engine_version(engine: str) -> str:
+def _version(package: str) -> str:
     try:
-        return metadata.version(ENGINES[engine][0])
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "unknown"
 

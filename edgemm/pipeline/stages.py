@@ -427,7 +427,11 @@ def _graph_facts(target: TargetConfig) -> dict[str, Any]:
 
 
 def _content_of(text: str) -> str:
-    """A path (``file:``, ``folder:``, plain) as the digest of what lies there; ``hf:`` and ``package:`` as they are."""
+    """A source as what it holds: a path as the digest of what lies there, a hub's name as the snapshot in the cache.
+
+    ``package:`` stays as it is, the packages' versions being in the key; of ``python:`` the module's own file counts,
+    and not what it imports or reads.
+    """
     scheme, colon, rest = text.partition(":")
     if scheme == "python":
         spec = importlib.util.find_spec(rest.partition(":")[0]) if rest else None
@@ -438,4 +442,9 @@ def _content_of(text: str) -> str:
         return file_sha256(path)
     if path.is_dir() and scheme != "package":
         return files_digest({name: file_sha256(path / name) for name in folder_files(path)})
+    if scheme == "hf":
+        from edgemm.models.hub import commit_of
+
+        commit = commit_of(rest)
+        return f"{text}@{commit}" if commit else text
     return text
