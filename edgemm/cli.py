@@ -46,7 +46,6 @@ StoreOption = Annotated[
     typer.Option("--store", metavar="DIR", help="Where finished stages are kept.  [default: $EDGEMM_STORE or .edgemm]"),
 ]
 OutOption = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where to write.", show_default=False)]
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model's folder.", show_default=False)]
 
 
 @app.command()
@@ -244,7 +243,14 @@ def prune(
 
 @app.command()
 def capture(
-    model: ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model's folder, or hf:NAME, python:MODULE:FACTORY, folder:PATH.",
+            show_default=False,
+        ),
+    ],
     out: OutOption,
     samples: Annotated[
         Optional[Path],  # noqa: UP045

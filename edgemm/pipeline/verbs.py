@@ -60,12 +60,22 @@ def prune(path: Path, overrides: Sequence[str], student: Path, teacher: Path, ou
     print(f"pruned   {out}")
 
 
-def capture(model: Path, out: Path, samples: Path | None) -> None:
-    """Export a model's folder as a bundle's folder, compared on real values where they are given."""
+def capture(model: str, out: Path, samples: Path | None) -> None:
+    """Export a model as a bundle's folder, compared on real values where they are given.
+
+    Args:
+        model: a folder that a stage wrote, or a source as ``teacher.source`` takes it. A ``folder:PATH`` is one from
+            elsewhere, whose parts may name no Python code.
+    """
     from edgemm.graph.capture import capture_model
     from edgemm.models.store import load_model
 
-    loaded = load_model(_model_folder(model).path)
+    if model.startswith(("hf:", "python:", "folder:")):
+        from edgemm.models.outside import teacher_from_source
+
+        loaded = teacher_from_source(model)
+    else:
+        loaded = load_model(_model_folder(Path(model)).path)
     values = list(_rows(samples)) if samples else [_random_values(loaded.chain, loaded.inputs)]
     with _folder(out) as (folder, context):
         capture_model(loaded, values, folder, name=out.name.lower() or loaded.family, context=context)

@@ -266,6 +266,13 @@ CASES = {
     "gc size": (nothing, ("gc", "--limit", "lots"), "size 'lots': expected a number and a unit"),
     "weights of another model": (other_architecture, ("capture", "model", "-o", "new"), "of another model?"),
     "model.json of nothing": (nothing, ("capture", "bundle", "-o", "new"), "this is a bundle, give the model"),
+    "a graph to measure": (
+        nothing, ("measure", "model.onnx", "--recipe", "recipe.toml", "-o", "new"),
+        "model.onnx: an ONNX graph, and not a bundle; expected a bundle folder or a bundle .zip",
+    ),
+    "a source that can't be captured": (
+        nothing, ("capture", "python:no_such_module:build", "-o", "new"), "can't import 'no_such_module'",
+    ),
     "no model": (nothing, ("capture", "nope", "-o", "new"), "nope: no such folder"),
     "text weights without a width": (text_weights_without_width, RUN, "config.json: no usable 'hidden_size'"),
     "tokenizer of nothing": (
