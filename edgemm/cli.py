@@ -46,7 +46,6 @@ StoreOption = Annotated[
     typer.Option("--store", metavar="DIR", help="Where finished stages are kept.  [default: $EDGEMM_STORE or .edgemm]"),
 ]
 OutOption = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where to write.", show_default=False)]
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model's folder.", show_default=False)]
 
 
 @app.command()
@@ -244,7 +243,14 @@ def prune(
 
 @app.command()
 def capture(
-    model: ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model's folder, or hf:NAME, python:MODULE:FACTORY, folder:PATH.",
+            show_default=False,
+        ),
+    ],
     out: OutOption,
     samples: Annotated[
         Optional[Path],  # noqa: UP045
@@ -274,11 +280,18 @@ def quantize(
     ],
     out: OutOption,
     engine: Annotated[str, typer.Option("--engine", help="The engine to write for.")] = "onnxruntime",
+    compute_capability: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--compute-capability", metavar="X.Y", help="For a bundle's TensorRT plans: their GPU, e.g. 8.6."),
+    ] = None,
 ) -> None:
-    """Quantize an ONNX graph or a bundle to int8."""
+    """Quantize an ONNX graph or a bundle to int8.
+
+    A bundle for TensorRT is built as well.
+    """
     from edgemm.pipeline.verbs import quantize
 
-    quantize(source, calibration, out, engine=engine)
+    quantize(source, calibration, out, engine=engine, compute_capability=compute_capability)
 
 
 @app.command()

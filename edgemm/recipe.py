@@ -85,7 +85,9 @@ class TextTower(Section):
     """A BERT-like text encoder and its tokenizer."""
 
     weights: LocalPath | None = Field(
-        None, description="'package:minilm-l6', 'folder:PATH' (config.json, model.safetensors, tokenizer.json), or none"
+        None,
+        description="'package:minilm-l6', 'folder:PATH' or 'hf:NAME_OR_FOLDER' of a BERT (config.json, "
+        "model.safetensors, tokenizer.json), or none",
     )
     layers: int | None = Field(None, ge=1, description="default: as the weights, or 6")
     width: int | None = Field(None, ge=8, description="default: as the weights, or 384")
@@ -421,6 +423,7 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     for name in recipe.prune.ratios:
         if name not in parts:
             yield f"prune.ratios.{name}: no part of the student{_nearest(name, parts)}"
+    yield from _impossible_models(recipe)
     seen: set[str] = set()
     ships = "measure" in recipe.stages or "pack" in recipe.stages
     for index, target in enumerate(recipe.targets):
@@ -439,6 +442,30 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             yield f"{at}.precision: 'float16' is for tensorrt and tensorrt-rtx; '{target.engine}' takes float32 or int8"
         if target.precision == "int8" and ships and "quantize" not in recipe.stages:
             yield f"{at}.precision: 'int8' needs the stage 'quantize', which is not in stages"
+
+
+def _impossible_models(recipe: Recipe) -> Iterator[str]:
+    """Widths that don't fit each other, where the recipe alone says them."""
+    own_towers = recipe.teacher.source is None
+    for name, section in (("teacher", recipe.teacher), ("student", recipe.student)):
+        text = section.text
+        known = text.weights is None  # else what is left out comes from the weights
+        width, heads = text.width or (384 if known else None), text.heads or (12 if known else None)
+        if (name == "student" or own_towers) and (text.width or text.heads) and width and heads and width % heads:
+            yield f"{name}.text: width {width} is no multiple of heads {heads}; change one of them"
+    losses = [key for key in ("feature", "interactive") if getattr(recipe.distill, key)]
+    if (
+        recipe.family == "dual-encoder"
+        and "distill" in recipe.stages
+        and (recipe.distill.epochs or "prune" in recipe.stages)
+        and own_towers
+        and losses
+        and recipe.student.embed_dim != recipe.teacher.embed_dim
+    ):
+        yield (
+            f"student.embed_dim: {recipe.student.embed_dim}, and the teacher's is {recipe.teacher.embed_dim}, which "
+            f"distill.{' and distill.'.join(losses)} compare; make them equal, or set those to 0"
+        )
 
 
 def _apply_override(values: dict[str, Any], override: str, origins: dict[str, str]) -> None:

@@ -54,7 +54,14 @@ def run(
     """
     torch.set_num_threads(threads)
     teacher = load_model(inputs["teacher"].path, factory=factory)
-    model = build_student(student, teacher, family=family, texts=dataset.all_texts(), seed=seed)
+    model = build_student(
+        student,
+        teacher,
+        family=family,
+        texts=dataset.all_texts(),
+        seed=seed,
+        say=lambda line: context.progress.say(f"distill: {line}"),
+    )
     if config.epochs:
         objective = distillation(model, teacher, config, dataset=dataset, seed=seed, context=context)
         train_(

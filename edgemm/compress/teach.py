@@ -76,7 +76,8 @@ def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, co
         return
     if not any(p.requires_grad for p in model.parameters()):
         raise ModelError(
-            "teach: nothing to learn, every part is a frozen tower; set teach.freeze = 'none', or teach.epochs = 0"
+            "teach: nothing to learn, every part is a frozen tower; set teach.epochs = 0 to take the teacher as it is, "
+            "or teach.freeze = 'none' to train it"
         )
     corpus = corpus_of(dataset)
     augmented = augmentation_of(config)

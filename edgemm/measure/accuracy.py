@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def score(
         DataError: samples that lack a modality or a label that the bundle's task needs.
         BundleError: outputs that are not finite, or nothing that can be scored.
     """
-    modalities = _modalities(bundle, samples, split)
+    modalities = _modalities(bundle.manifest.inputs, samples, split)
     chain = split_chain(bundle, modalities)
     outputs = bundle.manifest.outputs
     own = {m: [name for name in chain.alone[m] if name in outputs] for m in modalities}
@@ -87,6 +87,8 @@ def score(
             f"bundle '{bundle.manifest.name}', split '{split}': its outputs {list(outputs)} can't be scored from "
             f"{modalities}; expected 'logits', or one embedding for each of two modalities"
         )
+    for modality in embedded:
+        _check_one_label(split, samples, modality)
     vectors = {m: _normalised(np.concatenate(encoded[m][name])) for m, name in embedded.items()}
     return [
         _retrieval(split, a, b, items, vectors, examples=examples, shown_groups=shown_groups)
@@ -96,9 +98,35 @@ def score(
     ]
 
 
+def check_samples(split: str, samples: Sequence[Sample], *, classifies: bool) -> None:
+    """What ``score`` needs of the samples of an image and text model; costs nothing, so it can come before training.
+
+    Raises:
+        DataError: naming the sample that lacks a modality or a label, or the image or text with two labels.
+    """
+    modalities = _modalities(("image", "text"), samples, split)
+    if not classifies:
+        for modality in modalities:
+            _check_one_label(split, samples, modality)
+    elif unlabelled := next((s for s in samples if s.label is None), None):
+        raise DataError(f"split '{split}', sample '{unlabelled.id}': no label, which a classifier is measured by")
+
+
+def _check_one_label(split: str, samples: Sequence[Sample], modality: str) -> None:
+    """Retrieval counts an item as right by its label. Raises DataError naming the item that has two."""
+    labels: dict[Any, str] = {}
+    for sample in samples:
+        raw, label = _raw(sample, modality), sample.label or sample.id
+        if labels.setdefault(raw, label) != label:
+            raise DataError(
+                f"split '{split}': the {modality} '{raw}' stands under two labels, '{labels[raw]}' and '{label}'; "
+                "retrieval needs one each"
+            )
+
+
 def encodings(bundle: Bundle, samples: Sequence[Sample]) -> int:
     """How many raw samples ``score`` will encode: the total of its progress."""
-    return sum(len(_distinct(samples, m).raws) for m in _modalities(bundle, samples, ""))
+    return sum(len(_distinct(samples, m).raws) for m in _modalities(bundle.manifest.inputs, samples, ""))
 
 
 def samples_digest(split: str, samples: Sequence[Sample], *, checksums: Mapping[Any, str] | None = None) -> str:
@@ -121,11 +149,11 @@ def _raw(sample: Sample, modality: str) -> Any:
     return getattr(sample, modality, None)
 
 
-def _modalities(bundle: Bundle, samples: Sequence[Sample], split: str) -> tuple[str, ...]:
-    """The bundle's modalities, in its order, that every sample has."""
+def _modalities(inputs: Iterable[str], samples: Sequence[Sample], split: str) -> tuple[str, ...]:
+    """Those of ``inputs``, in their order, that the samples have. Raises DataError where some lack one."""
     if not samples:
         raise DataError(f"split '{split}': no samples to measure on")
-    modalities = tuple(m for m in bundle.manifest.inputs if any(_raw(s, m) is not None for s in samples))
+    modalities = tuple(m for m in inputs if any(_raw(s, m) is not None for s in samples))
     for modality in modalities:
         for sample in samples:
             if _raw(sample, modality) is None:
@@ -161,10 +189,6 @@ def _retrieval(
     shown_groups: Sequence[str],
 ) -> Scored:
     queries, targets = items[query], items[gallery]
-    if not all(queries.labels) or not all(targets.labels):
-        raise DataError(
-            f"split '{split}': one {query} or {gallery} stands under several labels; retrieval needs one each"
-        )
     scores = vectors[query] @ vectors[gallery].T  # (queries, gallery)
     positive = np.asarray(queries.labels)[:, None] == np.asarray(targets.labels)[None, :]
     ranks = retrieval_ranks(scores, positive)

@@ -31,8 +31,9 @@ from edgemm.measure.measurement import (
 from edgemm.recipe import MeasureConfig
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.engine_tensorrt import unbuilt
 from edgemm.runtime.environment import environment
-from edgemm.runtime.errors import EngineError
+from edgemm.runtime.errors import BundleError, DeviceMissing
 from edgemm.runtime.images import decode_image
 from edgemm.runtime.manifest import Manifest, TargetEntry, TextInput
 from edgemm.runtime.session import ENGINES
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 MEASUREMENTS = "measurements.jsonl"
 TABLE = "table.md"
 PICTURES = "examples"
-_GPU_ENGINES = ("tensorrt", "tensorrt-rtx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def measure_bundles(
     """Measure bundles against each other and write the results into the folder ``out``.
 
     Every target of every bundle is a row. A target whose bytes were met before (a float32 target carried along) is
-    measured once. The first variant is the reference. TensorRT targets are measured where a GPU is; elsewhere they
-    show their size and "built, not run here". Any other engine that is missing is an error.
+    measured once. The first variant is the reference. TensorRT plans are measured where their GPU is; elsewhere they
+    show their size and "built, not run here". An engine that is missing, or a target never built, is an error.
 
     Args:
         variants: name in the table -> bundle folder or zip, in the order of the table (teacher first).
@@ -95,7 +95,8 @@ def measure_bundles(
         What was written to ``measurements.jsonl``, read back.
 
     Raises:
-        EngineNotInstalled, BundleError, DataError, InputError: as the runtime and ``accuracy.score`` raise them.
+        EngineError, EngineNotInstalled, BundleError, DataError, InputError: as the runtime and ``accuracy.score`` raise
+            them.
     """
     out.mkdir(parents=True, exist_ok=True)
     here = Environment(json.loads(json.dumps(environment())))
@@ -144,20 +145,25 @@ def _entries(variants: Mapping[str, Path], context: Context, threads: int) -> li
             digest = target_digest(manifest, target)
             if i and any(entry.sha256 == digest for entry in entries):
                 continue
+            if problem := unbuilt(manifest, target):
+                raise BundleError(f"{path}: {problem}")
             bundle, note = _open(path, target, context, variant, threads)
             entries.append(_Entry(variant, path, target, manifest, digest, bundle, note))
     return entries
 
 
 def _open(path: Path, target: TargetEntry, context: Context, variant: str, threads: int) -> tuple[Bundle | None, str]:
-    """The bundle with its engines loaded, or None and why not (only for engines that need a GPU)."""
+    """The bundle with its engines loaded, or None and why not: only for a plan whose GPU is not in this machine.
+
+    Raises:
+        EngineNotInstalled: naming the extra.
+        EngineError: an engine that refuses the file.
+    """
     try:
         bundle = Bundle.open(path, target=target.name, threads=target.threads or threads)
         for part in bundle.parts:
             part.session  # noqa: B018  (loads it)
-    except EngineError as error:
-        if target.engine not in _GPU_ENGINES:
-            raise
+    except DeviceMissing as error:
         context.progress.say(f"{variant}, {target.name}: built, not run here: {error}")
         return None, "built, not run here"
     return bundle, ""
@@ -208,7 +214,7 @@ def _accuracies(
             key = [
                 entry.sha256,
                 data,
-                _engine_version(entry.target.engine),
+                *(_version(package) for package in (ENGINES[entry.target.engine][0], "Pillow", "tokenizers")),
                 config.examples,
                 *shown_groups,
             ]
@@ -275,9 +281,9 @@ def _latencies(
     return found
 
 
-def _engine_version(engine: str) -> str:
+def _version(package: str) -> str:
     try:
-        return metadata.version(ENGINES[engine][0])
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "unknown"
 

@@ -272,7 +272,9 @@ def text_tower_config(
         known, own_tokenizer = pretrained.text_description(tower.weights)
         tokenizer_json = tokenizer_json or own_tokenizer
     if tokenizer_json is None:
-        raise ModelError("text tower: no tokenizer; name weights that have one ('package:minilm-l6', 'folder:PATH')")
+        raise ModelError(
+            "text tower: no tokenizer; name weights that have one ('package:minilm-l6', 'folder:PATH', 'hf:NAME')"
+        )
     rows: list[int] | None = None
     if tower.vocabulary == "trimmed":
         if not texts:

@@ -6,7 +6,7 @@ Evenly strided layers and channels ranked by importance beat "the first k". Sour
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,7 +34,13 @@ def important(weight: Tensor, count: int) -> Tensor:
 
 
 def build_student(
-    section: StudentSection, teacher: Model, *, family: str, texts: Sequence[str] = (), seed: int
+    section: StudentSection,
+    teacher: Model,
+    *,
+    family: str,
+    texts: Sequence[str] = (),
+    seed: int,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Model:
     """The student of a recipe, on the teacher's labels and tokenizer, with what can be inherited inherited.
 
@@ -44,6 +50,7 @@ def build_student(
         family: a name in ``edgemm.models.families.FAMILIES``.
         texts: what a trimmed vocabulary has to cover.
         seed: of what isn't inherited.
+        say: told for each part that should inherit how much of it did.
 
     Raises:
         ModelError: a section that contradicts itself.
@@ -57,6 +64,7 @@ def build_student(
         token_order=token_order(teacher, texts),
         seed=seed,
     )
+    drawn = {part.name: _weights(part.module) for part in student.chain}
     parts = {part.name: part.module for part in teacher.chain}
     if section.inherit in ("all", "image") and section.image.weights is None:
         source, target = parts.get("image"), student.part("image").module
@@ -74,7 +82,26 @@ def build_student(
     for name in ("image", "text"):
         if section.inherit in ("all", name):
             _inherit_projection_(student.part(name).module, parts.get(f"{name}_projection"))
+    loaded = {name for name, tower in (("image", section.image), ("text", section.text)) if tower.weights is not None}
+    for part in student.chain:
+        if drawn[part.name] and part.name not in loaded and section.inherit in ("all", part.name):
+            say(f"{part.name}: {_how_much(drawn[part.name], _weights(part.module))}")
     return student
+
+
+def _weights(module: torch.nn.Module) -> dict[str, Tensor]:
+    """A copy of the weight of every layer that has one of two or more dimensions; norms follow their layer."""
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.dim() > 1}
+
+
+def _how_much(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
+    """How many of a part's layers inheriting has changed, in words."""
+    count = sum(not torch.equal(weight, after[name]) for name, weight in before.items())
+    if count == 0:
+        return f"none of its {len(before)} layers fits the teacher's; it starts from random weights"
+    if count == len(before):
+        return f"all {count} layers start from the teacher's"
+    return f"{count} of {len(before)} layers start from the teacher's, the rest from random weights"
 
 
 def token_order(teacher: Model, texts: Sequence[str]) -> list[int] | None:

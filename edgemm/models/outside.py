@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from edgemm.models.families import BATCH, frontend_part, text_specs
 from edgemm.models.frontend import frontend_from_processor
 from edgemm.models.fusion import unit
+from edgemm.models.hub import snapshot
 from edgemm.models.kinds import KINDS
 from edgemm.models.model import Model, Part
 from edgemm.models.store import load_model
@@ -175,7 +175,7 @@ def _transformers() -> Any:
 
 def _from_hugging_face(name: str) -> Model:
     transformers = _transformers()
-    folder = _snapshot(name)
+    folder = snapshot(name)
     config = _json(folder / "config.json")
     kind = config.get("model_type")
     if kind == "bert":
@@ -291,27 +291,3 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error})") from error
     return content
-
-
-def _snapshot(name: str) -> Path:
-    """The local folder of ``name``: as it is, from the cache, or from the hub where it can be reached."""
-    if Path(name).is_dir():
-        return Path(name)
-    if name.startswith((".", "/", "~")):
-        raise ModelError(f"hf:{name}: no such folder")
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.safetensors", "*.txt"]
-    try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=wanted))
-    except Exception as cached:  # LocalEntryNotFoundError, HFValidationError ... by version
-        if os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE"):
-            raise ModelError(f"hf:{name}: not in the local cache, and HF_HUB_OFFLINE forbids to fetch it") from cached
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # no network, no such repository, gated ...
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"hf:{name}: neither a folder, nor in the local cache, nor reachable ({reason}); "
-            "give a local folder: hf:PATH"
-        ) from error

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edgemm.models.efficientnet import EfficientNetLite, load_package_weights_
+from edgemm.models.hub import snapshot
 from edgemm.models.text import TextTransformer, load_bert_weights_
 from edgemm.runtime.errors import ModelError
 
@@ -26,7 +27,10 @@ TEXT_PACKAGES: Mapping[str, tuple[str, str]] = {
 
 
 def _located(weights: str, packages: Mapping[str, tuple[str, str]], *, scheme: str, where: str) -> Path:
-    """The path behind ``package:NAME`` or ``<scheme>:PATH``; a package is found without running its code."""
+    """The path behind ``package:NAME`` or ``<scheme>:PATH``, for a text tower also ``hf:NAME_OR_FOLDER``.
+
+    A package is found without running its code.
+    """
     kind, _, rest = weights.partition(":")
     if kind == "package" and rest in packages:
         package, inside = packages[rest]
@@ -36,8 +40,11 @@ def _located(weights: str, packages: Mapping[str, tuple[str, str]], *, scheme: s
         path = Path(spec.origin).parent / inside
     elif kind == scheme and rest:
         path = Path(rest)
+    elif kind == "hf" and rest and where == "text":
+        path = snapshot(rest)
     else:
-        expected = ", ".join([*(f"package:{name}" for name in packages), f"{scheme}:PATH"])
+        hub = "hf:NAME_OR_FOLDER" if where == "text" else "or teacher.source = 'hf:…' for a whole CLIP or SigLIP"
+        expected = ", ".join([*(f"package:{name}" for name in packages), f"{scheme}:PATH", hub])
         raise ModelError(f"{where} weights: got '{weights}', expected {expected}")
     if not path.exists():
         raise ModelError(f"{where} weights: {path} does not exist")
@@ -71,7 +78,7 @@ def load_image_weights_(tower: EfficientNetLite, weights: str) -> None:
 
 
 def text_description(weights: str) -> tuple[dict[str, int], str]:
-    """Layers, width, heads, ffn and vocab of a BERT folder, and its ``tokenizer.json``. Raises ModelError."""
+    """Layers, width, heads, ffn and vocab of a BERT's files, and its ``tokenizer.json``. Raises ModelError."""
     folder = _located(weights, TEXT_PACKAGES, scheme="folder", where="text")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

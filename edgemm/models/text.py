@@ -82,7 +82,7 @@ class TextTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if head_dim is None and width % heads:
-            raise ModelError(f"text tower: width {width} is no multiple of heads {heads}; name head_dim or change one")
+            raise ModelError(f"text tower: width {width} is no multiple of heads {heads}; change one of them")
         if output == "tokens" and embed_dim is not None:
             raise ModelError('text tower: output "tokens" has no single vector to project; leave embed_dim out')
         head_dim = head_dim or width // heads

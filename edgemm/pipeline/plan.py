@@ -1,8 +1,9 @@
 """Plan: what a run would do, and whether it can: tiny random models of the same kind through the whole corridor.
 
 Why a dry run: an operator that can't be exported, an engine that refuses a graph or a target that can't be calibrated
-should fail in the first minute, not after a day of training. It takes the product's own stages, with nothing trained:
-towers keep their kind and their widths but lose depth, weights are random, and a few samples stand for the data.
+should fail in the first minute, not after a day of training. It takes the product's own stages with one step of
+training each: towers keep their kind and their widths but lose depth, weights are random, and a few samples stand for
+the data.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from edgemm.pipeline.run import check_engines, with_targets
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.stages import corridor_nodes
 from edgemm.pipeline.store import Record, Store
-from edgemm.recipe import ModelSection, Recipe, load_recipe
+from edgemm.recipe import DistillConfig, ModelSection, PruneConfig, Recipe, TeachConfig, load_recipe
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import EdgemmError
 from edgemm.stage import Context, Inputs, Silent
 
 _Section = TypeVar("_Section", bound=ModelSection)
+_Training = TypeVar("_Training", TeachConfig, DistillConfig, PruneConfig)
 
 SAMPLES = 8
 """Samples of each split that the dry run keeps: one batch for every stage that needs one."""
@@ -113,14 +115,18 @@ def try_out(recipe: Recipe, dataset: Dataset) -> None:
 
 
 def smaller(recipe: Recipe) -> Recipe:
-    """The recipe with nothing to train, little depth and few samples; the same kinds of parts, stages and targets."""
+    """The recipe with a step to train, little depth and few samples; the same kinds of parts, stages and targets."""
+
+    def step(section: _Training, **changes: object) -> _Training:  # none where the recipe trains nothing
+        return section.model_copy(update={"epochs": min(1, section.epochs), "batch": SAMPLES, **changes})
+
     return recipe.model_copy(
         update={
             "teacher": _shallow(recipe.teacher),
             "student": _shallow(recipe.student),
-            "teach": recipe.teach.model_copy(update={"epochs": 0}),
-            "distill": recipe.distill.model_copy(update={"epochs": 0, "extra_texts": 0}),
-            "prune": recipe.prune.model_copy(update={"epochs": 0, "batch": 4, "batches": 1}),
+            "teach": step(recipe.teach, views=1),
+            "distill": step(recipe.distill, views=1, extra_texts=0),
+            "prune": step(recipe.prune, batches=1),
             "capture": recipe.capture.model_copy(update={"samples": 2}),
             "quantize": recipe.quantize.model_copy(update={"samples": 4, "rollback": False}),
             "pack": recipe.pack.model_copy(update={"golden": 1, "gallery": "none"}),
@@ -157,11 +163,12 @@ def _shallow(section: _Section) -> _Section:
 
 
 def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
-    """The node, where it teaches replaced by one that only draws weights; other models go on from its result."""
+    """The node, where it teaches from parts replaced by one that loads no weights; all else goes on from its result."""
     if node.name != "teach" or recipe.teacher.source is not None:
         return node
 
     def draw(inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG001
+        from edgemm.compress.teach import teach_
         from edgemm.models.families import build_model
         from edgemm.models.pretrained import text_description
         from edgemm.models.store import save_model
@@ -180,6 +187,7 @@ def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
             tokenizer_json=tokenizer,
             seed=recipe.seed,
         )
+        teach_(model, recipe.teach, dataset=dataset, seed=recipe.seed, context=context)
         save_model(model, out)
 
     return replace(node, work=draw)

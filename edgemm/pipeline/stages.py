@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from edgemm.data import Dataset, open_dataset
+from edgemm.measure.accuracy import check_samples
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
 from edgemm.pipeline.node import Node
 from edgemm.pipeline.pack import Source, assemble, finish, gallery_samples, golden_samples
@@ -60,11 +61,14 @@ def nodes_of(recipe: Recipe, *, progress: Progress) -> list[Node]:
 
 
 def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
-    """``nodes_of`` for data that is open already. Raises DataError for data that can't be packed."""
+    """``nodes_of`` for data that is open already. Raises DataError for data that can't be packed or measured on."""
     if {"measure", "pack"} & set(recipe.stages):  # what packing needs of the data shows before a day of training
         golden_samples(dataset, ("image", "text"))
         if recipe.family == "dual-encoder" and recipe.pack.gallery != "none":
             gallery_samples(dataset, recipe.pack)
+    if "measure" in recipe.stages:
+        for split in dataset.evaluate:
+            check_samples(split, dataset.split(split), classifies=recipe.family == "fusion-classifier")
     corridor = _Corridor(recipe, dataset)
     models = corridor.models()
     graphs = corridor.graphs(models)
@@ -452,7 +456,11 @@ def _graph_facts(target: TargetConfig) -> dict[str, Any]:
 
 
 def _content_of(text: str) -> str:
-    """A path (``file:``, ``folder:``, plain) as the digest of what lies there; ``hf:`` and ``package:`` as they are."""
+    """A source as what it holds: a path as the digest of what lies there, a hub's name as the snapshot in the cache.
+
+    ``package:`` stays as it is, the packages' versions being in the key; of ``python:`` the module's own file counts,
+    and not what it imports or reads.
+    """
     scheme, colon, rest = text.partition(":")
     if scheme == "python":
         spec = importlib.util.find_spec(rest.partition(":")[0]) if rest else None
@@ -463,4 +471,9 @@ def _content_of(text: str) -> str:
         return file_sha256(path)
     if path.is_dir() and scheme != "package":
         return files_digest({name: file_sha256(path / name) for name in folder_files(path)})
+    if scheme == "hf":
+        from edgemm.models.hub import commit_of
+
+        commit = commit_of(rest)
+        return f"{text}@{commit}" if commit else text
     return text

@@ -62,24 +62,36 @@ def prune(path: Path, overrides: Sequence[str], student: Path, teacher: Path, ou
     print(f"pruned   {out}")
 
 
-def capture(model: Path, out: Path, samples: Path | None, *, factory: str | None = None) -> None:
-    """Export a model's folder as a bundle's folder, compared on real values where they are given.
+def capture(model: str, out: Path, samples: Path | None, *, factory: str | None = None) -> None:
+    """Export a model as a bundle's folder, compared on real values where they are given.
 
     Args:
-        factory: the Python factory that its parts may come from; see ``load_model``.
+        model: a folder that a stage wrote, or a source as ``teacher.source`` takes it. A ``folder:PATH`` is one from
+            elsewhere, whose parts may name no Python code.
+        factory: the Python factory that the parts of a folder may come from; see ``load_model``.
     """
     from edgemm.graph.capture import capture_model
     from edgemm.models.store import load_model
 
-    loaded = load_model(_model_folder(model).path, factory=factory)
+    if model.startswith(("hf:", "python:", "folder:")):
+        from edgemm.models.outside import teacher_from_source
+
+        loaded = teacher_from_source(model)
+    else:
+        loaded = load_model(_model_folder(Path(model)).path, factory=factory)
     values = list(_rows(samples)) if samples else [_random_values(loaded.chain, loaded.inputs)]
     with _folder(out) as (folder, context):
         capture_model(loaded, values, folder, name=out.name.lower() or loaded.family, context=context)
     print(f"bundle   {out}")
 
 
-def quantize(source: Path, calibration: Path, out: Path, *, engine: str) -> None:
-    """Quantize an ONNX file, or every graph of a bundle, on the samples of an ``.npz``."""
+def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute_capability: str | None = None) -> None:
+    """Quantize an ONNX file, or every graph of a bundle, on the samples of an ``.npz``; build a bundle's plans.
+
+    Args:
+        compute_capability: of the GPU that a TensorRT engine builds a bundle's plans for, ``"8.6"``.
+    """
+    from edgemm.graph.build import MODULES, build_bundle, import_builder
     from edgemm.graph.bundle import quantize_bundle
     from edgemm.graph.onnx_file import quantize_file
     from edgemm.graph.quantize import Quantization
@@ -88,6 +100,14 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str) -> None
 
     config = Quantization(engine=engine)
     config.scheme  # noqa: B018  (an unknown engine is an error before anything is read)
+    builds = engine in MODULES and source.suffix != ".onnx"
+    if builds != (compute_capability is not None):
+        raise InputError(
+            f"{source}: engine '{engine}' builds a bundle's plans for one kind of GPU; add --compute-capability 8.6 or "
+            "the like"
+            if builds
+            else f"--compute-capability {compute_capability}: only where a bundle is built for tensorrt or tensorrt-rtx"
+        )
     if source.suffix == ".onnx":
         with _folder(out) as (folder, context):
             likeness = quantize_file(source, calibration, folder, context=context, config=config)
@@ -97,8 +117,13 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str) -> None
         return
     open_archive(source)
     entry = TargetEntry(f"{engine}-int8", engine, "int8", {})  # type: ignore[arg-type]
+    if builds:
+        import_builder(engine)  # one that is missing shows before the calibration
     with _folder(out) as (folder, context):
-        quantize_bundle(source, _rows(calibration), folder, targets=[entry], context=context, config=config)
+        graphs = context.scratch / "graphs" if builds else folder
+        quantize_bundle(source, _rows(calibration), graphs, targets=[entry], context=context, config=config)
+        if compute_capability is not None:
+            build_bundle(graphs, folder, compute_capabilities={entry.name: compute_capability}, context=context)
     print(f"bundle   {out}")
 
 

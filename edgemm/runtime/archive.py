@@ -120,6 +120,11 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
         if place.is_dir():
             return Archive(place, _Folder(place))
         if place.is_file():
+            if place.suffix == ".onnx":
+                raise BundleError(
+                    f"{place}: an ONNX graph, and not a bundle; expected a bundle folder or a bundle .zip, as edgemm "
+                    "run, capture and quantize write them"
+                )
             from edgemm.runtime.zips import ZipStorage  # zipfile costs 12 ms; a folder does without
 
             return Archive(place, ZipStorage(place))

@@ -203,10 +203,12 @@ class Bundle:
         samples = self._inputs.samples(given)
         parts, outputs, limit = self._plan(tuple(samples))
         count = max(map(len, samples.values()))
-        if limit is None or count <= limit or min(map(len, samples.values())) < count:
+        if limit is None or count <= limit:
             made = self._run(parts, outputs, self._inputs.values(samples))
-        else:
+        elif min(map(len, samples.values())) == count:
             made = self._run_in_pieces(parts, outputs, samples, limit)
+        else:
+            made = self._run_apart(parts, outputs, samples, limit)
         return Prediction(made, top, self._ranker(outputs, made))
 
     def values(self, **given: Any) -> dict[str, Value]:
@@ -256,10 +258,15 @@ class Bundle:
     def verify(self) -> VerifyReport:
         """Compare every file's digest, and this target's answers to the golden samples within their tolerance.
 
+        A TensorRT target that was never built is a problem too, whichever target is asked for.
+
         Returns:
             A report; its ``problems`` name everything that is wrong.
         """
+        from edgemm.runtime.engine_tensorrt import unbuilt
+
         problems = self.archive.problems()
+        problems += [line for target in self.manifest.targets if (line := unbuilt(self.manifest, target))]
         errors: dict[str, float] = {}
         samples = 0
         golden = self.manifest.golden_outputs.get(self.target.name)
@@ -340,6 +347,19 @@ class Bundle:
             piece = {modality: many[start : start + limit] for modality, many in samples.items()}
             pieces.append(self._run(parts, outputs, self._inputs.values(piece)))
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in outputs}
+
+    def _run_apart(
+        self, parts: Iterable[Part], outputs: tuple[str, ...], samples: Mapping[str, Samples], limit: int
+    ) -> dict[str, Array]:
+        """Modalities of different numbers of samples, each cut by itself; a part that joins them is an error."""
+        made: dict[str, Array] = {}
+        try:
+            for modality, many in samples.items():
+                own, own_outputs, _ = self._plan((modality,))
+                made |= self._run_in_pieces(own, own_outputs, {modality: many}, limit)
+        except InputError:
+            made = {}
+        return made if set(made) == set(outputs) else self._run(parts, outputs, self._inputs.values(samples))
 
     def _ranker(self, outputs: tuple[str, ...], made: Mapping[str, Array]) -> tuple[str, Ranker] | None:
         """What names the outputs; None where the bundle has neither labels nor a gallery for them."""

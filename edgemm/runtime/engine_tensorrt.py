@@ -13,9 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.runtime.errors import EngineError, EngineNotInstalled
+from edgemm.runtime.errors import DeviceMissing, EngineError, EngineNotInstalled
 from edgemm.runtime.fields import one_line
+from edgemm.runtime.manifest import Manifest, TargetEntry
 from edgemm.runtime.session import ENGINES, Array, missing_feeds
+
+PLAN_ENGINES = ("tensorrt", "tensorrt-rtx")
+FINGERPRINT = ("engine_version", "compute_capability", "os")
 
 
 class TensorRTSession:
@@ -29,7 +33,8 @@ class TensorRTSession:
             given are checked.
 
     Raises:
-        EngineError: no GPU, another machine than the plan's, or a plan that does not load.
+        DeviceMissing: no GPU, or another one or another system than the plan's.
+        EngineError: another version of the engine than the plan's, or a plan that does not load.
         EngineNotInstalled: the CUDA bindings are not installed.
     """
 
@@ -114,11 +119,31 @@ class TensorRTSession:
             self._cuda.cudaStreamDestroy(self._stream)
 
 
+def unbuilt(manifest: Manifest, target: TargetEntry) -> str | None:
+    """Why a TensorRT target can run nowhere: one line about a part that is no plan, or a fingerprint that is not whole.
+
+    None for a target that is whole, and for one of another engine.
+    """
+    if target.engine not in PLAN_ENGINES:
+        return None
+    for part in manifest.parts:
+        file = target.files[part.name]
+        if target.engine_of(part) == target.engine and not file.endswith(".plan"):
+            return (
+                f"target '{target.name}': part '{part.name}' is {file}, and {target.engine} runs compiled plans; "
+                "build it (stage build of a recipe, or edgemm quantize --compute-capability)"
+            )
+    if missing := [key for key in FINGERPRINT if key not in target.fingerprint]:
+        return f"target '{target.name}': its fingerprint lacks {', '.join(missing)}; build its plans again"
+    return None
+
+
 def expect(fingerprint: Mapping[str, str], key: str, got: str, *, what: str, engine: str) -> None:
-    """Raise EngineError where the plan was built for another ``key`` than this machine's."""
+    """Raise DeviceMissing, or EngineError for a version, where the plan was built for another ``key`` than is here."""
     wanted = fingerprint.get(key)
     if wanted is not None and wanted != got:
-        raise EngineError(
+        kind = EngineError if key == "engine_version" else DeviceMissing
+        raise kind(
             f"{what}: the plan was built for {engine} {key} {wanted}, this machine has {got}; "
             "rebuild it here from the ONNX graph beside it"
         )
@@ -129,17 +154,17 @@ def cuda_runtime(engine: str, *, what: str) -> Any:
 
     Raises:
         EngineNotInstalled: no ``cuda.bindings``.
-        EngineError: no driver or no GPU.
+        DeviceMissing: no driver or no GPU.
     """
     try:
         cuda: Any = importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         if not _driver():
-            raise EngineError(_no_gpu(engine, what, "no NVIDIA driver")) from error
+            raise DeviceMissing(_no_gpu(engine, what, "no NVIDIA driver")) from error
         raise EngineNotInstalled(f'{what}: cuda-python is not installed; pip install "{ENGINES[engine][1]}"') from error
     code, count = cuda.cudaGetDeviceCount()
     if int(code) != 0 or count == 0:
-        raise EngineError(_no_gpu(engine, what, _error_name(cuda, code)))
+        raise DeviceMissing(_no_gpu(engine, what, _error_name(cuda, code)))
     return cuda
 
 

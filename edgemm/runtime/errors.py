@@ -7,7 +7,8 @@
     ├── CaptureError            a part that cannot be exported, or whose export differs
     ├── QuantizeError           a graph that cannot be quantized, or calibration that does not fit
     ├── EngineError             an engine that refuses a graph
-    │   └── EngineNotInstalled  names the extra to install
+    │   ├── EngineNotInstalled  names the extra to install
+    │   └── DeviceMissing       a plan whose GPU is not in this machine
     ├── BundleError             a bundle that cannot be read
     │   └── BundleCorrupt       bytes that differ from their digest, unsafe paths, truncation
     ├── InputError              what was given to predict, or to a verb, is not usable
@@ -47,6 +48,10 @@ class EngineError(EdgemmError):
 
 class EngineNotInstalled(EngineError):
     """An engine that is not installed; the message names the extra."""
+
+
+class DeviceMissing(EngineError):
+    """A plan whose GPU, or operating system, is not this machine's; on its own machine it may run."""
 
 
 class BundleError(EdgemmError):

@@ -237,6 +237,20 @@ CASES = {
     "gpu target without capability": (
         edit('engine = "onnxruntime"', 'engine = "tensorrt-rtx"'), RUN, "targets.0.compute_capability: missing",
     ),
+    "heads that don't divide the width": (
+        nothing, (*RUN, "--set", "student.text.heads=3"), "text: width 16 is no multiple of heads 3; change one",
+    ),
+    "embeddings of two widths": (
+        nothing, (*RUN, "--set", "student.embed_dim=8"), "embed_dim: 8, and the teacher's is 16, which distill.f",
+    ),
+    "an image under two labels": (
+        rows(lambda data: data.append({**data[-1], "label": "another", "text": "a bar"})), ("plan", "recipe.toml"),
+        "yellow-cross-1.png' stands under two labels, 'a yellow cross' and 'another'; retrieval needs one each",
+    ),
+    "a label missing for a classifier": (
+        rows(lambda data: data[-1].update(label=None)), (*RUN, "--set", "family=fusion-classifier"),
+        "no label, which a classifier is measured by",
+    ),
     "missing data": (edit("data/samples", "data/nope"), RUN, "nope.jsonl"),
     "corrupt image": (corrupt_image, RUN, "red-circle-0.png"),
     "missing image": (lambda place: (place / "data" / "red-bar-0.png").unlink(), RUN, "red-bar-0.png"),
@@ -252,6 +266,13 @@ CASES = {
     "gc size": (nothing, ("gc", "--limit", "lots"), "size 'lots': expected a number and a unit"),
     "weights of another model": (other_architecture, ("capture", "model", "-o", "new"), "of another model?"),
     "model.json of nothing": (nothing, ("capture", "bundle", "-o", "new"), "this is a bundle, give the model"),
+    "a graph to measure": (
+        nothing, ("measure", "model.onnx", "--recipe", "recipe.toml", "-o", "new"),
+        "model.onnx: an ONNX graph, and not a bundle; expected a bundle folder or a bundle .zip",
+    ),
+    "a source that can't be captured": (
+        nothing, ("capture", "python:no_such_module:build", "-o", "new"), "can't import 'no_such_module'",
+    ),
     "no model": (nothing, ("capture", "nope", "-o", "new"), "nope: no such folder"),
     "text weights without a width": (text_weights_without_width, RUN, "config.json: no usable 'hidden_size'"),
     "tokenizer of nothing": (

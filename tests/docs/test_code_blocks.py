@@ -4,6 +4,7 @@
 - ``toml``, ``csv`` and ``python`` blocks whose first line is ``# file: NAME`` are written to that file.
 - ``console`` blocks: lines that begin with ``$ `` run in a shell; what follows them is only shown.
   ``make X`` must be a target, ``pip install X`` must name extras that exist, ``git clone`` is the reader's own.
+  A page whose commands need the quick start's environment says so: ``source .venv/bin/activate``.
 A block that matches none of these fails the test, so nothing in the documentation is unchecked.
 """
 
@@ -20,8 +21,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "export" / "BUNDLE.md"]
-BLOCK = re.compile(r"^```([a-z-]+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "export" / "BUNDLE.md"]
+BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHOWN = {"text", "json", "mermaid"}  # not code of ours: results, sketches, the manifest's example
 
 
@@ -55,6 +56,14 @@ def check_install(line: str) -> None:
         assert not missing, f"{line}: no extra {missing}"
 
 
+def test_after_make_the_readme_activates_the_environment_before_it_uses_it() -> None:
+    lines = [
+        line for language, body in blocks(ROOT / "README.md") if language == "console" for line in body.splitlines()
+    ]
+    first = next(i for i, line in enumerate(lines) if line.startswith("$ edgemm "))
+    assert "$ source .venv/bin/activate" in lines[:first]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_code_block_runs(page: Path, tmp_path: Path, small_bundles: Path) -> None:
     for folder in ("export", "benchmarks"):
@@ -77,7 +86,7 @@ def test_every_code_block_runs(page: Path, tmp_path: Path, small_bundles: Path) 
                     subprocess.run(["make", "-n", *command.split()[1:]], cwd=ROOT, check=True, capture_output=True)
                 elif command.startswith(("pip install", "python -m pip install")):
                     check_install(command)
-                elif not command.startswith(("git clone", "cd ", "python3 -m venv", "python -m venv")):
+                elif not command.startswith(("git clone", "cd ", "python3 -m venv", "python -m venv", "source ")):
                     run(command, tmp_path)
         else:
             assert language in SHOWN, f"{page.name}: a '{language}' block that no rule checks: {first}"

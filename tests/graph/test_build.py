@@ -20,7 +20,7 @@ from edgemm.graph.quantize import Quantization, layer_names, quantize_onnx
 from edgemm.models.frontend import ImageFrontend
 from edgemm.models.model import Model, Part
 from edgemm.runtime.bundle import Bundle
-from edgemm.runtime.errors import EngineError, EngineNotInstalled, QuantizeError
+from edgemm.runtime.errors import EngineError, EngineNotInstalled, InputError, QuantizeError
 from edgemm.runtime.manifest import ImageInput, TargetEntry
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
@@ -159,6 +159,27 @@ def test_a_bundle_is_quantized_and_built_for_every_target_and_still_opens(tmp_pa
     assert gpu.fingerprint["compute_capability"] == "8.6"
     assert "graphs/int8-symmetric/image.onnx" in manifest.files
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_the_quantize_verb_builds_a_bundle_for_tensorrt_and_asks_for_the_gpu(tmp_path: Path, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    from edgemm.pipeline.verbs import quantize
+
+    source, _ = captured(tmp_path)
+    np.savez(tmp_path / "c.npz", image=np.random.default_rng(0).integers(0, 256, (4, 20, 24, 3), dtype=np.uint8))
+    arguments = (source, tmp_path / "c.npz", tmp_path / "out")
+    with pytest.raises(InputError, match=r"captured: engine 'tensorrt-rtx' builds .*; add --compute-capability 8.6"):
+        quantize(*arguments, engine="tensorrt-rtx")
+    with pytest.raises(InputError, match=r"--compute-capability 8.6: only where a bundle is built"):
+        quantize(*arguments, engine="onnxruntime", compute_capability="8.6")
+    with pytest.raises(EngineError, match=r"does not build for compute capability 8.7"):
+        quantize(*arguments, engine="tensorrt-rtx", compute_capability="8.7")
+    assert not (tmp_path / "out").exists()
+    quantize(*arguments, engine="tensorrt-rtx", compute_capability="8.6")
+    bundle = Bundle.open(tmp_path / "out")
+    assert bundle.target.files["image"] == "engines/tensorrt-rtx-int8/image.plan"
+    assert bundle.target.fingerprint["compute_capability"] == "8.6"
+    assert bundle.verify().ok
 
 
 def test_a_part_without_calibration_samples_is_named_and_nothing_is_left(tmp_path: Path):

@@ -12,6 +12,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgemm.data.dataset import Sample
+from edgemm.graph.build import fingerprint
 from edgemm.runtime.archive import seal
 from edgemm.runtime.manifest import ImageInput, Manifest, PartEntry, TargetEntry, TextInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
@@ -111,8 +112,10 @@ def _seal(
     if "tensorrt-rtx" in engines:
         plan = folder / "graphs" / "fake.plan"
         plan.write_bytes(b"not a real plan: nothing here has a GPU to open it with")
-        with_plan = {**files, parts[1].name: "graphs/fake.plan"}
-        targets[-1] = TargetEntry("rtx-sm86", "tensorrt-rtx", "float32", with_plan)
+        plans = {p.name: files[p.name] if p.role == "frontend" else "graphs/fake.plan" for p in parts}
+        targets[-1] = TargetEntry(
+            "rtx-sm86", "tensorrt-rtx", "float32", plans, fingerprint=fingerprint("tensorrt-rtx", "8.6")
+        )
     seal(folder, Manifest(name, family, tuple(parts), INPUTS, outputs, tuple(targets), labels=labels))
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from edgemm.measure.stage import measure_bundles, target_bytes, target_digest
 from edgemm.recipe import MeasureConfig
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
-from edgemm.runtime.errors import EngineError, EngineNotInstalled
+from edgemm.runtime.errors import BundleError, EngineError, EngineNotInstalled
+from edgemm.runtime.manifest import TargetEntry
 from edgemm.stage import Context, Silent
 
 FAST = MeasureConfig(seconds=0.05, runs=70, cold_starts=1, examples=2)
@@ -38,6 +40,7 @@ class Listening(Silent):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measurements, Listening]:
+    pytest.importorskip("tensorrt_rtx")
     root = tmp_path_factory.mktemp("measured")
     teacher = retriever(root / "teacher", wide=64)
     small = retriever(root / "small", noise=0.5, engines=("onnxruntime", "openvino", "tensorrt-rtx"))
@@ -193,20 +196,49 @@ def test_a_target_carried_along_with_the_same_bytes_is_one_row(tmp_path: Path) -
     assert read_examples(tmp_path / "out")[0].given[0].right
 
 
-def test_an_engine_that_is_not_installed_is_an_error_unless_it_needs_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("missing", ["openvino", "tensorrt-rtx"])
+def test_an_engine_that_is_not_installed_is_an_error_also_where_it_needs_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
 ) -> None:
-    bundle = classifier(tmp_path / "b", engines=("onnxruntime", "openvino"))
+    pytest.importorskip("tensorrt_rtx")
+    bundle = classifier(tmp_path / "b", engines=("onnxruntime", missing))
     from edgemm.runtime import session
 
     installed: Callable[[str], bool] = session.engine_installed
-    monkeypatch.setattr(session, "engine_installed", lambda engine: engine != "openvino" and installed(engine))
-    with pytest.raises(EngineNotInstalled, match=r"edgemm\[openvino\]"):
+    monkeypatch.setattr(session, "engine_installed", lambda engine: engine != missing and installed(engine))
+    with pytest.raises(EngineNotInstalled, match=rf"edgemm\[{missing}\]"):
         measure_bundles(
             {"student": bundle}, splits={"test": question_samples(tmp_path / "p")}, config=FAST, out=tmp_path / "out",
             context=Context(scratch=tmp_path),
         )  # fmt: skip
     assert not (tmp_path / "out" / "measurements.jsonl").exists()
+
+
+def test_what_was_never_built_is_no_plan_of_another_machine(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    bundle = classifier(tmp_path / "b", engines=("onnxruntime", "tensorrt-rtx"))
+    manifest = open_archive(bundle).manifest
+    cpu, gpu = manifest.targets
+    from edgemm.runtime.archive import seal
+
+    def measuring(target: TargetEntry) -> Callable[[], Measurements]:
+        seal(bundle, replace(manifest, targets=(cpu, target)))
+        samples = question_samples(tmp_path / "p")
+        return lambda: measure_bundles(
+            {"student": bundle}, splits={"test": samples}, config=FAST, out=tmp_path / "out",
+            context=Context(scratch=tmp_path),
+        )  # fmt: skip
+
+    for target, message in (
+        (replace(gpu, files=cpu.files), r"part '\w+' is graphs/\w+\.onnx, and tensorrt-rtx runs compiled plans"),
+        (replace(gpu, fingerprint={}), "its fingerprint lacks engine_version, compute_capability, os"),
+    ):
+        measure = measuring(target)
+        assert [p for p in Bundle.open(bundle).verify().problems if re.search(message, p)]
+        with pytest.raises(BundleError, match=message):
+            measure()
+    with pytest.raises(EngineError, match=r"engine_version 0\.1, this machine has"):  # another version can't load it
+        measuring(replace(gpu, fingerprint={**gpu.fingerprint, "engine_version": "0.1"}))()
 
 
 def test_the_size_counts_each_file_once_and_what_the_target_needs(good_classifier: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -122,11 +123,29 @@ def test_one_seed_makes_one_model_and_leaves_the_generator_alone(teacher: Model)
 
 def test_a_student_as_large_as_its_teacher_inherits_all_of_it(teacher: Model) -> None:
     section = StudentSection(image=SMALL_IMAGE, text=TextTower(), projection="part", embed_dim=24)
-    copy = build_student(section, teacher, family="dual-encoder", seed=9)
+    said: list[str] = []
+    copy = build_student(section, teacher, family="dual-encoder", seed=9, say=said.append)
+    assert [line for line in said if line.startswith(("image: all ", "text: all "))] == said[:1] + said[2:3], said
     with torch.no_grad():
         a, b = teacher(values()), copy(values())
     assert torch.equal(a["image_features"], b["image_features"])
     assert torch.equal(a["text_features"], b["text_features"])
+
+
+def test_what_a_wider_tower_could_not_inherit_is_said(teacher: Model) -> None:
+    wider = {**SMALL_IMAGE.model_dump(), "channels": [c * 8 for c in SMALL_IMAGE.channels or ()], "stem": 64}
+    section = StudentSection.model_validate({"image": wider, "text": {"layers": 1}, "embed_dim": 24})
+    said: list[str] = []
+    build_student(section, teacher, family="dual-encoder", seed=9, say=said.append)
+    assert re.fullmatch(
+        r"image: (none of its \d+ layers fits the teacher's; it starts from random weights"
+        r"|\d+ of \d+ layers start from the teacher's, the rest from random weights)",
+        said[0],
+    )
+    said.clear()
+    section = section.model_copy(update={"inherit": "none"})
+    build_student(section, teacher, family="dual-encoder", seed=9, say=said.append)
+    assert said == []
 
 
 def test_a_trimmed_student_looks_its_words_up_under_new_ids(teacher: Model) -> None:

@@ -11,10 +11,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from edgemm.models.families import build_model
 from edgemm.models.model import Model, Part
 from edgemm.models.outside import teacher_from_source
 from edgemm.models.store import load_model, save_model
 from edgemm.models.tokenizer import encode, tokenizer_from_json
+from edgemm.recipe import ImageTower, TeacherSection, TextTower
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import TensorInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
@@ -124,6 +126,32 @@ def test_single_encoders_come_as_one_tower(tmp_path: Path) -> None:
         expected = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
         made = model({"input_ids": ids, "attention_mask": mask})
     torch.testing.assert_close(made["text_features"], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_text_tower_takes_a_bert_by_its_hugging_face_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from tests.pipeline.small import write_text_weights
+
+    folder = write_text_weights(tmp_path / "bert")
+    asked: list[str] = []
+
+    def cached(name: str, **_: object) -> str:
+        asked.append(name)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    made = []
+    for weights in ("hf:someone/bert", f"hf:{folder}", f"folder:{folder}"):
+        section = TeacherSection(
+            image=ImageTower(input_size=32, stem=8, blocks=(1,), channels=(8,), features=16),
+            text=TextTower(weights=weights, max_tokens=8),
+        )
+        made.append(build_model(section, family="dual-encoder", texts=["a red bar"], seed=0))
+    assert set(asked) == {"someone/bert"}
+    states = [model.part("text").module.state_dict() for model in made]
+    assert all(torch.equal(value, state[name]) for state in states[1:] for name, value in states[0].items())
+    assert made[0].tokenizer_json == made[2].tokenizer_json
 
 
 def test_an_unreachable_name_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

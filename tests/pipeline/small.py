@@ -77,6 +77,30 @@ def write_text_weights(folder: Path) -> Path:
     return folder
 
 
+def write_clip(folder: Path) -> Path:
+    """A CLIP of width 16 with random weights in Hugging Face's files, whose embeddings are as wide as the student's."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "<pad>", "<s>", "</s>", *WORDS])}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    text = {
+        **sizes, "vocab_size": len(vocabulary), "max_position_embeddings": 16, "bos_token_id": 2, "eos_token_id": 3,
+        "pad_token_id": 1,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = CLIPConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 8}, projection_dim=16)
+    CLIPModel(config).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 RECIPE = """
 name = "shapes"
 family = "dual-encoder"

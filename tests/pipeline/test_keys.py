@@ -66,6 +66,26 @@ def test_what_changes_no_output_changes_no_key():
     assert key() == key(node={"makes": "a student"}) == key(node={"collective": True})
 
 
+def test_a_hub_name_counts_as_the_snapshot_in_the_cache(monkeypatch):
+    import huggingface_hub
+
+    from edgemm.pipeline.stages import portable
+    from edgemm.recipe import TeacherSection
+
+    section = TeacherSection(source="hf:someone/clip")
+    commits = ["/cache/snapshots/aaa", "/cache/snapshots/bbb", None]
+
+    def cached(*_, **given):
+        assert given["local_files_only"]
+        if commits[0] is None:
+            raise FileNotFoundError("not cached")
+        return commits.pop(0)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    found = [portable(section)["source"] for _ in range(3)]
+    assert found == ["hf:someone/clip@aaa", "hf:someone/clip@bbb", "hf:someone/clip"]
+
+
 def test_a_library_that_is_not_installed_is_a_fact_too():
     assert library_versions(["no-such-distribution"]) == {"no-such-distribution": None}
 

@@ -19,11 +19,13 @@ from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
-from tests.pipeline.small import write_recipe
+from tests.pipeline.small import write_clip, write_recipe
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-UNMEASURED = 'stages=["teach", "distill", "capture", "quantize", "pack"]'  # every output of these is deterministic
+UNMEASURED = (
+    'stages=["teach", "distill", "prune", "capture", "quantize", "pack"]'  # every output of these is deterministic
+)
 DIES = (
     "import sys; from pathlib import Path; from tests.pipeline.toy import die_at; from edgemm.__main__ import main; "
     "die_at(int(sys.argv[1]), Path(sys.argv[2])); main(sys.argv[3:])"
@@ -210,6 +212,25 @@ def test_a_dry_run_takes_random_models_through_every_stage_and_leaves_nothing(gr
     assert re.search(r"^  target cpu-int8 +answers$", shown.stdout, re.MULTILINE)
     assert "dry run passed" in shown.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_clip_from_outside_is_a_teacher_through_every_stage(tmp_path):
+    recipe = write_recipe(tmp_path)
+    clip = write_clip(tmp_path / "clip")
+    arguments = ["--store", tmp_path / "store", "--set", f"teacher.source=hf:{clip}", "--set", "teach.freeze=towers"]
+    shown = edgemm("plan", recipe, *arguments)
+    assert shown.returncode == 2
+    assert re.search(r"frozen tower; set teach.epochs = 0 to take the teacher as it is", shown.stderr)
+    arguments += ["--set", "teach.epochs=0", "--set", "distill.epochs=2"]
+    shown = edgemm("plan", recipe, *arguments, "--set", "student.text.vocabulary=trimmed")
+    assert shown.returncode == 2
+    assert re.search(r"stage distill: .*can't be trimmed.*vocabulary = \"full\"", shown.stderr)
+    shown = edgemm("run", recipe, *arguments, "--out", tmp_path / "out")
+    assert shown.returncode == 0, shown.stderr
+    assert "distill: image: none of its" in shown.stdout  # an efficientnet has nothing to take from a ViT
+    for variant in ("teacher", "student", "pruned", "int8"):
+        assert re.search(rf"^{variant} ", shown.stdout, re.MULTILINE)
+    assert Bundle.open(tmp_path / "out" / "bundle").verify().ok
 
 
 def test_under_accelerate_launch_processes_share_the_training_and_only_the_first_publishes(ground, tmp_path):

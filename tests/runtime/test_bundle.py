@@ -82,6 +82,16 @@ def test_a_batch_is_its_samples_one_by_one_even_where_sizes_differ(dual: Path) -
     assert [m[0][0] for m in together.matches] == [p.matches[0][0][0] for p in alone]  # type: ignore[index]
 
 
+def test_modalities_of_different_numbers_are_each_cut_to_the_range(dual: Path, fusion: Path) -> None:
+    bundle = Bundle.open(dual)
+    images, texts = [bundles.png(i) for i in range(9)], [f"a cat {i}" for i in range(6)]
+    together = bundle.predict(image=images, text=texts).outputs
+    np.testing.assert_array_equal(together["image_embedding"], bundle.predict(image=images).outputs["image_embedding"])
+    np.testing.assert_array_equal(together["text_embedding"], bundle.predict(text=texts).outputs["text_embedding"])
+    with pytest.raises(InputError, match="different numbers of samples"):
+        Bundle.open(fusion).predict(image=images, text=texts)
+
+
 def test_a_batch_beyond_the_graphs_range_is_cut_into_pieces(dual: Path) -> None:
     made = Bundle.open(dual).predict(text=["a cat", "red"] * 5)
     assert made.outputs["text_embedding"].shape == (10, bundles.WIDTH)
