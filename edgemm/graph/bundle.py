@@ -148,10 +148,10 @@ def _convert(
         return graph, "float32", {}
     if rollback and kind == "int8":
         ratio = latency_ratio(OnnxGraph(int8), OnnxGraph(graph), next(_spooled(spool, part)))
-        if ratio.low > 1.0:
+        if ratio.verdict == "slower":
             pairs = unfused_pairs(int8)
             context.progress.say(
-                f"part '{part.name}': int8 takes {ratio.median:.2f} times float32's time here "
+                f"part '{part.name}': int8 takes {ratio.value:.2f} times float32's time here "
                 f"({vnni()}, {pairs} unfused Q/DQ pairs); kept float32 arithmetic, weights stored as int8"
             )
             return compress_weights(graph), "float32-stored-int8", {"rolled_back": True}

@@ -191,7 +191,7 @@ def test_a_layer_to_keep_that_no_part_has_is_named_and_one_that_is_there_stays_i
 
 def test_a_slower_int8_part_is_rolled_back_to_float_arithmetic_and_said_so(tmp_path: Path, monkeypatch):
     from edgemm.graph import bundle
-    from edgemm.graph.parity import Ratio
+    from edgemm.runtime.timing import Ratio
 
     said: list[str] = []
 
@@ -200,7 +200,7 @@ def test_a_slower_int8_part_is_rolled_back_to_float_arithmetic_and_said_so(tmp_p
             said.append(line)
 
     source, samples = captured(tmp_path)
-    monkeypatch.setattr(bundle, "latency_ratio", lambda *a, **k: Ratio(1.3, 1.2, 1.4))
+    monkeypatch.setattr(bundle, "latency_ratio", lambda *a, **k: Ratio(1.3, 1.2, 1.4, "slower"))
     context = Context(tmp_path / "s", Listens())
     quantize_bundle(source, samples, tmp_path / "out", targets=TARGETS[:1], context=context, rollback=True)
     assert "1.30 times float32's time" in said[-1]
