@@ -92,7 +92,7 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str) -> None
     open_archive(source)
     entry = TargetEntry(f"{engine}-int8", engine, "int8", {})  # type: ignore[arg-type]
     with _folder(out) as (folder, context):
-        quantize_bundle(source, _rows(calibration), folder, targets=[entry], context=context, config=config)
+        quantize_bundle(source, list(_rows(calibration)), folder, targets=[entry], context=context, config=config)
     print(f"bundle   {out}")
 
 

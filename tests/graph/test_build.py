@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import EngineError, EngineNotInstalled, QuantizeError
 from edgemm.runtime.manifest import ImageInput, TargetEntry
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
-from edgemm.stage import Context
+from edgemm.stage import Context, Silent
 
 SIDE = DimRange(8, 20, 40)
 
@@ -159,6 +160,22 @@ def test_a_bundle_is_quantized_and_built_for_every_target_and_still_opens(tmp_pa
     assert gpu.fingerprint["compute_capability"] == "8.6"
     assert "graphs/int8-symmetric/image.onnx" in manifest.files
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_calibration_says_how_many_samples_there_are_also_of_a_stream(tmp_path: Path):
+    totals: dict[str, int] = {}
+
+    class Listens(Silent):
+        @contextmanager
+        def task(self, title: str, *, total: int):
+            totals[title] = total
+            with Silent.task(self, title, total=total) as task:
+                yield task
+
+    source, samples = captured(tmp_path)
+    context = Context(tmp_path / "s", Listens())
+    quantize_bundle(source, iter(samples), tmp_path / "out", targets=TARGETS[:1], context=context, samples=len(samples))
+    assert totals["calibration values"] == len(samples)
 
 
 def test_a_part_without_calibration_samples_is_named_and_nothing_is_left(tmp_path: Path):
