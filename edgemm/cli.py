@@ -186,12 +186,11 @@ def inspect(
 
     Parts, parameters, bytes, operators, targets.
     """
-    if as_json:
-        _on_device("inspect", [str(bundle), "--json"])
-        return
-    from edgemm.pipeline.listing import print_bundle
+    _on_device("inspect", [str(bundle), *(["--json"] if as_json else [])])
+    if not as_json:
+        from edgemm.pipeline.listing import print_operators
 
-    print_bundle(bundle)
+        print_operators(bundle)
 
 
 # --- one stage alone -------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ class Progress(Protocol):
 
     @contextmanager
     def task(self, title: str, *, total: int) -> Iterator[Task]:
-        """Open one line of progress of ``total`` steps."""
+        """Open one line of progress of ``total`` steps; 0: not known."""
         ...
 
     def say(self, line: str) -> None:

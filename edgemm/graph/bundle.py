@@ -37,6 +37,7 @@ def quantize_bundle(
     context: Context,
     config: Quantization = DEFAULT,
     rollback: bool = False,
+    samples: int = 0,
 ) -> None:
     """Write a bundle folder with the graphs that ``targets`` need.
 
@@ -51,6 +52,7 @@ def quantize_bundle(
         context: ``scratch`` takes the spooled values.
         rollback: measure each int8 part against its float32 form on this machine (paired, interleaved) and, where
             int8 is slower, keep float32 arithmetic with int8 storage. Makes the result depend on the machine.
+        samples: how many ``raw_values`` there are, for progress, where they are a stream without a length.
 
     Raises:
         QuantizeError: a part that no sample reaches, or that can't be quantized; a layer to keep that no part has.
@@ -71,7 +73,7 @@ def quantize_bundle(
     try:
         counts: dict[str, int] = {}
         if any(kind != "float32" for kind, _ in work):
-            counts = _spool_values(manifest.parts, graphs, raw_values, spool, context)
+            counts = _spool_values(manifest.parts, graphs, raw_values, spool, context, total=samples)
         with publish(out) as partial, context.progress.task("quantize", total=len(work)) as task:
             for name in manifest.files:
                 if not name.startswith("graphs/"):
@@ -148,10 +150,10 @@ def _convert(
         return graph, "float32", {}
     if rollback and kind == "int8":
         ratio = latency_ratio(OnnxGraph(int8), OnnxGraph(graph), next(_spooled(spool, part)))
-        if ratio.low > 1.0:
+        if ratio.verdict == "slower":
             pairs = unfused_pairs(int8)
             context.progress.say(
-                f"part '{part.name}': int8 takes {ratio.median:.2f} times float32's time here "
+                f"part '{part.name}': int8 takes {ratio.value:.2f} times float32's time here "
                 f"({vnni()}, {pairs} unfused Q/DQ pairs); kept float32 arithmetic, weights stored as int8"
             )
             return compress_weights(graph), "float32-stored-int8", {"rolled_back": True}
@@ -162,7 +164,13 @@ def _convert(
 
 
 def _spool_values(
-    parts: Sequence[PartEntry], graphs: Mapping[str, ir.Model], raw: Iterable[Values], spool: Path, context: Context
+    parts: Sequence[PartEntry],
+    graphs: Mapping[str, ir.Model],
+    raw: Iterable[Values],
+    spool: Path,
+    context: Context,
+    *,
+    total: int,
 ) -> dict[str, int]:
     """Run the float32 chain on every sample; write what the parts read; return how many samples reach each part."""
     shutil.rmtree(spool, ignore_errors=True)
@@ -170,9 +178,8 @@ def _spool_values(
     sessions = {part.name: OnnxGraph(graphs[part.name]) for part in parts}
     counts = {part.name: 0 for part in parts}
     read = {name for part in parts if part.role != "frontend" for name in part.signature.input_names}
-    total = len(raw) if isinstance(raw, Sequence) else 0
     index = 0
-    with context.progress.task("calibration values", total=total) as task:
+    with context.progress.task("calibration values", total=len(raw) if isinstance(raw, Sequence) else total) as task:
         for index, sample in enumerate(raw, start=1):
             known = {name: np.asarray(value) for name, value in sample.items()}
             for name, value in known.items():

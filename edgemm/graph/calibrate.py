@@ -67,7 +67,6 @@ class Statistics:
 
     histogram: Histogram = field(default_factory=Histogram)
     channel_sums: np.ndarray | None = None
-    channel_maxima: np.ndarray | None = None
     elements_per_channel: int = 0
 
     @property
@@ -94,7 +93,7 @@ def calibrate(
         model: the graph; its inner values of those names are read.
         feeds: the graph's inputs, batch first; streamed, so a generator's samples are never all in memory.
         values: names of graph inputs or inner float values.
-        channels: for some of them the channel axis, to gather means and maxima per channel.
+        channels: for some of them the channel axis, to gather means per channel.
 
     Raises:
         QuantizeError: no feeds, inputs that don't fit, or nan or infinity in any value.
@@ -155,12 +154,8 @@ def _add(statistics: Statistics, array: np.ndarray, axis: int | None, name: str,
     statistics.histogram.add(array)
     if axis is not None:
         rows = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
-        sums, maxima = rows.sum(axis=0, dtype=np.float64), np.abs(rows).max(axis=0)
-        if statistics.channel_sums is None or statistics.channel_maxima is None:
-            statistics.channel_sums, statistics.channel_maxima = sums, maxima
-        else:
-            statistics.channel_sums += sums
-            statistics.channel_maxima = np.maximum(statistics.channel_maxima, maxima)
+        sums = rows.sum(axis=0, dtype=np.float64)
+        statistics.channel_sums = sums if statistics.channel_sums is None else statistics.channel_sums + sums
         statistics.elements_per_channel += len(rows)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from edgemm.runtime.errors import EngineError
+from edgemm.runtime.timing import Ratio, paired_ratio, sample_latencies
 
 
 class OnnxGraph:
@@ -75,28 +74,10 @@ def cosine(got: np.ndarray, expected: np.ndarray) -> float:
     return float(np.where(norms > 0, dots / np.where(norms > 0, norms, 1.0), (a == b).all(axis=1)).mean())
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """Median of paired latency ratios a / b, and its 95 % interval by order statistics."""
-
-    median: float
-    low: float
-    high: float
-
-
 def latency_ratio(a: OnnxGraph, b: OnnxGraph, feed: Mapping[str, np.ndarray], *, rounds: int = 101) -> Ratio:
-    """Time two graphs in turns on one feed; the order within a pair alternates, so drift cancels."""
-    for graph in (a, b) * 5:
-        graph.run(feed)
-    ratios = []
-    for i in range(rounds):
-        seconds = {}
-        for graph in (a, b) if i % 2 else (b, a):
-            start = time.perf_counter()
-            graph.run(feed)
-            seconds[id(graph)] = time.perf_counter() - start
-        ratios.append(seconds[id(a)] / seconds[id(b)])
-    ratios.sort()
-    reach = 0.98 * rounds**0.5  # 1.96 standard deviations of a Binomial(rounds, 1/2)
-    low, high = int(max(rounds / 2 - reach, 0)), int(min(rounds / 2 + reach, rounds - 1))
-    return Ratio(ratios[rounds // 2], ratios[low], ratios[high])
+    """How many times as long ``a`` takes as ``b`` on one feed, timed in turns."""
+    calls: dict[str, Callable[[], object]] = {"a": lambda: a.run(feed), "b": lambda: b.run(feed)}
+    for call in [*calls.values()] * 5:
+        call()
+    taken = sample_latencies(calls, min_seconds=0.0, min_samples=rounds)
+    return paired_ratio(taken["a"], taken["b"])

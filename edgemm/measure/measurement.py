@@ -40,7 +40,7 @@ class Measurement:
     """Raw samples of one subject of one variant on one target.
 
     Args:
-        kind: what the samples are: ``latency``/``cold-start`` (ms), ``peak-memory``/``size`` (bytes), ``ranks`` (of the
+        kind: what the samples are: ``latency``/``cold-start`` (ns), ``peak-memory``/``size`` (bytes), ``ranks`` (of the
             best positive, 1 is best), ``answers`` (predicted class index, -1 for none).
         variant: name in the table (``"teacher"``, ``"student"``).
         target: name of the bundle's target.

@@ -96,8 +96,8 @@ def estimate(
     Samples of one cluster (questions about one image, images of one concept) are drawn together, since they are not
     independent; resampling them singly would make the interval too narrow.
 
-    Where the statistic is a share that is exactly 0 or 1, the bootstrap has no spread to show; the far bound is then
-    the exact binomial (Clopper-Pearson) one over the clusters.
+    Where the statistic is a share (a mean of zeros and ones) that is exactly 0 or 1, the bootstrap has no spread to
+    show; the far bound is then the exact binomial (Clopper-Pearson) one over the clusters.
 
     Args:
         statistic: what to estimate, of all N samples.
@@ -107,7 +107,7 @@ def estimate(
         seed: of the resampling; the same for all variants, so that differences are paired.
     """
     result = _bootstrap(statistic, clusters, resamples=resamples, confidence=confidence, seed=seed)
-    if result.low == result.high == result.value and result.value in (0.0, 1.0):
+    if result.samples and result.value in (0.0, 1.0) and _is_share(statistic):
         bound = ((1 - confidence) / 2) ** (1 / len(np.unique(np.asarray(clusters))))
         low, high = (bound, 1.0) if result.value == 1.0 else (0.0, 1 - bound)
         return replace(result, low=low, high=high)
@@ -169,6 +169,13 @@ def _drawn(count: int, resamples: int, seed: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     rows = [rng.multinomial(count, np.full(count, 1 / count)) for _ in range(resamples)]
     return np.minimum(np.stack(rows), 255).astype(np.uint8)  # a cluster drawn more than 255 times does not occur
+
+
+def _is_share(statistic: Statistic) -> bool:
+    """Whether it is a mean of zeros and ones; a median rank or an F1 of 1 is not binomial."""
+    if not isinstance(statistic, partial) or statistic.func is not _weighted_mean:
+        return False
+    return bool(np.isin(statistic.args[0], (0.0, 1.0)).all())
 
 
 def _weighted_mean(values: NDArray[np.float64], weights: Weights) -> NDArray[np.float64]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from edgemm.measure.metrics import Estimate
-from edgemm.runtime.timing import Ratio, Summary
+from edgemm.runtime.timing import Summary
 
 if TYPE_CHECKING:
-    from edgemm.measure.table import Row, Score
+    from edgemm.measure.table import Score
 
 MINUS: Final = "\N{MINUS SIGN}"
 NONE: Final = "n/a"
@@ -107,18 +107,6 @@ def latency_interval(summary: Summary | None) -> str:
 def latency_p90(summary: Summary | None) -> str:
     """The 90th percentile, ``n/a`` below its sample floor."""
     return NONE if summary is None or summary.p90 is None else milliseconds(summary.p90.value_ms)
-
-
-def speedup(ratio: Ratio | None) -> str:
-    """``"23.4× [22.9, 23.9]"``."""
-    if ratio is None:
-        return ""
-    return f"{factor(ratio.value)} [{three_figures(ratio.low)}, {three_figures(ratio.high)}]"
-
-
-def ran(row: Row) -> str:
-    """Why the row holds no latency, or nothing."""
-    return row.note or ("" if row.latency else NOT_RUN_HERE)
 
 
 def fact(value: object) -> str:

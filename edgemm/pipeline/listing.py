@@ -102,45 +102,13 @@ def print_collected(path: Path, limit: str, *, dry_run: bool) -> None:
     print(f"{words.size(done.freed)} {'would be ' if dry_run else ''}freed, {words.size(done.left)} left{in_use}")
 
 
-def print_bundle(path: Path) -> None:
-    """Parts, parameters, targets, bytes and operators of a bundle."""
+def print_operators(path: Path) -> None:
+    """The most frequent operators of a bundle's graphs: what the workbench adds to the runtime's own ``inspect``."""
     archive = open_archive(path)
-    manifest = archive.manifest
-    total = sum(entry.bytes for entry in manifest.files.values())
-    print(
-        f"{manifest.name}: {manifest.family}, format {manifest.format}, "
-        f"{words.size(total)} in {len(manifest.files)} files"
-    )
-    for modality, raw in manifest.inputs.items():
-        print(f"  takes {modality} ({raw.kind})")
-    print(f"  gives {', '.join(manifest.outputs)}\n")
-    parts = [
-        [
-            part.name,
-            part.role,
-            part.modality or "-",
-            ", ".join(part.signature.input_names),
-            ", ".join(part.signature.output_names),
-            words.count(part.parameters),
-        ]
-        for part in manifest.parts
-    ]
-    print_table(["part", "role", "modality", "takes", "makes", "parameters"], parts, left=5)
-    for index, target in enumerate(manifest.targets):
-        print(f"\ntarget {target.name}{' (default)' if index == 0 else ''}: {target.engine}, {target.precision}")
-        files = [
-            [
-                part,
-                file,
-                words.size(manifest.files[file].bytes),
-                _operators(archive.read(file)) if file.endswith(".onnx") else "-",
-            ]
-            for part, file in target.files.items()
-        ]
-        print_table(["part", "file", "bytes", "operators"], files, left=4)
-    for key in ("licence", "made"):
-        if manifest.provenance.get(key):
-            print(f"\n{key}: {manifest.provenance[key]}")
+    graphs = sorted({f for target in archive.manifest.targets for f in target.files.values() if f.endswith(".onnx")})
+    if graphs:
+        print()
+        print_table(["graph", "operators"], [[file, _operators(archive.read(file))] for file in graphs], left=2)
 
 
 def _operators(data: bytes) -> str:

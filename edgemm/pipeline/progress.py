@@ -32,7 +32,7 @@ class Lines:
 
     @contextmanager
     def task(self, title: str, *, total: int) -> Iterator[_LineTask]:
-        """Open one line of progress of ``total`` steps."""
+        """Open one line of progress of ``total`` steps; 0: not known."""
         yield _LineTask(self, title, total, self._every_s)
 
     def say(self, line: str) -> None:
@@ -42,7 +42,7 @@ class Lines:
 
 class _LineTask:
     def __init__(self, lines: Lines, title: str, total: int, every_s: float) -> None:
-        self._lines, self._title, self._total, self._every_s = lines, title, max(total, 1), every_s
+        self._lines, self._title, self._total, self._every_s = lines, title, total, every_s
         self._done = 0
         self._started = self._last = time.monotonic()
 
@@ -52,8 +52,11 @@ class _LineTask:
         if now - self._last < self._every_s:
             return
         self._last = now
-        left = (now - self._started) / max(self._done, 1) * max(self._total - self._done, 0)
         beside = f"  {note}" if note else ""
+        if not self._total:  # how many there are is not known
+            self._lines.say(f"  {self._title}: {self._done}{beside}")
+            return
+        left = (now - self._started) / max(self._done, 1) * max(self._total - self._done, 0)
         self._lines.say(f"  {self._title}: {self._done}/{self._total}, {duration(left)} left{beside}")
 
 
@@ -72,7 +75,7 @@ class Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         if self._live is not None:
-            bar = self._live.add_task(title, total=total, note="")
+            bar = self._live.add_task(title, total=total or None, note="")
             try:
                 yield _BarTask(self._live, bar)
             finally:
@@ -88,7 +91,7 @@ class Bars:
         with Progress(*columns, console=self._console, transient=True) as live:
             self._live = live
             try:
-                yield _BarTask(live, live.add_task(title, total=total, note=""))
+                yield _BarTask(live, live.add_task(title, total=total or None, note=""))
             finally:
                 self._live = None
 

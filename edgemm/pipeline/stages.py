@@ -264,7 +264,12 @@ class _Corridor:
                 keep_float=frozenset(config.keep_float),
             ),
             rollback=config.rollback,
+            samples=self._calibration_samples,
         )
+
+    @property
+    def _calibration_samples(self) -> int:
+        return min(self.recipe.quantize.samples, len(self.dataset.split("train")))
 
     def _raw_values(self, bundle: Path) -> Iterator[Mapping[str, Any]]:
         """Training samples as the bundle's raw values, one at a time."""
@@ -272,7 +277,7 @@ class _Corridor:
 
         opened = Bundle.open(bundle)
         samples = self.dataset.split("train")
-        count = min(self.recipe.quantize.samples, len(samples))
+        count = self._calibration_samples
         for index in range(count):
             sample = samples[index * len(samples) // count]
             raws = {m: getattr(sample, m, None) for m in opened.manifest.inputs}

@@ -121,7 +121,7 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
         import_builder(engine)  # one that is missing shows before the calibration
     with _folder(out) as (folder, context):
         graphs = context.scratch / "graphs" if builds else folder
-        quantize_bundle(source, _rows(calibration), graphs, targets=[entry], context=context, config=config)
+        quantize_bundle(source, list(_rows(calibration)), graphs, targets=[entry], context=context, config=config)
         if compute_capability is not None:
             build_bundle(graphs, folder, compute_capabilities={entry.name: compute_capability}, context=context)
     print(f"bundle   {out}")

@@ -51,7 +51,7 @@ def write_report(
 
     Args:
         title: name of the recipe or bundle.
-        family: ``"dual_encoder"``, ``"fusion"``, shown above the headline.
+        family: ``"dual-encoder"``, ``"fusion-classifier"``, shown above the headline.
         out: file to write.
         rows: the end table; the first that ran is the reference, the last variant's first that ran is what ships.
         measurements: what the rows were derived from; gives environments and image decoding.

@@ -85,6 +85,9 @@ def inspect(options: argparse.Namespace) -> int:
         [["target", "engine", "precision", "threads"]]
         + [[t.name, t.engine, t.precision, str(t.threads or "engine's")] for t in manifest.targets]
     )
+    for key in ("licence", "made"):
+        if manifest.provenance.get(key):
+            print(f"\n{key}: {manifest.provenance[key]}")
     return 0
 
 

@@ -21,9 +21,6 @@ class ORTSession:
         data: the graph.
         threads: threads of one operator; 0 lets onnxruntime take one per core.
         what: names target and part in messages.
-        spin: let idle threads spin. Off, since a spinning thread takes its core from the next part, the next
-            engine and the application (beside one, another engine looked three
-            times slower than it is).
 
     Attributes:
         bare: onnxruntime's own session.
@@ -34,12 +31,14 @@ class ORTSession:
 
     engine = "onnxruntime"
 
-    def __init__(self, data: bytes, *, threads: int, what: str, spin: bool = False) -> None:
+    def __init__(self, data: bytes, *, threads: int, what: str) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+        # A spinning idle thread takes its core from the next part, the next engine and the application; beside one,
+        # another engine looked three times slower than it is.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._what = what
         try:
             self.bare = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -64,7 +64,6 @@ def open_session(
     threads: int = 0,
     what: str = "graph",
     float32: bool = True,
-    spin: bool | None = None,
     fingerprint: Mapping[str, str] | None = None,
 ) -> Session:
     """Load a part from the bytes of its file.
@@ -75,8 +74,6 @@ def open_session(
         threads: CPU threads for one run; 0 lets the engine decide.
         what: names target and part in messages (``"target 'cpu-int8', part 'text'"``).
         float32: keep float arithmetic in float32 where the engine could lower it by itself (openvino to bf16).
-        spin: onnxruntime only: let idle threads spin, waiting for the next run. None: only where
-            ``threads`` is not 1 and nothing else competes is it worth having, so it is off.
         fingerprint: what a compiled plan needs to load; checked against this machine.
 
     Raises:
@@ -98,7 +95,7 @@ def open_session(
         return OpenVINOSession(data, threads=threads, what=what, float32=float32)
     from edgemm.runtime.engine_onnxruntime import ORTSession
 
-    return ORTSession(data, threads=threads, what=what, spin=bool(spin))
+    return ORTSession(data, threads=threads, what=what)
 
 
 def engine_installed(engine: str) -> bool:

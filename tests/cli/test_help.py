@@ -107,6 +107,13 @@ def test_inspect_gives_the_same_json_with_and_without_the_workbench(on_device):
     assert edgemm(*arguments).stdout == on_device(*arguments).stdout
 
 
+def test_inspect_shows_the_same_with_the_workbench_and_the_operators_beside(on_device):
+    arguments = ("inspect", str(ROOT / "tests" / "formats" / "v1" / "bundle"))
+    alone, beside = on_device(*arguments).stdout, edgemm(*arguments).stdout
+    assert beside.startswith(alone)
+    assert "operators" in beside.removeprefix(alone)
+
+
 def test_a_reader_that_goes_away_is_no_error():
     shown = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {sys.executable} -m edgemm schema | head -1"],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import EngineError, EngineNotInstalled, InputError, QuantizeError
 from edgemm.runtime.manifest import ImageInput, TargetEntry
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
-from edgemm.stage import Context
+from edgemm.stage import Context, Silent
 
 SIDE = DimRange(8, 20, 40)
 
@@ -182,6 +183,22 @@ def test_the_quantize_verb_builds_a_bundle_for_tensorrt_and_asks_for_the_gpu(tmp
     assert bundle.verify().ok
 
 
+def test_calibration_says_how_many_samples_there_are_also_of_a_stream(tmp_path: Path):
+    totals: dict[str, int] = {}
+
+    class Listens(Silent):
+        @contextmanager
+        def task(self, title: str, *, total: int):
+            totals[title] = total
+            with Silent.task(self, title, total=total) as task:
+                yield task
+
+    source, samples = captured(tmp_path)
+    context = Context(tmp_path / "s", Listens())
+    quantize_bundle(source, iter(samples), tmp_path / "out", targets=TARGETS[:1], context=context, samples=len(samples))
+    assert totals["calibration values"] == len(samples)
+
+
 def test_a_part_without_calibration_samples_is_named_and_nothing_is_left(tmp_path: Path):
     source, _ = captured(tmp_path)
     with pytest.raises(QuantizeError, match="part 'image': no calibration sample"):
@@ -212,7 +229,7 @@ def test_a_layer_to_keep_that_no_part_has_is_named_and_one_that_is_there_stays_i
 
 def test_a_slower_int8_part_is_rolled_back_to_float_arithmetic_and_said_so(tmp_path: Path, monkeypatch):
     from edgemm.graph import bundle
-    from edgemm.graph.parity import Ratio
+    from edgemm.runtime.timing import Ratio
 
     said: list[str] = []
 
@@ -221,7 +238,7 @@ def test_a_slower_int8_part_is_rolled_back_to_float_arithmetic_and_said_so(tmp_p
             said.append(line)
 
     source, samples = captured(tmp_path)
-    monkeypatch.setattr(bundle, "latency_ratio", lambda *a, **k: Ratio(1.3, 1.2, 1.4))
+    monkeypatch.setattr(bundle, "latency_ratio", lambda *a, **k: Ratio(1.3, 1.2, 1.4, "slower"))
     context = Context(tmp_path / "s", Listens())
     quantize_bundle(source, samples, tmp_path / "out", targets=TARGETS[:1], context=context, rollback=True)
     assert "1.30 times float32's time" in said[-1]

@@ -108,5 +108,15 @@ def test_a_perfect_score_keeps_an_interval() -> None:
     assert zero.high == pytest.approx(1 - 0.025 ** (1 / 50))
 
 
+def test_only_a_share_gets_the_binomial_bound() -> None:
+    ranks = metrics.estimate(metrics.median_of(np.ones(50)), clusters=np.arange(50))
+    assert (ranks.low, ranks.value, ranks.high) == (1.0, 1.0, 1.0)  # no rank is below 1
+    classes = np.arange(50) % 5
+    f1 = metrics.estimate(metrics.macro_f1(classes, classes), clusters=np.arange(50))
+    assert (f1.low, f1.value, f1.high) == (1.0, 1.0, 1.0)
+    halves = metrics.estimate(metrics.mean_of(np.tile([0.5, 1.5], 25)), clusters=np.repeat(np.arange(25), 2))
+    assert halves.low == halves.high == 1.0  # a mean of 1, but of no zeros and ones
+
+
 def test_nothing_measured_is_not_a_number() -> None:
     assert np.isnan(metrics.estimate(metrics.mean_of(np.ones(0)), clusters=[]).value)
