@@ -9,6 +9,7 @@ import torch
 
 from edgemm.models import pretrained
 from edgemm.models.efficientnet import EfficientNetLite, tower_config
+from edgemm.models.frontend import sides
 from edgemm.models.kinds import module_from_config
 from edgemm.models.model import Model, Part
 from edgemm.models.text import TextTransformer
@@ -55,10 +56,9 @@ def part(
 
 def frontend_part(config: Mapping[str, object]) -> Part:
     """``image`` to ``pixels``, for ``ImageFrontend``'s keyword arguments."""
-    size = config["size"]
-    assert isinstance(size, int)
+    height, width = sides(config["size"])  # type: ignore[arg-type]
     image = TensorSpec("image", "uint8", ("batch", "height", "width", 3))
-    pixels = TensorSpec("pixels", "float32", ("batch", 3, size, size))
+    pixels = TensorSpec("pixels", "float32", ("batch", 3, height, width))
     return part("image_frontend", "frontend", "image", "image-frontend", config, [image], pixels)
 
 
