@@ -74,6 +74,7 @@ def _run_on_device(arguments: list[str], missing: ModuleNotFoundError) -> int:
 
 def _lines(error: Exception) -> list[str] | None:
     """What to tell the user of an error, or None where only a traceback helps."""
+    from edgemm.runtime.disk import disk_is_full
     from edgemm.runtime.errors import EdgemmError
 
     if isinstance(error, EdgemmError):
@@ -83,14 +84,14 @@ def _lines(error: Exception) -> list[str] | None:
             f'the workbench is not installed (no {error.name}); pip install "edgemm[build]"; '
             f"without it there are {', '.join(sorted(_ON_DEVICE - {'-h', '--help'}))}"
         ]
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
     if isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT,
-        errno.EEXIST, errno.ENAMETOOLONG,
+        errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST,
+        errno.ENAMETOOLONG,
     ):  # fmt: skip
-        where = f"{error.filename}: " if error.filename else ""
         return [f"{where}{(error.strerror or 'not accessible').lower()}"]
-    if "No space left on device" in str(error):  # safetensors and torch raise their own kinds
-        return ["no space left on device"]
+    if disk_is_full(error):
+        return [f"{where}no space left on device; free some and run the same command again"]
     if hasattr(error, "format_message"):  # typer's own errors: an unknown option, a missing argument
         context = getattr(error, "ctx", None)
         command = getattr(context, "command_path", "edgemm")

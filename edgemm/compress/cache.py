@@ -8,6 +8,7 @@ the rows depend on but the code, and the context's cache is one of this code; so
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +74,12 @@ def _file(folder: Path, name: str, rows: range) -> Path:
 
 
 def _write(path: Path, rows: NDArray[np.generic]) -> None:
+    # through memory: into a real file numpy writes past Python, and its error for a full disk has no errno
+    buffer = io.BytesIO()
+    np.save(buffer, rows, allow_pickle=False)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.save(file, rows, allow_pickle=False)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(buffer.getbuffer())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

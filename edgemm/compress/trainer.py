@@ -278,8 +278,11 @@ def _save(
     plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(plain, partial, metadata={"step": json.dumps(step), "identity": identity})
-    os.replace(partial, path)
+    try:
+        save_file(plain, partial, metadata={"step": json.dumps(step), "identity": identity})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ samples; measuring opens that; ``finish`` adds measurements and provenance and c
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -221,7 +222,9 @@ def _add_gallery(
     if not np.isfinite(embeddings).all():
         raise BundleError(f"pack.gallery: '{target}' gives embeddings that are not finite")
     (out / "gallery").mkdir()
-    np.save(out / "gallery" / "embeddings.npy", embeddings.astype(np.float16), allow_pickle=False)
+    buffer = io.BytesIO()  # numpy's own error for a full disk says neither that it is one nor which
+    np.save(buffer, embeddings.astype(np.float16), allow_pickle=False)
+    (out / "gallery" / "embeddings.npy").write_bytes(buffer.getbuffer())
     (out / "gallery" / "labels.json").write_text(json.dumps(labels, ensure_ascii=False, indent=0), encoding="utf-8")
     return replace(manifest, gallery=Gallery("gallery/embeddings.npy", "gallery/labels.json"))
 

@@ -20,7 +20,7 @@ from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.node import Node, process_rank, run_nodes
 from edgemm.pipeline.progress import duration, progress_for
 from edgemm.pipeline.runs import running
-from edgemm.pipeline.store import Record, Store
+from edgemm.pipeline.store import Record, Store, writing_out
 from edgemm.recipe import STAGES, Recipe, load_recipe, nearest
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.errors import BundleError, InputError, StoreError
@@ -171,10 +171,11 @@ def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Prog
         return
     check_out(out, recipe.name)  # again: a run can take a day
     packed = made["pack"].artifact.path
-    bundle = replace_with_copy(packed / "bundle", out / "bundle")
-    replace_with_copy(packed / f"{recipe.name}.zip", out / f"{recipe.name}.zip")
-    if "report" in made:
-        replace_with_copy(made["report"].artifact.path / REPORT, out / REPORT)
+    with writing_out(out):
+        bundle = replace_with_copy(packed / "bundle", out / "bundle")
+        replace_with_copy(packed / f"{recipe.name}.zip", out / f"{recipe.name}.zip")
+        if "report" in made:
+            replace_with_copy(made["report"].artifact.path / REPORT, out / REPORT)
     sys.stdout.flush()
     if (bundle / "measurements.jsonl").exists():
         table = rows(read_measurements(bundle / "measurements.jsonl"))

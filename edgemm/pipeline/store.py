@@ -31,12 +31,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
+from edgemm.runtime.disk import disk_is_full
 from edgemm.runtime.errors import EdgemmError, StoreError
 from edgemm.stage import Artifact
 
 RECORD = "artifact.json"
 FOLDERS = ("artifacts", "partial", "scratch", "cache", "locks", "runs")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,38 +253,55 @@ def remove(folder: Path) -> None:
 def writing(root: Path, stage: str | None = None) -> Iterator[None]:
     """Turn what a full, read-only or forbidden disk does to a write into one StoreError line.
 
-    Libraries report a full disk in their own ways (safetensors and torch raise their own errors), so an error that
-    says so, or one that comes while nothing is free, counts as well.
+    Libraries report a full disk in their own ways, which ``disk_is_full`` knows.
     """
     at = f"{stage}: " if stage else ""
     try:
         yield
     except EdgemmError:
         raise
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StoreError(f"{at}{_full(root)}") from error
-        ours = error.filename is None or str(error.filename).startswith(str(root))
+    except Exception as error:
+        place = getattr(error, "filename", None)
+        ours = place is None or str(place).startswith(str(root))
+        if disk_is_full(error):
+            raise StoreError(f"{at}{_full(root) if ours else f'{place}: no space left on device'}") from error
+        if not isinstance(error, OSError):
+            raise
         if ours and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StoreError(
-                f"{at}{error.filename or root}: {(error.strerror or 'not writable').lower()}; "
+                f"{at}{place or root}: {(error.strerror or 'not writable').lower()}; "
                 "the store must be writable, choose another with --store"
             ) from error
         if stage is None and error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise StoreError(f"{root}: not a folder; choose another with --store") from error
         raise
-    except Exception as error:
-        if "No space left on device" in str(error) or "File too large" in str(error):
-            raise StoreError(f"{at}{_full(root)}") from error
+
+
+@contextmanager
+def writing_out(place: Path) -> Iterator[None]:
+    """The same for what the user keeps: a full disk becomes one StoreError line that names ``place``."""
+    try:
+        yield
+    except EdgemmError:
         raise
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        raise StoreError(
+            f"{place}: no space left on device ({_free_mb(place)} MB free); free some, or choose another with --out"
+        ) from error
 
 
 def _full(root: Path) -> str:
-    free = shutil.disk_usage(root if root.exists() else root.parent).free
     return (
-        f"no space left for the store {root} ({free / 1e6:.0f} MB free); free some, run 'edgemm gc --limit SIZE', "
+        f"no space left for the store {root} ({_free_mb(root)} MB free); free some, run 'edgemm gc --limit SIZE', "
         "or choose another with --store; finished stages are kept"
     )
+
+
+def _free_mb(place: Path) -> int:
+    there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+    return round(shutil.disk_usage(there).free / 1e6)
 
 
 def _mend(folder: Path) -> str:

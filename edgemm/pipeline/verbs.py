@@ -16,6 +16,7 @@ import numpy as np
 
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.progress import progress_for
+from edgemm.pipeline.store import writing_out
 from edgemm.recipe import MeasureConfig, load_recipe
 from edgemm.runtime.errors import BundleError, InputError
 from edgemm.stage import Artifact, Context
@@ -206,7 +207,7 @@ def _folder(out: Path) -> Iterator[tuple[Path, Context]]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already; name a new folder with --out, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
+    with writing_out(out), tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
         folder, scratch = Path(work) / "out", Path(work) / "scratch"
         folder.mkdir()
         scratch.mkdir()

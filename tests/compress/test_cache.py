@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +69,18 @@ def test_the_shared_cache_is_taken_where_there_is_one(tmp_path: Path) -> None:
     cached_rows(context, "k", ["square"], squares, count=3, chunk=4, title="squares")
     assert list((tmp_path / "cache").rglob("*.npy"))
     assert not (tmp_path / "scratch").exists()
+
+
+def test_a_chunk_that_does_not_fit_on_the_disk_leaves_nothing_and_raises_the_systems_own_error(tmp_path: Path) -> None:
+    limit = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+        "from pathlib import Path; import numpy as np; from edgemm.compress.cache import cached_rows; "
+        "from edgemm.stage import Context; "
+        "cached_rows(Context(scratch=Path('.')), 'k', ['x'], lambda r: {'x': np.zeros((len(r), 1024), np.float32)}, "
+        "count=4, chunk=4, title='rows')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    shown = subprocess.run([sys.executable, "-c", limit], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert shown.stderr.splitlines()[-1].endswith("File too large")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

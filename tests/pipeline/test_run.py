@@ -19,6 +19,7 @@ from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
+from tests.pipeline.disks import mounted, needs_mount
 from tests.pipeline.small import write_clip, write_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +186,54 @@ def test_killed_at_many_files_and_resumed_the_bundle_is_the_undisturbed_one(grou
     assert resumed.returncode == 0, resumed.stderr
     assert kills >= 4
     assert digests(tmp_path / "store") == digests(tmp_path / "undisturbed")
+
+
+def shown_on_small_disk(ground: Path, store: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    quick = [f"{stage}.epochs=1" for stage in ("teach", "distill")]
+    sets = [word for value in (UNMEASURED, *quick) for word in ("--set", value)]
+    return edgemm("run", ground / "recipe.toml", *sets, "--store", store, "--out", out)
+
+
+@needs_mount
+def test_a_disk_that_fills_anywhere_in_a_run_is_one_line_and_more_room_lets_it_go_on(ground, tmp_path):
+    disk = tmp_path / "disk"
+    if not mounted(disk, "size=16k"):
+        pytest.skip("mounting is not allowed here")
+    stopped = []
+    try:
+        for kilobytes in (16, 64, 160, 240, 360, 8192):  # rows of the cache, a model, a graph, ...
+            subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", disk], check=True)
+            shown = shown_on_small_disk(ground, disk / "store", tmp_path / "out")
+            if shown.returncode == 0:
+                break
+            assert shown.returncode == 2, shown.stderr
+            found = re.fullmatch(r"edgemm: error: (\S+): no space left for the store .* are kept\n", shown.stderr)
+            assert found, shown.stderr
+            stopped.append(found[1])
+            assert not list((disk / "store" / "partial").iterdir())
+            assert not list((disk / "store").rglob("*.partial"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert shown.returncode == 0
+    assert len(set(stopped)) >= 3, stopped
+    assert Bundle.open(tmp_path / "out" / "bundle").verify().ok
+
+
+@needs_mount
+def test_a_full_out_folder_is_one_line_that_names_it(ground, first, tmp_path):
+    disk = tmp_path / "disk"
+    if not mounted(disk, "size=32k"):
+        pytest.skip("mounting is not allowed here")
+    try:
+        shown = edgemm("run", ground / "recipe.toml", "--store", ground / "store", "--out", disk / "out")
+        assert shown.returncode == 2
+        assert re.fullmatch(
+            rf"edgemm: error: {disk / 'out'}: no space left on device \(0 MB free\); free some, or .* --out\n",
+            shown.stderr,
+        ), shown.stderr
+        assert not list((disk / "out").iterdir())
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_ctrl_c_ends_at_once_and_says_how_to_go_on(ground, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from edgemm.pipeline.runs import list_runs, running
 from edgemm.pipeline.store import Store
 from edgemm.runtime.errors import StoreError
 from edgemm.stage import Silent
+from tests.pipeline.disks import mounted, needs_mount
 from tests.pipeline.toy import EPOCHS, toy_nodes
 
 TOY = [sys.executable, "-m", "tests.pipeline.toy"]
@@ -150,14 +150,6 @@ def test_a_run_notes_its_stages_and_how_it_ended(tmp_path):
     assert done["status"] == "done"
     assert [stage["node"] for stage in done["stages"]] == ["train", "double", "join"]
     assert interrupted["status"] == "interrupted"
-
-
-needs_mount = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
-
-
-def mounted(folder: Path, options: str) -> bool:
-    folder.mkdir()
-    return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "{", '{"id": "another"}'])
