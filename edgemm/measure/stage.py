@@ -246,13 +246,22 @@ def _latencies(
     bundles = {name: entry.bundle for name, entry in distinct.items() if entry.bundle is not None}
     modalities = [m for m in next(iter(bundles.values())).manifest.inputs if getattr(samples[0], m, None) is not None]
     inputs = latency.raw_inputs(samples, modalities)
-    with context.progress.task("latency, all variants interleaved", total=len(bundles) + 3) as task:
-        taken = latency.measure_latencies(
-            bundles, inputs, seconds=config.seconds, runs=config.runs, advance=lambda note: task.advance(note=note)
+    opened = {name: (e.path, e.target.name, bundles[name].threads) for name, e in distinct.items()}
+    with context.progress.task("latency, all variants interleaved", total=100) as task:
+        percent = 0
+
+        def on_progress(share: float, note: str) -> None:
+            nonlocal percent
+            steps = int(100 * share) - percent
+            percent += steps
+            task.advance(steps, note=note)
+
+        taken = latency.fresh_latencies(
+            opened, inputs, seconds=config.seconds, runs=config.runs, on_progress=on_progress
         )
     with context.progress.task("cold starts", total=len(bundles) * config.cold_starts) as task:
         starts = latency.measure_cold_starts(
-            {name: (entry.path, entry.target.name) for name, entry in distinct.items()},
+            opened,
             {m: str(raw) for m, raw in inputs[0].items()},
             repeats=config.cold_starts,
             advance=lambda note: task.advance(note=note),
