@@ -299,6 +299,7 @@ class _Corridor:
                         "machine": machine(),
                     },
                     self._measure,
+                    version=2,
                     libraries=("numpy", "tokenizers", "Pillow", *ENGINES.values()),
                     makes="latency, accuracy and size of every model",
                 )
@@ -322,6 +323,7 @@ class _Corridor:
                         {"bundle": "pack", "measured": "measure"},
                         {"family": recipe.family, "name": recipe.name},
                         self._report,
+                        version=2,
                         libraries=("matplotlib", "jinja2"),
                         makes="report.html",
                     )
@@ -387,7 +389,7 @@ class _Corridor:
         from edgemm.measure.examples import read_examples
         from edgemm.measure.measurement import read_measurements
         from edgemm.measure.table import rows
-        from edgemm.report.page import write_report
+        from edgemm.report.page import COMMAND, write_report
 
         measured = inputs["measured"].path
         measurements = read_measurements(measured / "measurements.jsonl")
@@ -400,7 +402,8 @@ class _Corridor:
             examples=read_examples(measured),
             pictures=measured,
             provenance={"data": self.dataset.digest, "licence": self.recipe.pack.licence},
-            reproduce=f"edgemm run {self.recipe.name}.toml",
+            reproduce=COMMAND,
+            raw="bundle/measurements.jsonl",
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping, Sequence
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ from edgemm.measure.table import (
 )
 from edgemm.report import figures
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.timing import summary
+
+COMMAND = "edgemm run RECIPE"
+"""Stands in a stored report for the command that made it, which holds paths; ``with_command`` puts it in its place."""
 
 Facts = Sequence[tuple[str, str]]
 
@@ -81,6 +86,11 @@ def write_report(
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def with_command(html: str, command: str) -> str:
+    """A report whose ``reproduce`` was ``COMMAND``, with the true command instead."""
+    return html.replace(f"<pre>{COMMAND}</pre>", f"<pre>{escape(command)}</pre>")
 
 
 def render(
