@@ -101,7 +101,8 @@ def measure_bundles(
     here = Environment(json.loads(json.dumps(environment())))
     entries = _entries(variants, context, threads)
     ran = [entry for entry in entries if entry.bundle is not None]
-    found = [_size(entry, here) for entry in entries]
+    searched = max(gallery_bytes(entry.manifest) for entry in entries)
+    found = [_size(entry, here, gallery=gallery_bytes(entry.manifest) or searched) for entry in entries]
     scored = _accuracies(ran, splits, config, context, shown_groups=shown_groups, checksums=checksums)
     for entry in ran:
         for s in scored[entry.sha256]:
@@ -126,8 +127,14 @@ def target_digest(manifest: Manifest, target: TargetEntry) -> str:
 
 
 def target_bytes(manifest: Manifest, target: TargetEntry) -> int:
-    """Bytes that a device needs for this target: graphs or plans, tokenizers, labels; each file once."""
+    """Bytes of what this target runs: graphs or plans, tokenizers, labels; each file once, the gallery apart."""
     return sum(manifest.files[path].bytes for path in set(_files(manifest, target).values()))
+
+
+def gallery_bytes(manifest: Manifest) -> int:
+    """Bytes of the embeddings that a dual encoder searches in and of their labels; 0 without them."""
+    gallery = manifest.gallery
+    return sum(manifest.files[path].bytes for path in {gallery.embeddings, gallery.labels}) if gallery else 0
 
 
 def _files(manifest: Manifest, target: TargetEntry) -> dict[str, str]:
@@ -178,7 +185,8 @@ def _measurement(
     )  # fmt: skip
 
 
-def _size(entry: _Entry, here: Environment) -> Measurement:
+def _size(entry: _Entry, here: Environment, *, gallery: int) -> Measurement:
+    """What a device needs. A variant without a gallery is counted with the others', since it can't answer without."""
     manifest, target = entry.manifest, entry.target
     details = {
         "engine": target.engine,
@@ -186,9 +194,10 @@ def _size(entry: _Entry, here: Environment) -> Measurement:
         "threads": entry.bundle.threads if entry.bundle is not None else target.threads,
         "parameters": sum(part.parameters for part in manifest.parts),
         "part_bytes": {part: manifest.files[path].bytes for part, path in target.files.items()},
+        "gallery_bytes": gallery,
         "note": entry.note,
     }
-    return _measurement("size", entry, "artifact", "bytes", [target_bytes(manifest, target)], here, details)
+    return _measurement("size", entry, "artifact", "bytes", [target_bytes(manifest, target) + gallery], here, details)
 
 
 def _accuracies(

@@ -127,6 +127,7 @@ def render(
         "ablations": _ablations(rows),
         "examples": _examples(examples, pictures),
         "examples_note": _examples_note(examples),
+        "gallery": words.size(max((r.gallery_bytes for r in rows), default=0) or None),
         "start": _start(rows),
         "decoding": _decoding(measurements),
         "environments": [_facts(e.facts) for e in measurements.environments.values()],

@@ -220,6 +220,23 @@ def test_the_size_counts_each_file_once_and_what_the_target_needs(good_classifie
     assert len(target_digest(manifest, manifest.targets[0])) == 64
 
 
+def test_a_variant_without_a_gallery_is_counted_with_the_one_that_the_others_search_in(tmp_path: Path) -> None:
+    teacher, ships = retriever(tmp_path / "teacher", wide=64), retriever(tmp_path / "ships")
+    np.save(ships / "gallery.npy", np.zeros((3, 4), np.float16))
+    (ships / "gallery.json").write_text('["a", "b", "c"]')
+    seal(ships, replace(open_archive(ships).manifest, gallery=Gallery("gallery.npy", "gallery.json"), files={}))
+    found = measure_bundles(
+        {"teacher": teacher, "int8": ships}, splits={"unseen": retrieval_samples(tmp_path / "p")}, config=FAST,
+        out=tmp_path / "out", context=Context(scratch=tmp_path),
+    )  # fmt: skip
+    gallery = sum((ships / name).stat().st_size for name in ("gallery.npy", "gallery.json"))
+    for row, path in zip(table.rows(found), (teacher, ships), strict=True):
+        manifest = open_archive(path).manifest
+        assert row.gallery_bytes == gallery
+        assert row.size_bytes == target_bytes(manifest, manifest.targets[0]) + gallery
+    assert "bytes, gallery included" in table.markdown(table.rows(found))
+
+
 def test_a_cold_start_counts_its_own_memory_not_its_parents(good_classifier: Path, tmp_path: Path) -> None:
     ballast = np.ones(50_000_000)  # 400 MB here must not show there
     sample = question_samples(tmp_path)[0]
