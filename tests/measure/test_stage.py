@@ -22,9 +22,10 @@ from edgemm.measure.latency import measure_latencies, raw_inputs
 from edgemm.measure.measurement import Measurements, read_measurements
 from edgemm.measure.stage import measure_bundles, target_bytes, target_digest
 from edgemm.recipe import MeasureConfig
-from edgemm.runtime.archive import open_archive
+from edgemm.runtime.archive import open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import EngineError, EngineNotInstalled
+from edgemm.runtime.manifest import Gallery
 from edgemm.stage import Context, Silent
 
 FAST = MeasureConfig(seconds=0.05, runs=70, cold_starts=1, examples=2)
@@ -83,7 +84,7 @@ def test_latencies_of_all_variants_are_pairs_of_one_run(measured: tuple[Path, Me
     assert rows[0].speedup is None
     assert all(r.speedup is not None and r.latency is not None and r.latency.p99 is None for r in rows[1:3])
     assert set(rows[0].part_ms) == {"tokenizer", "image_frontend", "image", "text"}
-    assert all(r.open_ms and r.first_ms and r.peak_bytes for r in rows[:3])
+    assert all(set(r.starts) == {"import", "open", "first"} and r.peak_bytes for r in rows[:3])
     assert found.of("latency", subject=table.IMAGE_DECODING)
 
 
@@ -124,7 +125,7 @@ def test_latency_is_never_shown_without_the_accuracy_of_the_same_bytes(
     )
     rows = table.rows(unscored)
     assert rows[0].latency is not None
-    assert all(r.latency is None and not r.part_ms and r.open_ms is None for r in rows if r.variant == "int8")
+    assert all(r.latency is None and not r.part_ms and not r.starts for r in rows if r.variant == "int8")
     other_bytes = replace(
         found,
         measurements=tuple(replace(m, sha256="0" * 64) if m.kind == "latency" else m for m in found.measurements),
@@ -183,8 +184,6 @@ def test_a_target_carried_along_with_the_same_bytes_is_one_row(tmp_path: Path) -
     one = classifier(tmp_path / "one")
     manifest = open_archive(one).manifest
     twice = replace(manifest, targets=(manifest.targets[0], replace(manifest.targets[0], name="again")))
-    from edgemm.runtime.archive import seal
-
     seal(one, twice)
     found = measure_bundles(
         {"student": one}, splits={"test": question_samples(tmp_path / "p")}, config=FAST, out=tmp_path / "out",
