@@ -307,7 +307,9 @@ class BudgetConfig(Section):
     """What the bundle's first target must keep within; the run says so at the end where it does not."""
 
     latency_ms: float | None = Field(None, gt=0, description="Largest p50 latency end to end, milliseconds.")
-    size_bytes: int | None = Field(None, ge=1, description="Largest size of the graphs, bytes.")
+    size_bytes: int | None = Field(
+        None, ge=1, description="Largest size of what the target needs, gallery included, bytes."
+    )
     drop: float | None = Field(None, ge=0, description="Largest loss of the task metric against the teacher, points.")
 
 

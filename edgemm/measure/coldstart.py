@@ -1,14 +1,10 @@
 """Cold start of one bundle in a process of its own: what an application pays before its first answer.
 
-Run as ``python -m edgemm.measure.coldstart`` with a request as JSON on stdin; answers with one JSON line. It imports
-the runtime alone, so time and memory are the device side's, not the workbench's.
+Run by ``run_fresh``. It imports the runtime alone, so time and memory are the device side's, not the workbench's.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +12,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
-from edgemm.runtime.errors import EngineError
+from edgemm.measure.fresh import request, run_fresh
 
 _TIMEOUT_SECONDS = 300
 
@@ -31,7 +27,7 @@ class ColdStart:
     peak_bytes: int
 
 
-def cold_start(bundle: Path, target: str, given: Mapping[str, str]) -> ColdStart:
+def cold_start(bundle: Path, target: str, given: Mapping[str, str], *, threads: int) -> ColdStart:
     """Start the bundle in a fresh process: import, open with all parts loaded, first inference.
 
     Args:
@@ -39,38 +35,29 @@ def cold_start(bundle: Path, target: str, given: Mapping[str, str]) -> ColdStart
         target: name of one of its targets.
         given: modality -> one raw sample, as path or string; images are decoded before the first
                 inference is timed.
+        threads: of the engine, the same as where its latency is measured; 0 leaves the number to the engine.
 
     Raises:
         EngineError: the process failed; the message holds the last line that it wrote.
     """
-    package = str(Path(__file__).resolve().parents[2])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }
-    request = json.dumps({"bundle": str(bundle.resolve()), "target": target, "given": dict(given)})
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "edgemm.measure.coldstart"],
-            input=request, capture_output=True, text=True, env=environment, timeout=_TIMEOUT_SECONDS, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise EngineError(f"target '{target}': a cold start took more than {_TIMEOUT_SECONDS} s") from error
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise EngineError(f"target '{target}': a cold start failed with exit code {done.returncode}: {last}")
-    return ColdStart(**json.loads(done.stdout))
+    answer = run_fresh(
+        "edgemm.measure.coldstart",
+        {"bundle": str(bundle.resolve()), "target": target, "threads": threads, "given": dict(given)},
+        what=f"target '{target}': a cold start",
+        timeout_s=_TIMEOUT_SECONDS,
+    )
+    return ColdStart(**answer)
 
 
 def _main() -> None:
-    request = json.loads(sys.stdin.read())
+    asked, say = request()
     start = perf_counter_ns()
     from edgemm.runtime.bundle import Bundle
     from edgemm.runtime.images import decode_image
 
     imported = perf_counter_ns()
-    bundle = Bundle.open(request["bundle"], target=request["target"])
-    given: dict[str, Any] = request["given"]
+    bundle = Bundle.open(asked["bundle"], target=asked["target"], threads=asked["threads"])
+    given: dict[str, Any] = asked["given"]
     for part in bundle.plan(given):
         part.session  # noqa: B018  (loads it)
     opened = perf_counter_ns()
@@ -86,7 +73,7 @@ def _main() -> None:
         "first_ns": first - decoded,
         "peak_bytes": peak_memory_bytes(),
     }
-    print(json.dumps(answer))
+    say({"answer": answer})
 
 
 def peak_memory_bytes() -> int:

@@ -1,20 +1,22 @@
 """Latency of several bundles in one interleaved run: end to end, per part, cold start, memory, image decoding.
 
 End to end is raw input to outputs at batch 1 (uint8 pixels and strings in; tokenizer and frontends included). Decoding
-an image file is the same for every variant and is a line of its own.
+an image file is the same for every variant and is a line of its own. The stage measures in a fresh process (``fresh``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgemm.measure.coldstart import ColdStart, cold_start
+from edgemm.measure.fresh import request, run_fresh
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.images import decode_image
 from edgemm.runtime.timing import WarmUp, sample_latencies, warm_until_stable
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 INPUTS = 16  # raw samples taken in turn, the same for all variants: lengths of texts and sizes of images vary
 UNTIMED = 2  # calls before each timed one; in strides of three the turn still meets all inputs
 _SLACK, _PATIENCE = 4, 20.0  # a loop may take so many times its seconds, or so many seconds, to reach its fewest runs
+_SAY_SECONDS = 0.5  # between two lines of progress, so that saying it takes no time from what is timed
 
 Raw = Mapping[str, Any]
 
@@ -51,7 +54,7 @@ def measure_latencies(
     *,
     seconds: float,
     runs: int,
-    advance: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[float, str], None] = lambda *_: None,
 ) -> Latencies:
     """Time all bundles on the same raw inputs, round by round; each timed call follows two untimed ones of its kind.
 
@@ -60,30 +63,35 @@ def measure_latencies(
         inputs: raw samples as paths and strings, taken in turn.
         seconds: for each bundle's end-to-end latency; its parts get half of that.
         runs: fewest rounds.
-        advance: told what was finished: one call per bundle warmed, then ``"end to end"``, ``"parts"``, ``"decoding"``.
+        on_progress: told the share of the planned time that is done, 0..1, and with what; after every round.
     """
     images = {m for b in bundles.values() for m, raw in b.manifest.inputs.items() if raw.kind == "image"}
     decoded = [{m: decode_image(raw, where=m) if m in images else raw for m, raw in given.items()} for given in inputs]
-    warm_up: dict[str, WarmUp] = {}
-    for name, bundle in bundles.items():
-        warm_up[name] = warm_until_stable(_in_turn(bundle.predict, decoded), max_seconds=max(1.0, 1.5 * seconds))
-        advance(name)
     whole = seconds * len(bundles)
+    warm, ended = 0.25 * whole, 1.75 * whole  # a guess of the warm-up, the whole, and half of it for the parts
+
+    def within(start: float, length: float, note: str) -> Callable[[float], None]:
+        return lambda share: on_progress((start + share * length) / ended, note)
+
+    warm_up: dict[str, WarmUp] = {}
+    for done, (name, bundle) in enumerate(bundles.items()):
+        on_progress(warm / ended * done / len(bundles), f"warming up {name}")
+        warm_up[name] = warm_until_stable(_in_turn(bundle.predict, decoded), max_seconds=max(1.0, 1.5 * seconds))
     end_to_end = sample_latencies(
         {name: _in_turn(bundle.predict, decoded) for name, bundle in bundles.items()},
         min_seconds=whole, min_samples=runs, untimed=UNTIMED, max_seconds=max(_SLACK * whole, _PATIENCE),
+        on_round=within(warm, whole, "end to end"),
     )  # fmt: skip
-    advance("end to end")
     calls = {(name, part): call for name, b in bundles.items() for part, call in _part_calls(b, decoded).items()}
     keys = {f"{i}": key for i, key in enumerate(calls)}
     taken = sample_latencies(
         {i: calls[key] for i, key in keys.items()},
         min_seconds=whole / 2, min_samples=runs, untimed=UNTIMED, max_seconds=max(_SLACK * whole / 2, _PATIENCE),
+        on_round=within(warm + whole, whole / 2, "parts"),
     )  # fmt: skip
     parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in bundles}
     for i, (name, part) in keys.items():
         parts[name][part] = taken[i]
-    advance("parts")
     decoding = None
     if paths := [given[m] for given in inputs for m in images if m in given]:
         turn = cycle(paths)
@@ -93,22 +101,77 @@ def measure_latencies(
             min_samples=runs,
             max_seconds=2,
         )["decode"]
-    advance("decoding")
+    on_progress(1.0, "decoding")
     return Latencies(warm_up, end_to_end, parts, decoding)
 
 
+def fresh_latencies(
+    bundles: Mapping[str, tuple[Path, str, int]],
+    inputs: Sequence[Raw],
+    *,
+    seconds: float,
+    runs: int,
+    on_progress: Callable[[float, str], None] = lambda *_: None,
+) -> Latencies:
+    """``measure_latencies`` in a process of its own, of (path, target, threads) by variant.
+
+    Raises:
+        EngineError: the process failed; the message holds the last line that it wrote.
+    """
+    asked = {
+        "bundles": {name: [str(path.resolve()), target, threads] for name, (path, target, threads) in bundles.items()},
+        "inputs": [{m: str(raw) for m, raw in given.items()} for given in inputs],
+        "seconds": seconds,
+        "runs": runs,
+    }
+    answer = run_fresh("edgemm.measure.latency", asked, what="measuring latencies", on_progress=on_progress)
+    decoding = answer["image_decoding"]
+    return Latencies(
+        {name: WarmUp(**warm) for name, warm in answer["warm_up"].items()},
+        {name: np.array(ns, np.int64) for name, ns in answer["end_to_end"].items()},
+        {name: {p: np.array(ns, np.int64) for p, ns in parts.items()} for name, parts in answer["parts"].items()},
+        None if decoding is None else np.array(decoding, np.int64),
+    )
+
+
+def _main() -> None:
+    asked, say = request()
+    said = 0.0
+
+    def on_progress(share: float, note: str) -> None:
+        nonlocal said
+        if monotonic() - said >= _SAY_SECONDS:
+            said = monotonic()
+            say({"share": share, "note": note})
+
+    bundles = {
+        name: Bundle.open(path, target=target, threads=threads)
+        for name, (path, target, threads) in asked["bundles"].items()
+    }
+    taken = measure_latencies(
+        bundles, asked["inputs"], seconds=asked["seconds"], runs=asked["runs"], on_progress=on_progress
+    )
+    answer = {
+        "warm_up": {name: asdict(warm) for name, warm in taken.warm_up.items()},
+        "end_to_end": {name: ns.tolist() for name, ns in taken.end_to_end.items()},
+        "parts": {name: {part: ns.tolist() for part, ns in parts.items()} for name, parts in taken.parts.items()},
+        "image_decoding": None if taken.image_decoding is None else taken.image_decoding.tolist(),
+    }
+    say({"answer": answer})
+
+
 def measure_cold_starts(
-    bundles: Mapping[str, tuple[Path, str]],
+    bundles: Mapping[str, tuple[Path, str, int]],
     given: Mapping[str, str],
     *,
     repeats: int,
     advance: Callable[[str], None] = lambda _: None,
 ) -> dict[str, list[ColdStart]]:
-    """Start every (path, target) in fresh processes, in turn, ``repeats`` times."""
+    """Start every (path, target, threads) in fresh processes, in turn, ``repeats`` times."""
     found: dict[str, list[ColdStart]] = {name: [] for name in bundles}
     for _ in range(repeats):
-        for name, (path, target) in bundles.items():
-            found[name].append(cold_start(path, target, given))
+        for name, (path, target, threads) in bundles.items():
+            found[name].append(cold_start(path, target, given, threads=threads))
             advance(name)
     return found
 
@@ -135,3 +198,7 @@ def _part_calls(bundle: Bundle, inputs: Sequence[Raw]) -> dict[str, Callable[[],
 def _run_in_turn(run: Callable[[Any], object], feeds: Sequence[Mapping[str, Any]]) -> Callable[[], object]:
     turn = cycle(feeds)
     return lambda: run(next(turn))
+
+
+if __name__ == "__main__":
+    _main()

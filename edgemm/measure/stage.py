@@ -102,7 +102,8 @@ def measure_bundles(
     here = Environment(json.loads(json.dumps(environment())))
     entries = _entries(variants, context, threads)
     ran = [entry for entry in entries if entry.bundle is not None]
-    found = [_size(entry, here) for entry in entries]
+    searched = max(gallery_bytes(entry.manifest) for entry in entries)
+    found = [_size(entry, here, gallery=gallery_bytes(entry.manifest) or searched) for entry in entries]
     scored = _accuracies(ran, splits, config, context, shown_groups=shown_groups, checksums=checksums)
     for entry in ran:
         for s in scored[entry.sha256]:
@@ -127,8 +128,14 @@ def target_digest(manifest: Manifest, target: TargetEntry) -> str:
 
 
 def target_bytes(manifest: Manifest, target: TargetEntry) -> int:
-    """Bytes that a device needs for this target: graphs or plans, tokenizers, labels; each file once."""
+    """Bytes of what this target runs: graphs or plans, tokenizers, labels; each file once, the gallery apart."""
     return sum(manifest.files[path].bytes for path in set(_files(manifest, target).values()))
+
+
+def gallery_bytes(manifest: Manifest) -> int:
+    """Bytes of the embeddings that a dual encoder searches in and of their labels; 0 without them."""
+    gallery = manifest.gallery
+    return sum(manifest.files[path].bytes for path in {gallery.embeddings, gallery.labels}) if gallery else 0
 
 
 def _files(manifest: Manifest, target: TargetEntry) -> dict[str, str]:
@@ -184,7 +191,8 @@ def _measurement(
     )  # fmt: skip
 
 
-def _size(entry: _Entry, here: Environment) -> Measurement:
+def _size(entry: _Entry, here: Environment, *, gallery: int) -> Measurement:
+    """What a device needs. A variant without a gallery is counted with the others', since it can't answer without."""
     manifest, target = entry.manifest, entry.target
     details = {
         "engine": target.engine,
@@ -192,9 +200,10 @@ def _size(entry: _Entry, here: Environment) -> Measurement:
         "threads": entry.bundle.threads if entry.bundle is not None else target.threads,
         "parameters": sum(part.parameters for part in manifest.parts),
         "part_bytes": {part: manifest.files[path].bytes for part, path in target.files.items()},
+        "gallery_bytes": gallery,
         "note": entry.note,
     }
-    return _measurement("size", entry, "artifact", "bytes", [target_bytes(manifest, target)], here, details)
+    return _measurement("size", entry, "artifact", "bytes", [target_bytes(manifest, target) + gallery], here, details)
 
 
 def _accuracies(
@@ -251,13 +260,22 @@ def _latencies(
     bundles = {name: entry.bundle for name, entry in distinct.items() if entry.bundle is not None}
     modalities = [m for m in next(iter(bundles.values())).manifest.inputs if getattr(samples[0], m, None) is not None]
     inputs = latency.raw_inputs(samples, modalities)
-    with context.progress.task("latency, all variants interleaved", total=len(bundles) + 3) as task:
-        taken = latency.measure_latencies(
-            bundles, inputs, seconds=config.seconds, runs=config.runs, advance=lambda note: task.advance(note=note)
+    opened = {name: (e.path, e.target.name, bundles[name].threads) for name, e in distinct.items()}
+    with context.progress.task("latency, all variants interleaved", total=100) as task:
+        percent = 0
+
+        def on_progress(share: float, note: str) -> None:
+            nonlocal percent
+            steps = int(100 * share) - percent
+            percent += steps
+            task.advance(steps, note=note)
+
+        taken = latency.fresh_latencies(
+            opened, inputs, seconds=config.seconds, runs=config.runs, on_progress=on_progress
         )
     with context.progress.task("cold starts", total=len(bundles) * config.cold_starts) as task:
         starts = latency.measure_cold_starts(
-            {name: (entry.path, entry.target.name) for name, entry in distinct.items()},
+            opened,
             {m: str(raw) for m, raw in inputs[0].items()},
             repeats=config.cold_starts,
             advance=lambda note: task.advance(note=note),

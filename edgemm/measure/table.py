@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,6 +49,16 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """Median and range of a few samples, too few for an interval."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One variant on one target. ``latency`` and ``scores`` are None/empty where it could not run here."""
 
@@ -58,14 +68,14 @@ class Row:
     precision: str
     sha256: str
     parameters: int
-    size_bytes: int
+    size_bytes: int  # what the target needs, the gallery included
+    gallery_bytes: int
     part_bytes: Mapping[str, int]
     note: str
     latency: Summary | None
     speedup: Ratio | None  # of the reference's latency to this one's, paired
     part_ms: Mapping[str, Summary]
-    open_ms: float | None  # median of the cold starts
-    first_ms: float | None
+    starts: Mapping[str, Spread]  # "import", "open" and "first" inference of the cold starts
     peak_bytes: int | None
     scores: tuple[Score, ...] = field(default=())
 
@@ -112,13 +122,13 @@ def _row(measurements: Measurements, size: Measurement, reference: Measurement, 
         sha256=size.sha256,
         parameters=int(details["parameters"]),
         size_bytes=int(sum(size.samples)),
+        gallery_bytes=int(details.get("gallery_bytes", 0)),
         part_bytes={str(k): int(v) for k, v in details.get("part_bytes", {}).items()},
         note=str(details.get("note", "")),
         latency=latency,
         speedup=speedup,
         part_ms=part_ms,
-        open_ms=_median_ms(measurements.of("cold-start", subject="open"), size) if scored else None,
-        first_ms=_median_ms(measurements.of("cold-start", subject="first"), size) if scored else None,
+        starts={m.subject: _spread(m) for m in _same_bytes(measurements.of("cold-start"), size)} if scored else {},
         peak_bytes=_peak(measurements, size) if scored else None,
         scores=tuple(_scores(measurements, size, reference, resamples)),
     )
@@ -156,9 +166,9 @@ def _same_samples(one: Measurement, other: Measurement) -> bool:
     return all(one.details.get(k) == other.details.get(k) for k in ("clusters", "truth", "repeats"))
 
 
-def _median_ms(measurements: Sequence[Measurement], size: Measurement) -> float | None:
-    same = _same_bytes(measurements, size)
-    return float(np.median(same[0].samples)) / 1e6 if same else None
+def _spread(m: Measurement) -> Spread:
+    taken = np.asarray(m.samples) / 1e6
+    return Spread(float(np.median(taken)), float(taken.min()), float(taken.max()), len(taken))
 
 
 def _peak(measurements: Measurements, size: Measurement) -> int | None:
@@ -220,13 +230,14 @@ def table_scores(rows: Sequence[Row]) -> tuple[tuple[str, str, str], ...]:
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
     """Header and body of the end table; the console, markdown and HTML all show this."""
     columns = table_scores(rows)
-    header = ["variant, target", "parameters", "bytes", "p50", "p90", "faster"]
+    size = "bytes, gallery included" if any(row.gallery_bytes for row in rows) else "bytes"
+    header = ["variant, target", "parameters", size, "p50", "p90", "faster"]
     header += [_column(split, task, metric, columns) for split, task, metric in columns]
     return header, [_line(row, columns, rows) for row in rows]
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The end table and the table of parts in markdown, one line per row."""
+    """The end table and the table of latencies in markdown, one line per row."""
     tables = [_markdown_table(*cells(rows))]
     if any(row.part_ms for row in rows):
         tables.append(_markdown_table(*part_cells(rows)))
@@ -263,12 +274,9 @@ def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]
         blank = [Cell(row.note or words.NOT_RUN_HERE), Cell(words.NONE), Cell("")]
         return line + blank + [Cell(words.NONE) for _ in columns]
     line += [
-        Cell(words.latency_p50(row.latency), words.latency_interval(row.latency)),
-        Cell(words.latency_p90(row.latency)),
-        Cell(
-            words.factor(row.speedup.value),
-            f"[{words.three_figures(row.speedup.low)}, {words.three_figures(row.speedup.high)}]",
-        )
+        Cell(words.latency(row.latency.p50), words.latency_interval(row.latency.p50)),
+        Cell(words.latency(row.latency.p90), words.latency_interval(row.latency.p90)),
+        Cell(words.factor(row.speedup.value), words.speedup_interval(row.speedup))
         if row.speedup
         else Cell("1×", "reference"),
     ]
@@ -278,20 +286,18 @@ def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]
     return line
 
 
-def part_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
-    """Header and body of the table of parts: p50 with its interval, p90 in small; one line per row that ran here."""
+def part_cells(
+    rows: Sequence[Row], *, quantiles: Sequence[Literal["p50", "p90", "p99"]] = ("p50", "p90")
+) -> tuple[list[str], list[list[Cell]]]:
+    """Header and body of the table of latencies, end to end and by part: each with its interval, a line a quantile."""
     names = list(dict.fromkeys(name for row in rows for name in row.part_ms))
     body = []
     for row in rows:
-        if not row.part_ms:
+        if row.latency is None or not row.part_ms:
             continue
-        line = [Cell(row.variant, row.target)]
-        for name in names:
-            part = row.part_ms.get(name)
-            if part is None:
-                line.append(Cell(""))
-                continue
-            main = f"{words.latency_p50(part)} {words.latency_interval(part)}".rstrip()
-            line.append(Cell(main, f"p90 {words.latency_p90(part)}"))
-        body.append(line)
-    return ["variant, target", *names], body
+        for quantile in quantiles:
+            line = [Cell(row.variant, row.target), Cell(quantile)]
+            for taken in (row.latency, *(row.part_ms.get(name) for name in names)):
+                line.append(Cell(words.latency_in_ms(getattr(taken, quantile)) if taken else ""))
+            body.append(line)
+    return ["variant, target", "ms", END_TO_END, *names], body

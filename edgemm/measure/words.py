@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from edgemm.measure.metrics import Estimate
-from edgemm.runtime.timing import Summary
+from edgemm.runtime.timing import Estimate as Quantile
+from edgemm.runtime.timing import Ratio, Summary
 
 if TYPE_CHECKING:
-    from edgemm.measure.table import Score
+    from edgemm.measure.table import Score, Spread
 
 MINUS: Final = "\N{MINUS SIGN}"
 NONE: Final = "n/a"
@@ -97,16 +98,40 @@ def signed(value: float) -> str:
     return f"{MINUS if value < 0 else '+'}{text}"
 
 
-def latency_interval(summary: Summary | None) -> str:
-    """The median's interval: ``"[2.29, 2.34]"``."""
-    if summary is None or summary.p50 is None:
+def latency(quantile: Quantile | None) -> str:
+    """A quantile alone, ``n/a`` below its sample floor: ``"2.31 ms"``."""
+    return NONE if quantile is None else milliseconds(quantile.value_ms)
+
+
+def latency_interval(quantile: Quantile | None) -> str:
+    """A quantile's interval in the unit of ``latency``: ``"[2.29, 2.34]"``."""
+    if quantile is None:
         return ""
-    return f"[{three_figures(summary.p50.low_ms)}, {three_figures(summary.p50.high_ms)}]"
+    unit = 1000 if quantile.value_ms >= 1000 else 1
+    return f"[{three_figures(quantile.low_ms / unit)}, {three_figures(quantile.high_ms / unit)}]"
 
 
-def latency_p90(summary: Summary | None) -> str:
-    """The 90th percentile, ``n/a`` below its sample floor."""
-    return NONE if summary is None or summary.p90 is None else milliseconds(summary.p90.value_ms)
+def latency_in_ms(quantile: Quantile | None) -> str:
+    """A quantile with its interval under a heading that says ms: ``"2.31 [2.29, 2.34]"``."""
+    if quantile is None:
+        return NONE
+    value, low, high = (three_figures(ms) for ms in (quantile.value_ms, quantile.low_ms, quantile.high_ms))
+    return f"{value} [{low}, {high}]"
+
+
+def speedup_interval(ratio: Ratio) -> str:
+    """``"[22.9, 23.9]"``, and the verdict where it is that there is no difference."""
+    verdict = f", {ratio.verdict}" if ratio.verdict == "no difference" else ""
+    return f"[{three_figures(ratio.low)}, {three_figures(ratio.high)}]{verdict}"
+
+
+def spread(taken: Spread | None) -> str:
+    """A median and the range it lies in: ``"182 ms (175 to 201)"``."""
+    if taken is None:
+        return NONE
+    unit = 1000 if taken.median_ms >= 1000 else 1
+    low, high = (three_figures(ms / unit) for ms in (taken.low_ms, taken.high_ms))
+    return f"{milliseconds(taken.median_ms)} ({low} to {high})"
 
 
 def fact(value: object) -> str:

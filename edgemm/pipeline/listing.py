@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgemm.measure import words
-from edgemm.measure.table import Cell, Row, cells
+from edgemm.measure.table import Cell, Row, cells, part_cells
 from edgemm.pipeline.gc import collect, parse_size
 from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
@@ -29,19 +29,12 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: i
 
 
 def print_results(table: Sequence[Row]) -> None:
-    """The end table, and p50 of every part: boxes on a terminal, plain columns elsewhere."""
+    """The end table, and latencies by part: boxes on a terminal, plain columns elsewhere."""
     _print_cells(*cells(table))
-    names = list(dict.fromkeys(name for row in table for name in row.part_ms))
-    ran = [row for row in table if row.part_ms]
-    if names and ran:
+    header, body = part_cells(table)
+    if body:
         print()
-        parts = [[Cell(row.variant, row.target), *(_part_cell(row, name) for name in names)] for row in ran]
-        _print_cells(["p50 of each part", *names], parts)
-
-
-def _part_cell(row: Row, part: str) -> Cell:
-    summary = row.part_ms.get(part)
-    return Cell(words.latency_p50(summary), words.latency_interval(summary)) if summary else Cell("-")
+        _print_cells(header, body)
 
 
 def _print_cells(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:

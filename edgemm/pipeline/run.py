@@ -87,7 +87,7 @@ def run_recipe(
         else:
             run_nodes(nodes, store=opened, run=None, progress=progress)
             return
-    _conclude(recipe, made, out, progress)
+    _conclude(recipe, made, out, progress, command=_run_command(path, overrides, targets))
 
 
 def with_targets(recipe: Recipe, names: Sequence[str]) -> Recipe:
@@ -163,7 +163,28 @@ def _says_how_to_go_on(progress: Progress) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Progress) -> None:
+def _run_command(path: Path, overrides: Sequence[str], targets: Sequence[str]) -> str:
+    """The command that makes the same bundle and report again, from the same folder."""
+    command = ["edgemm", "run", str(path)]
+    for flag, values in (("--target", targets), ("--set", overrides)):
+        for value in values:
+            command += [flag, value]
+    return shlex.join(command)
+
+
+def _place_report(source: Path, place: Path, command: str) -> None:
+    """Copy a stored report, whole or not at all, with the command that made it; stored it has no path in it."""
+    from edgemm.report.page import with_command
+
+    partial = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        partial.write_text(with_command(source.read_text(encoding="utf-8"), command), encoding="utf-8")
+        partial.replace(place)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Progress, *, command: str) -> None:
     """Copy what the user keeps into ``out`` and print table, paths and a line to try."""
     if "pack" not in made:
         node, record = list(made.items())[-1]
@@ -175,7 +196,7 @@ def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Prog
         bundle = replace_with_copy(packed / "bundle", out / "bundle")
         replace_with_copy(packed / f"{recipe.name}.zip", out / f"{recipe.name}.zip")
         if "report" in made:
-            replace_with_copy(made["report"].artifact.path / REPORT, out / REPORT)
+            _place_report(made["report"].artifact.path / REPORT, out / REPORT, command)
     sys.stdout.flush()
     if (bundle / "measurements.jsonl").exists():
         table = rows(read_measurements(bundle / "measurements.jsonl"))

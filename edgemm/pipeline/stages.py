@@ -420,7 +420,7 @@ class _Corridor:
         from edgemm.measure.examples import read_examples
         from edgemm.measure.measurement import read_measurements
         from edgemm.measure.table import rows
-        from edgemm.report.page import write_report
+        from edgemm.report.page import COMMAND, write_report
 
         measured = inputs["measured"].path
         measurements = read_measurements(measured / "measurements.jsonl")
@@ -433,7 +433,8 @@ class _Corridor:
             examples=read_examples(measured),
             pictures=measured,
             provenance={"data": self.dataset.digest, "licence": self.recipe.pack.licence},
-            reproduce=f"edgemm run {self.recipe.name}.toml",
+            reproduce=COMMAND,
+            raw="bundle/measurements.jsonl",
         )
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping, Sequence
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgemm import __version__
 from edgemm.measure import words
@@ -30,6 +33,10 @@ from edgemm.measure.table import (
 )
 from edgemm.report import figures
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.timing import summary
+
+COMMAND = "edgemm run RECIPE"
+"""Stands in a stored report for the command that made it, which holds paths; ``with_command`` puts it in its place."""
 
 Facts = Sequence[tuple[str, str]]
 
@@ -83,6 +90,11 @@ def write_report(
         partial.unlink(missing_ok=True)
 
 
+def with_command(html: str, command: str) -> str:
+    """A report whose ``reproduce`` was ``COMMAND``, with the true command instead."""
+    return html.replace(f"<pre>{COMMAND}</pre>", f"<pre>{escape(command)}</pre>")
+
+
 def render(
     *,
     title: str,
@@ -117,6 +129,7 @@ def render(
         "ablations": _ablations(rows),
         "examples": _examples(examples, pictures),
         "examples_note": _examples_note(examples),
+        "gallery": words.size(max((r.gallery_bytes for r in rows), default=0) or None),
         "start": _start(rows),
         "decoding": _decoding(measurements),
         "environments": [_facts(e.facts) for e in measurements.environments.values()],
@@ -145,7 +158,7 @@ def _headline(title: str, reference: Row | None, ships: Row | None) -> dict[str,
             "name": "faster, end to end",
             "figure": words.factor(ships.speedup.value),
             "detail": f"{words.latency_p50(reference.latency)} → {words.latency_p50(ships.latency)}, "
-            f"[{words.three_figures(ships.speedup.low)}, {words.three_figures(ships.speedup.high)}]",
+            f"{words.speedup_interval(ships.speedup)}",
         },
         {
             "name": "smaller",
@@ -176,12 +189,13 @@ def _headline(title: str, reference: Row | None, ships: Row | None) -> dict[str,
             answer += f": it {verb} {abs(100 * score.difference.value):.1f} points of {what}."
     else:
         answer += "."
-    headline = (
-        f"{title}: {words.factor(ships.speedup.value)} faster, {words.factor(smaller)} smaller"
-        if ships.speedup.value >= 1
-        else f"{title}: {words.factor(1 / ships.speedup.value)} slower, {words.factor(smaller)} smaller"
-    )
-    return {"headline": headline, "answer": answer, "cards": cards}
+    if ships.speedup.verdict == "no difference":
+        speed = "as fast"
+    elif ships.speedup.value >= 1:
+        speed = f"{words.factor(ships.speedup.value)} faster"
+    else:
+        speed = f"{words.factor(1 / ships.speedup.value)} slower"
+    return {"headline": f"{title}: {speed}, {words.factor(smaller)} smaller", "answer": answer, "cards": cards}
 
 
 def _pareto(rows: Sequence[Row]) -> figures.Drawing | None:
@@ -264,13 +278,12 @@ def _parts(rows: Sequence[Row]) -> dict[str, Any] | None:
                 "total": words.milliseconds(total),
             }
         )
-    header, body = part_cells(measured)
+    header, body = part_cells(measured, quantiles=("p50", "p90", "p99"))
     return {
         "bars": bars,
         "legend": [{"name": n, "series": series[n]} for n in names],
         "header": header,
         "rows": [[_cell(c.main, c.small) for c in line] for line in body],
-        "note": "A part that is not there costs nothing and is left empty.",
     }
 
 
@@ -394,12 +407,12 @@ def data_uri(path: Path) -> str:
 
 def _start(rows: Sequence[Row]) -> dict[str, Any]:
     return {
-        "header": ["variant, target", "open", "first inference", "steady p50", "peak memory"],
+        "header": ["variant, target", "import", "open", "first inference", "steady p50", "peak memory"],
+        "count": max((s.count for r in rows for s in r.starts.values()), default=0),
         "rows": [
             [
                 f"{r.variant}, {r.target}",
-                words.milliseconds(r.open_ms),
-                words.milliseconds(r.first_ms),
+                *(words.spread(r.starts.get(subject)) for subject in ("import", "open", "first")),
                 words.latency_p50(r.latency),
                 words.size(r.peak_bytes),
             ]
@@ -413,9 +426,9 @@ def _decoding(measurements: Measurements) -> str:
     decoding = measurements.of("latency", subject=IMAGE_DECODING)
     if not decoding or not decoding[0].samples:
         return ""
-    ordered = sorted(decoding[0].samples)
-    median = words.milliseconds(ordered[len(ordered) // 2] / 1e6)
-    return f"Decoding one image file takes {median} (median), the same for all."
+    taken = summary(np.asarray(decoding[0].samples, np.int64))
+    median = f"{words.latency(taken.p50)} {words.latency_interval(taken.p50)}".rstrip()
+    return f"Decoding one image file takes {median} (median of {taken.count}), the same for all."
 
 
 def _facts(facts: Mapping[str, Any]) -> Facts:

@@ -109,6 +109,7 @@ def sample_latencies(
     seed: int = 0,
     untimed: int = 0,
     max_seconds: float = math.inf,
+    on_round: Callable[[float], None] = lambda _: None,
 ) -> dict[str, Samples]:
     """Time several calls interleaved: each round runs every call once, in a random order.
 
@@ -123,6 +124,7 @@ def sample_latencies(
         untimed: calls of the same thing before each timed one, so that the CPU's caches hold what is timed and not
             what the call before it left there: the steady state of a device that runs one model.
         max_seconds: stop then all the same, with fewer samples; at least one round is run.
+        on_round: told after each round, untimed, what share is done, 0..1.
 
     Returns:
         name -> int64 nanoseconds, one per round, all of one length.
@@ -145,6 +147,8 @@ def sample_latencies(
         seconds = (clock() - start) / 1e9
         if (seconds >= min_seconds and rounds >= min_samples) or seconds >= max_seconds:
             return {name: np.array(samples, np.int64) for name, samples in taken.items()}
+        share = min(seconds / min_seconds if min_seconds else 1.0, rounds / min_samples if min_samples else 1.0)
+        on_round(max(share, seconds / max_seconds))
 
 
 def summary(samples: Samples) -> Summary:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from colours import classifier, question_samples, retrieval_samples, retriever
 
-from edgemm.measure import accuracy, table
+from edgemm.measure import accuracy, coldstart, latency, table
 from edgemm.measure.coldstart import cold_start
 from edgemm.measure.examples import read_examples
+from edgemm.measure.fresh import run_fresh
 from edgemm.measure.latency import measure_latencies, raw_inputs
 from edgemm.measure.measurement import Measurements, read_measurements
 from edgemm.measure.stage import measure_bundles, target_bytes, target_digest
 from edgemm.recipe import MeasureConfig
-from edgemm.runtime.archive import open_archive
+from edgemm.runtime.archive import open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, EngineError, EngineNotInstalled
-from edgemm.runtime.manifest import TargetEntry
+from edgemm.runtime.manifest import Gallery, TargetEntry
 from edgemm.stage import Context, Silent
 
 FAST = MeasureConfig(seconds=0.05, runs=70, cold_starts=1, examples=2)
@@ -82,7 +86,7 @@ def test_latencies_of_all_variants_are_pairs_of_one_run(measured: tuple[Path, Me
     assert rows[0].speedup is None
     assert all(r.speedup is not None and r.latency is not None and r.latency.p99 is None for r in rows[1:3])
     assert set(rows[0].part_ms) == {"tokenizer", "image_frontend", "image", "text"}
-    assert all(r.open_ms and r.first_ms and r.peak_bytes for r in rows[:3])
+    assert all(set(r.starts) == {"import", "open", "first"} and r.peak_bytes for r in rows[:3])
     assert found.of("latency", subject=table.IMAGE_DECODING)
 
 
@@ -123,7 +127,7 @@ def test_latency_is_never_shown_without_the_accuracy_of_the_same_bytes(
     )
     rows = table.rows(unscored)
     assert rows[0].latency is not None
-    assert all(r.latency is None and not r.part_ms and r.open_ms is None for r in rows if r.variant == "int8")
+    assert all(r.latency is None and not r.part_ms and not r.starts for r in rows if r.variant == "int8")
     other_bytes = replace(
         found,
         measurements=tuple(replace(m, sha256="0" * 64) if m.kind == "latency" else m for m in found.measurements),
@@ -182,8 +186,6 @@ def test_a_target_carried_along_with_the_same_bytes_is_one_row(tmp_path: Path) -
     one = classifier(tmp_path / "one")
     manifest = open_archive(one).manifest
     twice = replace(manifest, targets=(manifest.targets[0], replace(manifest.targets[0], name="again")))
-    from edgemm.runtime.archive import seal
-
     seal(one, twice)
     found = measure_bundles(
         {"student": one}, splits={"test": question_samples(tmp_path / "p")}, config=FAST, out=tmp_path / "out",
@@ -248,10 +250,32 @@ def test_the_size_counts_each_file_once_and_what_the_target_needs(good_classifie
     assert len(target_digest(manifest, manifest.targets[0])) == 64
 
 
+def test_a_variant_without_a_gallery_is_counted_with_the_one_that_the_others_search_in(tmp_path: Path) -> None:
+    teacher, ships = retriever(tmp_path / "teacher", wide=64), retriever(tmp_path / "ships")
+    np.save(ships / "gallery.npy", np.zeros((3, 4), np.float16))
+    (ships / "gallery.json").write_text('["a", "b", "c"]')
+    seal(ships, replace(open_archive(ships).manifest, gallery=Gallery("gallery.npy", "gallery.json"), files={}))
+    found = measure_bundles(
+        {"teacher": teacher, "int8": ships}, splits={"unseen": retrieval_samples(tmp_path / "p")}, config=FAST,
+        out=tmp_path / "out", context=Context(scratch=tmp_path),
+    )  # fmt: skip
+    gallery = sum((ships / name).stat().st_size for name in ("gallery.npy", "gallery.json"))
+    for row, path in zip(table.rows(found), (teacher, ships), strict=True):
+        manifest = open_archive(path).manifest
+        assert row.gallery_bytes == gallery
+        assert row.size_bytes == target_bytes(manifest, manifest.targets[0]) + gallery
+    assert "bytes, gallery included" in table.markdown(table.rows(found))
+
+
 def test_a_cold_start_counts_its_own_memory_not_its_parents(good_classifier: Path, tmp_path: Path) -> None:
     ballast = np.ones(50_000_000)  # 400 MB here must not show there
     sample = question_samples(tmp_path)[0]
-    started = cold_start(good_classifier, "cpu-onnxruntime", {"image": str(sample.image), "text": str(sample.text)})
+    started = cold_start(
+        good_classifier,
+        "cpu-onnxruntime",
+        {"image": str(sample.image), "text": str(sample.text)},
+        threads=1,
+    )
     assert ballast.sum() == 50_000_000
     assert 10e6 < started.peak_bytes < 300e6
     assert min(started.import_ns, started.open_ns, started.first_ns) > 0
@@ -259,7 +283,54 @@ def test_a_cold_start_counts_its_own_memory_not_its_parents(good_classifier: Pat
 
 def test_a_cold_start_that_fails_says_why(good_classifier: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cold start failed with exit code 1: .*no target 'other'"):
-        cold_start(good_classifier, "other", {"text": "is it red"})
+        cold_start(good_classifier, "other", {"text": "is it red"}, threads=1)
+
+
+def test_latencies_are_taken_in_a_process_that_did_nothing_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured in this process, whose allocator training may have changed")
+
+    monkeypatch.setattr(latency, "measure_latencies", never)
+    found = measure_bundles(
+        {"student": classifier(tmp_path / "b")}, splits={"test": question_samples(tmp_path / "p")}, config=FAST,
+        out=tmp_path / "out", context=Context(scratch=tmp_path),
+    )  # fmt: skip
+    assert found.of("latency", subject=table.END_TO_END)
+    loaded = "import sys, edgemm.measure.latency; print([m for m in ('torch', 'edgemm.compress') if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"
+
+
+def test_cold_starts_use_the_threads_that_latency_was_measured_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def listening(module: str, request: dict[str, Any], **rest: Any) -> Any:
+        asked.append(request)
+        return run_fresh(module, request, **rest)
+
+    monkeypatch.setattr(coldstart, "run_fresh", listening)
+    measure_bundles(
+        {"student": classifier(tmp_path / "b")}, splits={"test": question_samples(tmp_path / "p")}, config=FAST,
+        out=tmp_path / "out", context=Context(scratch=tmp_path), threads=3,
+    )  # fmt: skip
+    assert [request["threads"] for request in asked] == [3]
+
+
+def test_progress_of_latency_grows_with_the_rounds(good_classifier: Path, tmp_path: Path) -> None:
+    inputs = raw_inputs(question_samples(tmp_path), ("image", "text"))
+    heard: list[tuple[float, str]] = []
+    measure_latencies(
+        {"a": Bundle.open(good_classifier)}, inputs, seconds=0.05, runs=10,
+        on_progress=lambda share, note: heard.append((share, note)),
+    )  # fmt: skip
+    shares = [share for share, _ in heard]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert len([note for _, note in heard if note == "end to end"]) >= 5
 
 
 def test_all_variants_see_the_same_inputs_in_turn(good_classifier: Path, tmp_path: Path) -> None:

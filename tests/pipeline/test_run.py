@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -63,7 +64,12 @@ def test_a_run_ends_with_table_report_bundle_and_a_line_that_works(ground, first
     for variant in ("teacher", "student", "pruned", "int8"):
         assert re.search(rf"^{variant} ", first, re.MULTILINE)
     assert "\x1b" not in first  # no control codes where it isn't a terminal
-    assert (ground / "out" / "report.html").stat().st_size > 1000
+    report = (ground / "out" / "report.html").read_text()
+    again = f"edgemm run {shlex.quote(str(ground / 'recipe.toml'))}"  # the stored report has no path in it
+    assert f"<pre>{html.escape(again)}</pre>" in report
+    raw = re.search(r"raw samples of every figure on this page: <code>(.+)</code>", report)
+    assert raw is not None
+    assert (ground / "out" / raw[1]).is_file()
     line = next(line for line in first.splitlines() if line.startswith("try ")).removeprefix("try").strip()
     answer = subprocess.run(shlex.split(line), env=ENVIRONMENT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr

@@ -7,12 +7,13 @@ import html.parser
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from invented import HOSTILE, invented, make_report
 
-from edgemm.measure.table import rows
+from edgemm.measure.table import cells, part_cells, rows
 from edgemm.report.figures import Point, Step, pareto, waterfall
-from edgemm.report.page import data_uri, write_report
+from edgemm.report.page import COMMAND, data_uri, with_command, write_report
 from edgemm.runtime.errors import DataError
 
 
@@ -83,6 +84,47 @@ def test_a_classifier_shows_what_each_modality_alone_can_do(tmp_path: Path) -> N
     assert "Does it still look at both?" in text
     assert "text only (image shuffled)" in text
     assert "Does it still look at both?" not in "".join(read(make_report(tmp_path, "ranks")).text)
+
+
+def test_the_command_that_made_a_report_takes_the_place_held_for_it(tmp_path: Path) -> None:
+    found = invented("ranks")
+    write_report(
+        tmp_path / "r.html", title="x", family="fusion", rows=rows(found, resamples=50), measurements=found,
+        reproduce=COMMAND,
+    )  # fmt: skip
+    placed = with_command((tmp_path / "r.html").read_text(), "edgemm run a.toml --set 'x=<b>'")
+    (tmp_path / "r.html").write_text(placed)
+    page = read(tmp_path / "r.html")
+    assert "edgemm run a.toml --set 'x=<b>'" in page.text
+    assert "b" not in page.tags[page.tags.index("pre") :]
+
+
+def test_no_difference_is_a_verdict_and_every_quantile_has_its_interval(tmp_path: Path) -> None:
+    found = invented("ranks")
+    same = {m.sha256: m for m in found.of("latency", variant="teacher", subject="end to end")}
+    teacher = next(iter(same.values()))
+    wobble = 1 + 0.02 * np.random.default_rng(0).standard_normal(len(teacher.samples))
+    as_fast = tuple(float(x) for x in np.asarray(teacher.samples) * wobble)
+    found = dataclasses.replace(
+        found,
+        measurements=tuple(
+            dataclasses.replace(m, samples=as_fast)
+            if m.kind == "latency" and m.subject == "end to end" and m.variant == "int8"
+            else m
+            for m in found.measurements
+        ),
+    )
+    table = rows(found, resamples=50)
+    write_report(tmp_path / "r.html", title="x", family="fusion", rows=table, measurements=found)
+    text = "".join(read(tmp_path / "r.html").text)
+    assert "x: as fast, 36.7× smaller" in text
+    assert re.search(r"\[[\d.]+, [\d.]+\], no difference", text)
+    header, body = cells(table)
+    assert re.fullmatch(r"\[[\d.]+, [\d.]+\]", body[0][header.index("p90")].small)
+    header, body = part_cells(table)
+    assert header[:4] == ["variant, target", "ms", "end to end", "image"]
+    assert [row[1].main for row in body[:2]] == ["p50", "p90"]
+    assert all(re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", cell.main) for row in body[:2] for cell in row[2:])
 
 
 def test_the_same_measurements_make_the_same_bytes(tmp_path: Path) -> None:
