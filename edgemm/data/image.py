@@ -12,9 +12,14 @@ from PIL import Image, UnidentifiedImageError
 from edgemm.runtime.errors import DataError, InputError
 from edgemm.runtime.images import decode_image
 
+FRAMED = ("PNG", "JPEG", "WEBP")
+"""Formats whose framing tells a truncated file; others (BMP, GIF, TIFF, ...) tell it only when decoded."""
+
 
 def check_image(data: bytes) -> None:
-    """Check that ``data`` is an image whose framing is whole: PNG chunk checksums, JPEG's end marker.
+    """Check that ``data`` is a whole image: PNG by its chunks' checksums, JPEG by its end marker, WEBP by its size.
+
+    Files of any other format are decoded, which takes longer.
 
     Raises:
         DataError: it isn't; the message says why, the caller says where.
@@ -29,6 +34,11 @@ def check_image(data: bytes) -> None:
         raise DataError(f"not a readable image ({error})") from error
     if kind == "JPEG" and data.rfind(b"\xff\xd9") < len(data) // 2:
         raise DataError("truncated JPEG (no end-of-image marker)")
+    if kind not in FRAMED:
+        try:
+            decode_image(data, where=str(kind))
+        except InputError as error:
+            raise DataError(f"truncated or corrupt {error}") from error
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

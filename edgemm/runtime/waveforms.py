@@ -102,5 +102,6 @@ def _read(raw: Any, where: str) -> tuple[np.ndarray, int]:
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such file") from error
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{name}: not a sound file that libsndfile knows, or corrupt: {one_line(error)}") from error
+        reason = getattr(error, "error_string", None) or one_line(error)  # the rest of it is a buffer's address
+        raise InputError(f"{name}: not a sound file that libsndfile knows, or corrupt: {reason}") from error
     return samples, int(rate)

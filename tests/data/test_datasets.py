@@ -217,6 +217,18 @@ def test_broken_samples_are_counted_up_to_the_limit(tmp_path: Path) -> None:
     assert "cut.jpg" in data.broken[0]
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "bmp", "gif", "tiff"])
+def test_a_truncated_image_shows_when_the_data_is_opened(tmp_path: Path, kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"whole.{kind}")
+    data = (tmp_path / f"whole.{kind}").read_bytes()
+    (tmp_path / f"cut.{kind}").write_bytes(data[: len(data) * 2 // 5])
+    assert len(table(tmp_path, f"image,text\nwhole.{kind},one\n").split("train")) == 1
+    with pytest.raises(DataError, match=rf"cut\.{kind}: ") as caught:
+        table(tmp_path, f"image,text\nwhole.{kind},one\ncut.{kind},two\n")
+    assert "\n" not in str(caught.value)
+
+
 def test_an_unknown_split_is_told_with_the_known_ones(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"no split 'val' in the data; there are train"):

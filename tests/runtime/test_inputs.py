@@ -167,6 +167,7 @@ def test_an_unusable_sound_or_tensor_is_one_line(sensing: Bundle, given: dict, m
     with pytest.raises(InputError, match=message) as caught:
         sensing.predict(**given)
     assert "\n" not in str(caught.value)
+    assert " object at 0x" not in str(caught.value)
 
 
 def test_a_stereo_file_is_mixed_down_and_resampled(tmp_path: Path) -> None:
