@@ -283,6 +283,10 @@ class PackConfig(Section):
     gallery: Literal["none", "image", "text"] = Field(
         "image", description="For a dual encoder: which modality of every label is embedded and shipped to search in."
     )
+    gallery_encoder: Literal["bundle", "teacher"] = Field(
+        "bundle",
+        description="What embeds the gallery: the bundle itself, or the teacher, which costs the device nothing.",
+    )
     gallery_splits: tuple[str, ...] = Field((), description="Splits whose labels make the gallery; empty: all.")
     licence: str = Field("", description="Licence notes for the data and weights that the bundle derives from.")
 
@@ -426,6 +430,14 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         if name not in parts:
             yield f"prune.ratios.{name}: no part of the student{_nearest(name, parts)}"
     yield from _impossible_models(recipe)
+    if recipe.pack.gallery_encoder == "teacher":
+        if recipe.family != "dual-encoder" or "distill" not in recipe.stages:
+            yield "pack.gallery_encoder: 'teacher' is for a dual-encoder that is distilled from one"
+        elif not recipe.distill.feature and not recipe.distill.interactive:
+            yield (
+                "pack.gallery_encoder: 'teacher' needs a student in the teacher's space; give distill.feature or "
+                "distill.interactive a weight"
+            )
     seen: set[str] = set()
     ships = "measure" in recipe.stages or "pack" in recipe.stages
     for index, target in enumerate(recipe.targets):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +18,14 @@ import numpy as np
 from edgemm.measure.encode import Rows, combine, encode, split_chain
 from edgemm.measure.metrics import retrieval_ranks
 from edgemm.runtime.bundle import Bundle
-from edgemm.runtime.errors import DataError
+from edgemm.runtime.errors import BundleError, DataError
 
 if TYPE_CHECKING:
     from edgemm.data.dataset import Sample
 
 SHUFFLES = 3
 TOP = 5  # hits kept per example query
+TEACHERS = ", teacher's gallery"  # behind the name of a retrieval task whose gallery the teacher embedded
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,14 @@ def score(
     *,
     examples: int = 0,
     shown_groups: Sequence[str] = (),
+    own: Mapping[str, np.ndarray] | None = None,
+    gallery: Mapping[str, np.ndarray] | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Scored]:
     """Measure one bundle on one evaluation split.
+
+    Retrieval is scored with queries and gallery embedded by the bundle. Where the gallery that ships was embedded by
+    the teacher, it is scored so as well, as task ``"text→image, teacher's gallery"``: that is what a device answers.
 
     Args:
         bundle: open, on the target to measure.
@@ -67,6 +73,8 @@ def score(
         samples: the evaluation samples.
         examples: for how many queries the nearest items are kept (retrieval); drawn by a fixed seed, not by result.
         shown_groups: groups whose pictures may be shown; empty: all.
+        own: the bundle's ``embeddings`` of these samples, where they are known already.
+        gallery: the teacher's ``embeddings`` of these samples, where its embeddings are the gallery that ships.
         advance: told how many raw samples were encoded; ``encodings`` says how many there will be.
 
     Raises:
@@ -74,13 +82,41 @@ def score(
         BundleError: outputs that are not finite, or nothing that can be scored.
     """
     modalities = _modalities(bundle.manifest.inputs, samples, split)
+    items = {m: _distinct(samples, m) for m in modalities}
+    if "logits" in bundle.manifest.outputs:
+        chain = split_chain(bundle, modalities)
+        encoded = {m: encode(bundle, m, items[m].raws, chain.alone[m], advance=advance) for m in modalities}
+        return _classification(bundle, split, samples, items, encoded, chain.joint)
+    vectors = embeddings(bundle, split, samples, advance=advance) if own is None else own
+    pairs = [(a, b) for a in vectors for b in vectors if a != b]
+    shown = {"examples": examples, "shown_groups": shown_groups}
+    found = [_retrieval(split, a, b, items, vectors[a], vectors[b], **shown) for a, b in pairs]  # type: ignore[arg-type]
+    for a, b in pairs if gallery is not None else ():
+        assert gallery is not None
+        if vectors[a].shape[1] != gallery[b].shape[1]:
+            raise BundleError(
+                f"bundle '{bundle.manifest.name}': embeddings of {vectors[a].shape[1]} dimensions, those of the "
+                f'gallery have {gallery[b].shape[1]}; expected one space, or pack.gallery_encoder = "bundle"'
+            )
+        made = _retrieval(split, a, b, items, vectors[a], gallery[b], **shown)  # type: ignore[arg-type]
+        task = f"{made.task}{TEACHERS}"
+        found.append(replace(made, task=task, details={**made.details, "task": task}))
+    return found
+
+
+def embeddings(
+    bundle: Bundle, split: str, samples: Sequence[Sample], *, advance: Callable[[int], None] = lambda _: None
+) -> dict[str, np.ndarray]:
+    """Modality -> unit vectors (distinct raw samples, width) float32, for each that leads to an embedding of its own.
+
+    Raises:
+        DataError: fewer than two such modalities, or a raw sample under two labels.
+        BundleError: outputs that are not finite.
+    """
+    modalities = _modalities(bundle.manifest.inputs, samples, split)
     chain = split_chain(bundle, modalities)
     outputs = bundle.manifest.outputs
     own = {m: [name for name in chain.alone[m] if name in outputs] for m in modalities}
-    items = {m: _distinct(samples, m) for m in modalities}
-    encoded = {m: encode(bundle, m, items[m].raws, chain.alone[m], advance=advance) for m in modalities}
-    if "logits" in outputs:
-        return _classification(bundle, split, samples, items, encoded, chain.joint)
     embedded = {m: names[0] for m, names in own.items() if len(names) == 1}
     if len(embedded) < 2:
         raise DataError(
@@ -89,13 +125,11 @@ def score(
         )
     for modality in embedded:
         _check_one_label(split, samples, modality)
-    vectors = {m: _normalised(np.concatenate(encoded[m][name])) for m, name in embedded.items()}
-    return [
-        _retrieval(split, a, b, items, vectors, examples=examples, shown_groups=shown_groups)
-        for a in embedded
-        for b in embedded
-        if a != b
-    ]
+    made: dict[str, np.ndarray] = {}
+    for modality, name in embedded.items():
+        rows = encode(bundle, modality, _distinct(samples, modality).raws, chain.alone[modality], advance=advance)
+        made[modality] = _normalised(np.concatenate(rows[name]))
+    return made
 
 
 def check_samples(split: str, samples: Sequence[Sample], *, classifies: bool) -> None:
@@ -183,13 +217,14 @@ def _retrieval(
     query: str,
     gallery: str,
     items: Mapping[str, _Items],
-    vectors: Mapping[str, np.ndarray],
+    asked: np.ndarray,
+    searched: np.ndarray,
     *,
     examples: int,
     shown_groups: Sequence[str],
 ) -> Scored:
     queries, targets = items[query], items[gallery]
-    scores = vectors[query] @ vectors[gallery].T  # (queries, gallery)
+    scores = asked @ searched.T  # (queries, gallery)
     positive = np.asarray(queries.labels)[:, None] == np.asarray(targets.labels)[None, :]
     ranks = retrieval_ranks(scores, positive)
     details: dict[str, Any] = {

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -74,6 +75,7 @@ def measure_bundles(
     threads: int = 0,
     shown_groups: Sequence[str] = (),
     checksums: Mapping[Path, str] | None = None,
+    gallery_encoder: str | None = None,
 ) -> Measurements:
     """Measure bundles against each other and write the results into the folder ``out``.
 
@@ -90,6 +92,7 @@ def measure_bundles(
         threads: CPU threads of targets that leave the number to the engine, so that all compare at the same.
         shown_groups: groups whose pictures the examples may show; empty: all.
         checksums: sha256 of image files where they are known already (``Dataset.checksums``).
+        gallery_encoder: the variant that embedded the gallery that ships; None where each bundle embeds its own.
 
     Returns:
         What was written to ``measurements.jsonl``, read back.
@@ -104,7 +107,9 @@ def measure_bundles(
     ran = [entry for entry in entries if entry.bundle is not None]
     searched = max(gallery_bytes(entry.manifest) for entry in entries)
     found = [_size(entry, here, gallery=gallery_bytes(entry.manifest) or searched) for entry in entries]
-    scored = _accuracies(ran, splits, config, context, shown_groups=shown_groups, checksums=checksums)
+    scored = _accuracies(
+        ran, splits, config, context, shown_groups=shown_groups, checksums=checksums, gallery_encoder=gallery_encoder
+    )
     for entry in ran:
         for s in scored[entry.sha256]:
             kind: Kind = "ranks" if s.kind == "ranks" else "answers"
@@ -214,14 +219,18 @@ def _accuracies(
     *,
     shown_groups: Sequence[str],
     checksums: Mapping[Path, str] | None,
+    gallery_encoder: str | None,
 ) -> dict[str, list[Scored]]:
     """Scores by digest of the measured bytes; those kept from an earlier run are not taken again."""
     found: dict[str, list[Scored]] = {entry.sha256: [] for entry in entries}
+    encoder = next((entry for entry in entries if entry.variant == gallery_encoder), None)
     for split, samples in splits.items():
         data = accuracy.samples_digest(split, samples, checksums=checksums)
+        gallery: dict[str, np.ndarray] | None = None  # made when the first scores are that weren't kept
         for entry in {e.sha256: e for e in reversed(entries)}.values():  # each bytes once, under the first name
             key = [
                 entry.sha256,
+                encoder.sha256 if encoder is not None else None,
                 data,
                 *(_version(package) for package in (ENGINES[entry.target.engine][0], "Pillow", "tokenizers")),
                 config.examples,
@@ -230,21 +239,39 @@ def _accuracies(
             kept = _cache_file(context, key)
             scored = _read_scores(kept)
             if scored is None:
-                # every core: answers don't depend on the number of threads, only the time until they are there does
-                bundle = Bundle.open(entry.path, target=entry.target.name, threads=os.cpu_count() or 1)
-                total = accuracy.encodings(bundle, samples)
-                with context.progress.task(f"accuracy of {entry.name} on {split}", total=total) as task:
+                if encoder is not None and gallery is None:
+                    with _encoding(encoder, split, samples, context) as (bundle, advance):
+                        gallery = accuracy.embeddings(bundle, split, samples, advance=advance)
+                own = gallery if encoder is not None and entry.sha256 == encoder.sha256 else None
+                with _encoding(entry, split, () if own is not None else samples, context) as (bundle, advance):
                     scored = accuracy.score(
                         bundle,
                         split,
                         samples,
                         examples=config.examples,
                         shown_groups=shown_groups,
-                        advance=task.advance,
+                        own=own,
+                        gallery=gallery,
+                        advance=advance,
                     )
                 _write_scores(kept, scored)
             found[entry.sha256] += scored
     return found
+
+
+@contextmanager
+def _encoding(
+    entry: _Entry, split: str, samples: Sequence[Sample], context: Context
+) -> Iterator[tuple[Bundle, Callable[[int], None]]]:
+    """The entry's bundle for scoring, and its line of progress where samples have to be encoded."""
+    # every core: answers don't depend on the number of threads, only the time until they are there does
+    bundle = Bundle.open(entry.path, target=entry.target.name, threads=os.cpu_count() or 1)
+    if not samples:
+        yield bundle, lambda _: None
+        return
+    total = accuracy.encodings(bundle, samples)
+    with context.progress.task(f"accuracy of {entry.name} on {split}", total=total) as task:
+        yield bundle, task.advance
 
 
 def _latencies(

@@ -52,6 +52,7 @@ def assemble(
     *,
     config: PackConfig,
     dataset: Dataset | None,
+    encoder: Path | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Write a bundle folder with every source's graphs, golden samples and, where there is one, a gallery.
@@ -62,6 +63,7 @@ def assemble(
         out: an empty folder.
         config: how many golden samples, which gallery.
         dataset: where both come from; None for neither.
+        encoder: the bundle that embeds the gallery; None: the one that is written.
         progress: where to report.
 
     Raises:
@@ -75,7 +77,14 @@ def assemble(
     if dataset is not None:
         runs_here = [t.name for t in manifest.targets if t.engine not in PLANS]
         if runs_here and manifest.family == "dual-encoder" and config.gallery != "none":
-            manifest = _add_gallery(out, manifest, dataset, config, target=runs_here[0], progress=progress)
+            manifest = _add_gallery(
+                out,
+                manifest,
+                dataset,
+                config,
+                bundle=Bundle.open(encoder) if encoder is not None else Bundle.open(out, target=runs_here[0]),
+                progress=progress,
+            )
             seal(out, manifest)
         manifest = _add_golden(out, manifest, dataset, config)
         seal(out, manifest)
@@ -201,15 +210,14 @@ def golden_samples(dataset: Dataset, modalities: Sequence[str]) -> list[Sample]:
 
 
 def _add_gallery(
-    out: Path, manifest: Manifest, dataset: Dataset, config: PackConfig, *, target: str, progress: Progress
+    out: Path, manifest: Manifest, dataset: Dataset, config: PackConfig, *, bundle: Bundle, progress: Progress
 ) -> Manifest:
-    """Embed one raw sample of every label by the bundle's own bytes."""
+    """Embed one raw sample of every label by ``bundle``: the bytes that ship, or the teacher's."""
     modality: str = config.gallery
     if modality not in manifest.inputs:
         raise DataError(f"pack.gallery: '{modality}' is no modality of this bundle; it has {list(manifest.inputs)}")
     found = gallery_samples(dataset, config)
     labels = sorted(found)
-    bundle = Bundle.open(out, target=target)
     rows: list[np.ndarray] = []
     with progress.task("gallery", total=len(labels)) as task:
         for start in range(0, len(labels), BATCH):
@@ -220,7 +228,13 @@ def _add_gallery(
             task.advance(len(chunk))
     embeddings = np.concatenate(rows)
     if not np.isfinite(embeddings).all():
-        raise BundleError(f"pack.gallery: '{target}' gives embeddings that are not finite")
+        raise BundleError(f"pack.gallery: target '{bundle.target.name}' gives embeddings that are not finite")
+    widths = {spec.shape[-1] for part in manifest.parts for spec in part.signature.outputs if spec.name in made}
+    if widths - {embeddings.shape[1]}:
+        raise BundleError(
+            f"pack.gallery_encoder: the teacher's embeddings have {embeddings.shape[1]} dimensions, the bundle's "
+            f'{sorted(map(str, widths))}; set pack.gallery_encoder = "bundle"'
+        )
     (out / "gallery").mkdir()
     buffer = io.BytesIO()  # numpy's own error for a full disk says neither that it is one nor which
     np.save(buffer, embeddings.astype(np.float16), allow_pickle=False)

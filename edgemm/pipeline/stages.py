@@ -190,7 +190,8 @@ class _Corridor:
                 libraries=EXPORT,
                 makes=f"an ONNX graph for each part of the {names[model.name]}",
             )
-            for model in (models if "measure" in recipe.stages else models[-1:])  # the others are only measured
+            for model in models
+            if model is models[-1] or "measure" in recipe.stages or (model.name == "teach" and self._teachers_gallery)
         ]
         if "quantize" in recipe.stages:
             nodes.append(
@@ -302,7 +303,7 @@ class _Corridor:
             Node(
                 "draft",
                 "measure" if measured else "pack",
-                {"graphs": graphs[-1]},
+                {"graphs": graphs[-1], **({"teacher": "capture:teacher"} if self._teachers_gallery else {})},
                 {
                     "name": recipe.name,
                     "pack": portable(recipe.pack),
@@ -325,6 +326,7 @@ class _Corridor:
                     {
                         "measure": portable(recipe.measure),
                         "shipped": self._shipped,
+                        "gallery": recipe.pack.gallery_encoder,
                         "data": self.data,
                         "machine": machine(),
                     },
@@ -362,6 +364,10 @@ class _Corridor:
         return nodes
 
     @property
+    def _teachers_gallery(self) -> bool:
+        return self.recipe.pack.gallery_encoder == "teacher"
+
+    @property
     def _shipped(self) -> str:
         """Name of what ships in the tables."""
         return "int8" if self.recipe.targets[0].precision == "int8" else "bundle"
@@ -376,7 +382,13 @@ class _Corridor:
             for target in self.recipe.targets
         ]
         assemble(
-            self.recipe.name, sources, out, config=self.recipe.pack, dataset=self.dataset, progress=context.progress
+            self.recipe.name,
+            sources,
+            out,
+            config=self.recipe.pack,
+            dataset=self.dataset,
+            encoder=inputs["teacher"].path if "teacher" in inputs else None,
+            progress=context.progress,
         )
 
     def _measure(self, inputs: Inputs, out: Path, context: Context) -> None:
@@ -393,6 +405,7 @@ class _Corridor:
             threads=self.recipe.targets[0].threads,
             shown_groups=dataset.shown_groups,
             checksums=dataset.checksums,
+            gallery_encoder="teacher" if self._teachers_gallery else None,
         )
 
     def _provenance(self) -> dict[str, Any]:

@@ -132,3 +132,32 @@ def test_the_digest_of_samples_sees_contents_and_labels(tmp_path: Path) -> None:
     assert before != accuracy.samples_digest("u", [replace(samples[0], label="x"), *samples[1:]])
     samples[0].image.write_bytes(samples[1].image.read_bytes())  # type: ignore[union-attr]
     assert before != accuracy.samples_digest("u", samples)
+
+
+def test_a_gallery_of_the_teacher_is_searched_with_the_bundles_own_queries(
+    good_retriever: Path, noisy_retriever: Path, tmp_path: Path
+) -> None:
+    samples = retrieval_samples(tmp_path)
+    teacher, bundle = Bundle.open(good_retriever), Bundle.open(noisy_retriever)
+    gallery = accuracy.embeddings(teacher, "u", samples)
+    own = accuracy.embeddings(bundle, "u", samples)
+    found = {s.task: s for s in accuracy.score(bundle, "u", samples, gallery=gallery)}
+    assert set(found) == {f"{t}{g}" for t in ("text→image", "image→text") for g in ("", accuracy.TEACHERS)}
+    words = list(dict.fromkeys(s.text for s in samples))
+    for task, vectors in (("text→image", own), ("text→image, teacher's gallery", gallery)):
+        assert found[task].details["task"] == task
+        for rank, word, query in zip(found[task].samples, words, own["text"], strict=True):
+            scores = vectors["image"] @ query
+            best = max(score for score, s in zip(scores, samples, strict=True) if s.label == word)
+            assert rank == 1 + sum(score >= best for score, s in zip(scores, samples, strict=True) if s.label != word)
+    # known embeddings are not made again, and a teacher searches its own gallery
+    same = {s.task: s.samples for s in accuracy.score(teacher, "u", samples, own=gallery, gallery=gallery)}
+    assert same["text→image"] == same["text→image, teacher's gallery"]
+
+
+def test_a_gallery_in_another_space_is_refused(good_retriever: Path, tmp_path: Path) -> None:
+    samples = retrieval_samples(tmp_path)
+    gallery = {m: np.zeros((len(v), 7), np.float32) for m, v in
+               accuracy.embeddings(Bundle.open(good_retriever), "u", samples).items()}  # fmt: skip
+    with pytest.raises(BundleError, match=r'dimensions, those of the gallery have 7; .* gallery_encoder = "bundle"'):
+        accuracy.score(Bundle.open(good_retriever), "u", samples, gallery=gallery)

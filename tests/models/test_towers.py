@@ -15,7 +15,7 @@ from edgemm.models import pretrained
 from edgemm.models.efficientnet import EfficientNetLite, scaled_channels, tower_config
 from edgemm.models.fusion import CrossAttentionFusion, Fusion, MlpHead, Projection
 from edgemm.models.text import TextTransformer, load_bert_weights_
-from edgemm.models.tokenizer import encode, tokenizer_from_json, trim_vocabulary, with_limits
+from edgemm.models.tokenizer import encode, nearest_tokens, tokenizer_from_json, trim_vocabulary, with_limits
 from edgemm.runtime.errors import ModelError
 
 MINILM = "package:minilm-l6"
@@ -194,6 +194,19 @@ def test_extra_words_keep_the_most_common_words_whole(tokenizer_json: str) -> No
     few = trim_vocabulary(tokenizer_json, ["cat"])[1]
     assert len(kept) == len(few) + 500
     assert tokenizer_from_json(trimmed).encode("house").tokens == ["[CLS]", "house", "[SEP]"]
+
+
+def test_extra_words_are_the_nearest_in_meaning_where_a_word_table_says_which(tokenizer_json: str) -> None:
+    vocabulary = tokenizer_from_json(tokenizer_json).get_vocab()
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(len(vocabulary), 16)).astype(np.float32)
+    table[vocabulary["panda"]] = table[vocabulary["tiger"]] + 0.1  # vectors that say the two are alike
+    order = nearest_tokens(tokenizer_json, ["tiger"], table)
+    assert sorted(order) == sorted(vocabulary.values())
+    assert order[:2] == [vocabulary["tiger"], vocabulary["panda"]]
+    trimmed, _ = trim_vocabulary(tokenizer_json, ["tiger"], extra_words=3, order=order)
+    assert tokenizer_from_json(trimmed).encode("panda").tokens == ["[CLS]", "panda", "[SEP]"]
+    assert nearest_tokens(tokenizer_json, ["!"], table) == sorted(order)  # no word to be near to: as before
 
 
 def test_texts_are_cut_and_padded(tokenizer_json: str) -> None:

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgemm.pipeline.runs import list_runs
@@ -140,6 +141,25 @@ def test_changed_code_is_run_again_and_what_it_does_not_touch_is_found(ground, f
     assert " cached " in state["prune"]
     assert " to do " in state["quantize"]
     assert " to do " in state["report"]
+
+
+def test_a_gallery_can_be_the_teachers_and_is_then_what_recall_is_measured_in(ground, tmp_path):
+    shown = edgemm(
+        "run", ground / "recipe.toml", "--store", ground / "store", "--out", tmp_path / "out",
+        "--set", "pack.gallery_encoder=teacher",
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert "R@10 text→image, teacher's gallery" in shown.stdout
+    bundle = Bundle.open(tmp_path / "out" / "bundle")
+    run = next(run for run in list_runs(Store(ground / "store")) if run["status"] == "done")
+    key = next(stage["key"] for stage in run["stages"] if stage["node"] == "capture:teacher")
+    teacher = Bundle.open(ground / "store" / "artifacts" / key / "content")
+    vectors = np.load(tmp_path / "out" / "bundle" / "gallery" / "embeddings.npy")
+    place = json.loads((tmp_path / "out" / "bundle" / "gallery" / "labels.json").read_text()).index("a red circle")
+    picture = ground / "data" / "red-circle-0.png"
+    expected = teacher.predict(image=picture).outputs["image_embedding"][0]
+    np.testing.assert_allclose(vectors[place], expected, atol=1e-3)
+    assert bundle.predict(text="a red circle").matches[0]
 
 
 def test_runs_lists_them_and_gc_empties_the_store(ground, first, tmp_path):
