@@ -273,6 +273,9 @@ class MeasureConfig(Section):
     )
     runs: int = Field(64, ge=10, description="Fewest timed runs of each model; p90 needs 64, p99 needs 662.")
     cold_starts: int = Field(3, ge=1, le=50, description="Fresh processes in which each model is started.")
+    blame: bool = Field(
+        False, description="Say what each part costs, also where int8 loses nothing that the samples can show."
+    )
     examples: int = Field(6, ge=0, le=50, description="Evaluation samples shown in the report with their answers.")
 
 

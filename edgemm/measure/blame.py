@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from edgemm.measure import accuracy, metrics
 from edgemm.measure.accuracy import Scored
 from edgemm.measure.metrics import Estimate
-from edgemm.measure.scores import statistics
+from edgemm.measure.scores import Raw, statistics
 from edgemm.runtime.archive import Archive, open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError
@@ -34,11 +34,13 @@ class PartBlame:
         part: its name.
         gain: of the metric, restored minus compressed on the same samples, with the paired interval.
         extra_bytes: what the part costs more when it is put back.
+        restored: the raw result with the part put back.
     """
 
     part: str
     gain: Estimate
     extra_bytes: int
+    restored: Scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ def blame(
     split: str,
     samples: Sequence[Sample],
     target: str | None = None,
+    base: Scored | None = None,
     progress: Progress | None = None,
 ) -> Blame:
     """Put the reference's parts back into the compressed bundle one at a time, and measure each mixture.
@@ -68,6 +71,7 @@ def blame(
         split: name of the evaluation split, for messages.
         samples: its samples.
         target: of the compressed bundle; None takes its first.
+        base: what the compressed bundle scored, where that is known.
         progress: where to report.
 
     Raises:
@@ -83,26 +87,32 @@ def blame(
             f"{compressed}, target '{chosen.name}': every part is the same as in {reference}; nothing to blame"
         )
     with (progress or Silent()).task("blame", total=len(differing) + 1) as task:
-        base = _headline(accuracy.score(Bundle.open(compressed, target=chosen.name), split, samples))
+        base = base or headline(accuracy.score(Bundle.open(compressed, target=chosen.name), split, samples))
         task.advance(note="compressed")
-        metric = "R@10" if base.kind == "ranks" else "accuracy"
+        metric = headline_metric(base)
         found = statistics(base)[metric]
         parts = []
         for part in differing:
             with tempfile.TemporaryDirectory(prefix="edgemm-blame-") as scratch:
                 mixed = _mixture(small, whole, chosen, donor, part, Path(scratch))
-                restored = _headline(accuracy.score(Bundle.open(mixed), split, samples))
+                restored = headline(accuracy.score(Bundle.open(mixed), split, samples))
             gain = metrics.difference(statistics(restored)[metric].statistic, found.statistic, clusters=found.clusters)
             extra = before[donor.files[part]].bytes - files[chosen.files[part]].bytes
-            parts.append(PartBlame(part, gain, extra))
+            parts.append(PartBlame(part, gain, extra, restored))
             task.advance(note=part)
     parts.sort(key=lambda p: -p.gain.value)
     estimate = metrics.estimate(found.statistic, clusters=found.clusters)
     return Blame(str(base.details["task"]), metric, estimate, tuple(parts))
 
 
-def _headline(scored: Sequence[Scored]) -> Scored:
+def headline(scored: Sequence[Scored]) -> Scored:
+    """The result that a loss is looked for in: of text→image, or of the answers, or the first."""
     return next((s for s in scored if s.task in ("text→image", "answers")), scored[0])
+
+
+def headline_metric(raw: Raw) -> str:
+    """The metric that a loss is counted in."""
+    return "R@10" if raw.kind == "ranks" else "accuracy"
 
 
 def _check_one_model(small: Archive, whole: Archive, chosen: TargetEntry, donor: TargetEntry) -> None:

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from edgemm.runtime.errors import DataError
 
-Kind = Literal["latency", "cold-start", "peak-memory", "size", "ranks", "answers"]
-KINDS: tuple[str, ...] = ("latency", "cold-start", "peak-memory", "size", "ranks", "answers")
+Kind = Literal["latency", "cold-start", "peak-memory", "size", "ranks", "answers", "blame"]
+KINDS: tuple[str, ...] = ("latency", "cold-start", "peak-memory", "size", "ranks", "answers", "blame")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class Measurement:
 
     Args:
         kind: what the samples are: ``latency``/``cold-start`` (ns), ``peak-memory``/``size`` (bytes), ``ranks`` (of the
-            best positive, 1 is best), ``answers`` (predicted class index, -1 for none).
+            best positive, 1 is best), ``answers`` (predicted class index, -1 for none), ``blame`` (either of the two,
+            with one part put back to float32).
         variant: name in the table (``"teacher"``, ``"student"``).
         target: name of the bundle's target.
         sha256: digest of the bytes that were measured (``bytes_digest``). Latency and accuracy meet through it.

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.measure import accuracy, latency, table
+from edgemm.measure import accuracy, latency, metrics, table
 from edgemm.measure.accuracy import Scored
+from edgemm.measure.blame import blame, headline, headline_metric
 from edgemm.measure.examples import Example, Given, Hit, write_examples, write_thumbnail
 from edgemm.measure.measurement import (
     Environment,
@@ -29,6 +30,7 @@ from edgemm.measure.measurement import (
     read_measurements,
     write_measurements,
 )
+from edgemm.measure.scores import statistics
 from edgemm.recipe import MeasureConfig
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
@@ -116,6 +118,7 @@ def measure_bundles(
             unit = "rank" if kind == "ranks" else "class"
             found.append(_measurement(kind, entry, f"{s.split}: {s.task}", unit, s.samples, here, s.details))
     if ran:
+        found += _blamed(ran, splits, scored, config, context, here)
         samples = next(iter(splits.values()))
         found += _latencies(ran, samples, config, context, here)
     write_measurements(out / MEASUREMENTS, found, environments=[here])
@@ -324,6 +327,57 @@ def _latencies(
         first = next(iter(distinct.values()))
         found.append(_measurement("latency", first, table.IMAGE_DECODING, "ns", taken.image_decoding, here))
     return found
+
+
+def _blamed(
+    entries: Sequence[_Entry],
+    splits: Mapping[str, Sequence[Sample]],
+    scored: Mapping[str, Sequence[Scored]],
+    config: MeasureConfig,
+    context: Context,
+    here: Environment,
+) -> list[Measurement]:
+    """What ships with one part at a time put back to float32, where it loses more than noise or the recipe asks."""
+    ships = next(e for e in entries if e.variant == entries[-1].variant)
+    reference = next((e for e in reversed(entries) if _is_float_form(e, ships)), None)
+    if reference is None:
+        return []
+    split, samples = next(iter(splits.items()))
+    after, before = (headline([s for s in scored[e.sha256] if s.split == split]) for e in (ships, reference))
+    metric = statistics(after)[headline_metric(after)]
+    loss = metrics.difference(
+        metric.statistic, statistics(before)[headline_metric(after)].statistic, clusters=metric.clusters
+    )
+    if not config.blame and loss.high >= 0:
+        return []
+    found = blame(
+        ships.path, reference.path, split=split, samples=samples, target=ships.target.name, base=after,
+        progress=context.progress,
+    )  # fmt: skip
+    unit = "rank" if after.kind == "ranks" else "class"
+    return [
+        _measurement(
+            "blame", ships, f"{split}: {found.task}: {part.part}", unit, part.restored.samples, here,
+            {**part.restored.details, "kind": after.kind, "part": part.part, "extra_bytes": part.extra_bytes},
+        )
+        for part in found.parts
+    ]  # fmt: skip
+
+
+def _is_float_form(entry: _Entry, ships: _Entry) -> bool:
+    """Whether ``entry`` is the model that ships before it was quantized, on the same engine."""
+
+    def model(e: _Entry) -> list[Any]:
+        return [(p.name, p.parameters, p.signature) for p in e.manifest.parts]
+
+    return (
+        entry.variant != ships.variant
+        and entry.target == entry.manifest.targets[0]  # whose parts are put back
+        and entry.target.engine == ships.target.engine
+        and (entry.target.precision, ships.target.precision) == ("float32", "int8")
+        and model(entry) == model(ships)
+        and entry.sha256 != ships.sha256
+    )
 
 
 def _version(package: str) -> str:

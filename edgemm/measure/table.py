@@ -7,13 +7,14 @@ shown, and a target whose engine cannot run on this machine shows its size and s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from edgemm.measure import metrics, words
 from edgemm.measure.accuracy import TEACHERS
+from edgemm.measure.blame import headline_metric
 from edgemm.measure.measurement import Measurement, Measurements
 from edgemm.measure.metrics import Estimate
 from edgemm.measure.scores import statistics
@@ -309,3 +310,27 @@ def part_cells(
                 line.append(Cell(words.latency_in_ms(getattr(taken, quantile)) if taken else ""))
             body.append(line)
     return ["variant, target", "ms", END_TO_END, *names], body
+
+
+def blame_cells(
+    measurements: Measurements, *, resamples: int = metrics.RESAMPLES
+) -> tuple[list[str], list[list[Cell]]]:
+    """Header and body of what putting one part back to float32 regains, the most first; empty where none was."""
+    found = []
+    header: list[str] = []
+    for m in measurements.of("blame"):
+        split, task = m.details["split"], m.details["task"]
+        restored = replace(m, kind=m.details["kind"])
+        base = next(b for b in measurements.of(restored.kind) if b.sha256 == m.sha256 and _same_task(b, m))
+        metric = headline_metric(restored)
+        after, before = statistics(restored)[metric], statistics(base)[metric]
+        gain = metrics.difference(after.statistic, before.statistic, clusters=before.clusters, resamples=resamples)
+        what = metric if task == "answers" else f"{metric} {task}"
+        header = [f"back to float32 in {m.variant}, {m.target}", f"regains points of {what}, {split}", "costs bytes"]
+        more = f"+{words.size(m.details['extra_bytes'])}"
+        found.append((gain.value, [Cell(m.details["part"]), Cell(words.points(gain)), Cell(more)]))
+    return header, [line for _, line in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _same_task(one: Measurement, other: Measurement) -> bool:
+    return all(one.details[key] == other.details[key] for key in ("split", "task"))

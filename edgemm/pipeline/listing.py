@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgemm.measure import words
-from edgemm.measure.table import Cell, Row, cells, part_cells
+from edgemm.measure.measurement import Measurements
+from edgemm.measure.table import Cell, Row, blame_cells, cells, part_cells
 from edgemm.pipeline.gc import collect, parse_size
 from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
@@ -28,13 +29,13 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: i
     sys.stdout.flush()
 
 
-def print_results(table: Sequence[Row]) -> None:
-    """The end table, and latencies by part: boxes on a terminal, plain columns elsewhere."""
+def print_results(table: Sequence[Row], measurements: Measurements) -> None:
+    """The end table, latencies by part, and parts that are to blame: boxes on a terminal, plain columns elsewhere."""
     _print_cells(*cells(table))
-    header, body = part_cells(table)
-    if body:
-        print()
-        _print_cells(header, body)
+    for header, body in (part_cells(table), blame_cells(measurements)):
+        if body:
+            print()
+            _print_cells(header, body)
 
 
 def _print_cells(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:

@@ -199,9 +199,10 @@ def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Prog
             _place_report(made["report"].artifact.path / REPORT, out / REPORT, command)
     sys.stdout.flush()
     if (bundle / "measurements.jsonl").exists():
-        table = rows(read_measurements(bundle / "measurements.jsonl"))
+        measurements = read_measurements(bundle / "measurements.jsonl")
+        table = rows(measurements)
         print()
-        print_results(table)
+        print_results(table, measurements)
         for line in over_budget(recipe, table):
             print(line)
     print()

@@ -171,7 +171,7 @@ def measure(bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequenc
             examples=read_examples(folder),
             pictures=folder,
         )
-    print_results(table)
+    print_results(table, measured)
     print(f"\nreport   {out / 'report.html'}")
 
 

@@ -24,6 +24,7 @@ from edgemm.measure.table import (
     IMAGE_DECODING,
     Row,
     Score,
+    blame_cells,
     cells,
     default_row,
     headline_score,
@@ -125,6 +126,7 @@ def render(
         "waterfalls": _waterfalls(rows),
         "table": _table(rows, ships),
         "parts": _parts(rows),
+        "blame": _blame(measurements),
         "scores": _scores(rows),
         "ablations": _ablations(rows),
         "examples": _examples(examples, pictures),
@@ -285,6 +287,11 @@ def _parts(rows: Sequence[Row]) -> dict[str, Any] | None:
         "header": header,
         "rows": [[_cell(c.main, c.small) for c in line] for line in body],
     }
+
+
+def _blame(measurements: Measurements) -> dict[str, Any] | None:
+    header, body = blame_cells(measurements)
+    return {"header": header, "rows": [[c.main for c in line] for line in body]} if body else None
 
 
 def _scores(rows: Sequence[Row]) -> list[dict[str, Any]]:

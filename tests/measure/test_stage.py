@@ -267,6 +267,28 @@ def test_a_variant_without_a_gallery_is_counted_with_the_one_that_the_others_sea
     assert "bytes, gallery included" in table.markdown(table.rows(found))
 
 
+def test_the_part_that_int8_spoiled_is_named_and_a_harmless_int8_is_not_blamed(tmp_path: Path) -> None:
+    whole, blind, same = classifier(tmp_path / "w"), classifier(tmp_path / "b", blind=True), classifier(tmp_path / "s")
+    for path in (blind, same):
+        manifest = open_archive(path).manifest
+        seal(path, replace(manifest, targets=(replace(manifest.targets[0], precision="int8"),), files={}))
+    samples = {"test": question_samples(tmp_path / "p")}
+    context = Context(scratch=tmp_path)
+    found = measure_bundles(
+        {"student": whole, "int8": blind}, splits=samples, config=FAST, out=tmp_path / "out", context=context
+    )
+    header, body = table.blame_cells(found)
+    assert header[:2] == ["back to float32 in int8, cpu-onnxruntime", "regains points of accuracy, test"]
+    assert [row[0].main for row in body] == ["head"]
+    assert body[0][1].main.startswith("+33.3 [+")
+    assert table.rows(found)[1].scores  # what was put back is no score of what ships
+    assert all(s.estimate.value < 1 for s in table.rows(found)[1].scores if s.task == "answers")
+    quiet = measure_bundles(
+        {"student": whole, "int8": same}, splits=samples, config=FAST, out=tmp_path / "quiet", context=context
+    )
+    assert table.blame_cells(quiet) == ([], [])
+
+
 def test_a_cold_start_counts_its_own_memory_not_its_parents(good_classifier: Path, tmp_path: Path) -> None:
     ballast = np.ones(50_000_000)  # 400 MB here must not show there
     sample = question_samples(tmp_path)[0]
