@@ -100,7 +100,8 @@ class InputReader:
         low, high = size_range(spec, dims, axis=1)
         arrays = []
         for i, raw in enumerate(many):
-            wave = decode_audio(raw, sample_rate=kind.sample_rate, where=name_of(modality, i, many))[:high]
+            where = name_of(modality, i, many)
+            wave = decode_audio(raw, sample_rate=kind.sample_rate, where=where, limit=high)
             arrays.append(np.pad(wave, (0, max(0, low - len(wave))))[None])
         return join(arrays)
 
