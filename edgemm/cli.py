@@ -269,7 +269,10 @@ def quantize(
     out: OutOption,
     engine: Annotated[str, typer.Option("--engine", help="The engine to write for.")] = "onnxruntime",
 ) -> None:
-    """Quantize an ONNX graph or a bundle to int8."""
+    """Quantize an ONNX graph or a bundle to int8.
+
+    The arrays of the .npz are in memory while it runs; a recipe streams its samples instead.
+    """
     from edgemm.pipeline.verbs import quantize
 
     quantize(source, calibration, out, engine=engine)
