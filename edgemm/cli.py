@@ -287,6 +287,7 @@ def quantize(
     """Quantize an ONNX graph or a bundle to int8.
 
     A bundle for TensorRT is built as well.
+    The arrays of the .npz are in memory while it runs; a recipe streams its samples instead.
     """
     from edgemm.pipeline.verbs import quantize
 

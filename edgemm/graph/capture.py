@@ -99,7 +99,7 @@ def capture_model(
         max_abs_error: see ``capture_part``.
 
     Raises:
-        CaptureError: a part that can't be captured, or that no sample reaches.
+        CaptureError: a sample that doesn't fit, a part that can't be captured, or that no sample reaches.
     """
     if not samples:
         raise CaptureError(f"capture of '{name}': no samples; the gate needs at least one real sample")
@@ -108,9 +108,8 @@ def capture_model(
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for sample in samples:
-            tensors = {k: torch.as_tensor(v) for k, v in sample.items() if k in raw}
-            known.append(model(tensors))
+        for index, sample in enumerate(samples):
+            known.append(_run(model, {k: v for k, v in sample.items() if k in raw}, index))
     model.train(was_training)
 
     entries: list[PartEntry] = []
@@ -257,6 +256,34 @@ def _value(part: Part, sample: Mapping[str, Tensor], spec: TensorSpec) -> Tensor
     return torch.as_tensor(sample[spec.name]).detach().cpu()
 
 
+def _run(model: Model, sample: Mapping[str, Tensor | np.ndarray], index: int) -> dict[str, Tensor]:
+    """A sample and all that the model makes of it; each value is checked before the part that takes it runs."""
+    known: dict[str, Tensor] = {}
+    for name, value in sample.items():
+        try:
+            known[name] = torch.as_tensor(value)
+        except TypeError as error:
+            raise CaptureError(f"sample {index}: '{name}' is an array of {value.dtype}, not of numbers") from error
+    for part in model.runnable(sample):
+        values = {name: known[name] for name in part.signature.input_names}
+        try:
+            _check_values(part, values)
+            made = part.module(*values.values())
+        except CaptureError as error:
+            raise CaptureError(f"sample {index}: {error}") from error
+        except Exception as error:  # a module may raise anything; an id or a size out of its range most often
+            given = ", ".join(
+                f"{name} {list(v.shape)} of {v.min().item():.6g}..{v.max().item():.6g}" for name, v in values.items()
+            )
+            takes = ", ".join(f"{name} {r.min}..{r.max}" for name, r in part.signature.dims.items())
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+            raise CaptureError(
+                f"sample {index}: part '{part.name}' can't run on {given} ({reason}); it takes {takes}"
+            ) from error
+        known.update(zip(part.signature.output_names, made if isinstance(made, tuple) else (made,), strict=True))
+    return known
+
+
 def _check_values(part: Part, values: Mapping[str, Tensor]) -> None:
     for spec in part.signature.inputs:
         value = values[spec.name]
@@ -266,7 +293,7 @@ def _check_values(part: Part, values: Mapping[str, Tensor]) -> None:
         )
         if dtype != spec.dtype or not fits:
             raise CaptureError(
-                f"part '{part.name}': sample '{spec.name}' is {dtype} {list(value.shape)}, "
+                f"part '{part.name}': '{spec.name}' is {dtype} {list(value.shape)}, "
                 f"expected {spec.dtype} {list(spec.shape)}"
             )
         for axis, dim in enumerate(spec.shape):

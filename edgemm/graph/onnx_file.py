@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from edgemm.data.arrays import read_arrays
 from edgemm.graph.calibrate import check_feed
 from edgemm.graph.files import publish, write_graph
 from edgemm.graph.parity import OnnxGraph, cosine
@@ -29,7 +29,8 @@ def quantize_file(
 
     Args:
         model: a self-contained float32 ``.onnx``.
-        calibration: ``.npz`` with one array per graph input, shaped (samples, …) where the input is (batch, …).
+        calibration: ``.npz`` with one array per graph input, shaped (samples, …) where the input is (batch, …); they
+            are in memory while this runs.
         out: folder to write.
         context: where to report.
         config: how to quantize.
@@ -42,7 +43,7 @@ def quantize_file(
         QuantizeError: samples that don't fit the graph, or a graph that can't be quantized.
     """
     float32 = read_onnx(model)
-    arrays = read_samples(calibration, float32)
+    arrays = read_arrays(calibration, [str(value.name) for value in float32.graph.inputs])
     with publish(out) as folder, context.progress.task(f"quantize {model.name}", total=2) as task:
         int8 = quantize_onnx(float32, samples_of(float32, arrays), config)
         write_graph(int8, folder / model.name)
@@ -88,31 +89,6 @@ def read_onnx(path: Path) -> ir.Model:
         line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(f"{path}: the graph is not valid: {line}") from error
     return model
-
-
-def read_samples(path: Path, model: ir.Model) -> dict[str, np.ndarray]:
-    """Arrays of an ``.npz``, one per graph input. Raises InputError or QuantizeError in one line."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: one array; expected an .npz with an array per input (numpy.savez)")
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        if "Object arrays" in str(error):
-            raise InputError(f"{path}: holds pickled objects, which are never read; save plain arrays") from error
-        raise InputError(f"{path}: not an .npz of arrays; save them with numpy.savez") from error
-    names = [str(v.name) for v in model.graph.inputs]
-    if missing := [n for n in names if n not in arrays]:
-        raise QuantizeError(
-            f"{path}: no array for input '{missing[0]}'; the graph takes {names}, the file has {sorted(arrays)}"
-        )
-    arrays = {name: arrays[name] for name in names}
-    counts = {name: (len(a) if a.ndim else 0) for name, a in arrays.items()}
-    if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise QuantizeError(f"{path}: arrays of {counts} samples; expected the same number, at least 1, along axis 0")
-    return arrays
 
 
 def samples_of(model: ir.Model, arrays: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:

@@ -71,6 +71,7 @@ def capture(model: str, out: Path, samples: Path | None, *, factory: str | None 
             elsewhere, whose parts may name no Python code.
         factory: the Python factory that the parts of a folder may come from; see ``load_model``.
     """
+    from edgemm.data.arrays import read_arrays, rows_of
     from edgemm.graph.capture import capture_model
     from edgemm.models.store import load_model
 
@@ -80,7 +81,7 @@ def capture(model: str, out: Path, samples: Path | None, *, factory: str | None 
         loaded = teacher_from_source(model)
     else:
         loaded = load_model(_model_folder(Path(model)).path, factory=factory)
-    values = list(_rows(samples)) if samples else [_random_values(loaded.chain, loaded.inputs)]
+    values = list(rows_of(read_arrays(samples))) if samples else [_random_values(loaded.chain, loaded.inputs)]
     with _folder(out) as (folder, context):
         capture_model(loaded, values, folder, name=out.name.lower() or loaded.family, context=context)
     print(f"bundle   {out}")
@@ -92,6 +93,7 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
     Args:
         compute_capability: of the GPU that a TensorRT engine builds a bundle's plans for, ``"8.6"``.
     """
+    from edgemm.data.arrays import read_arrays, rows_of
     from edgemm.graph.build import MODULES, build_bundle, import_builder
     from edgemm.graph.bundle import quantize_bundle
     from edgemm.graph.onnx_file import quantize_file
@@ -117,12 +119,13 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
         print(f"graph    {out / source.name}")
         return
     open_archive(source)
+    rows = list(rows_of(read_arrays(calibration)))
     entry = TargetEntry(f"{engine}-int8", engine, "int8", {})  # type: ignore[arg-type]
     if builds:
         import_builder(engine)  # one that is missing shows before the calibration
     with _folder(out) as (folder, context):
         graphs = context.scratch / "graphs" if builds else folder
-        quantize_bundle(source, list(_rows(calibration)), graphs, targets=[entry], context=context, config=config)
+        quantize_bundle(source, rows, graphs, targets=[entry], context=context, config=config)
         if compute_capability is not None:
             build_bundle(graphs, folder, compute_capabilities={entry.name: compute_capability}, context=context)
     print(f"bundle   {out}")
@@ -233,26 +236,6 @@ def _model_folder(path: Path, recipe: Recipe | None = None, dataset: Dataset | N
             which = f"only one of them has '{odd[0]}'" if odd else "their order differs"
             raise InputError(f"{path}: the classes that it answers with are not those of the data; {which}")
     return Artifact(path, "given", "", "")
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """The samples of an ``.npz``, one at a time with a batch of 1. Raises InputError."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: one array; expected an .npz with an array per input (numpy.savez)")
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except InputError:
-        raise
-    except Exception as error:  # numpy and zipfile raise a kind of error for each kind of damage
-        raise InputError(f"{path}: not an .npz of plain arrays ({type(error).__name__})") from error
-    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
-    if not counts or len(set(counts.values())) != 1 or 0 in counts.values():
-        raise InputError(f"{path}: arrays of {counts or 'no'} samples; expected the same number, at least 1, in each")
-    for index in range(next(iter(counts.values()))):
-        yield {name: array[index : index + 1] for name, array in arrays.items()}
 
 
 def _random_values(chain: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

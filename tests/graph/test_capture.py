@@ -109,6 +109,25 @@ def test_samples_that_do_not_fit_the_signature_are_refused(sample, message):
         capture_part(vector_part(nn.Linear(4, 4)), sample)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"pixels": np.zeros((1, 4, 16, 16), np.float32)}, r"'pixels' is float32 \[1, 4, 16, 16\], expected float32"),
+        ({"input_ids": np.ones((1, 8), np.float32)}, r"'input_ids' is float32 \[1, 8\], expected int64"),
+        ({"input_ids": np.full((1, 8), 9999)}, r"part 'text' can't run on input_ids \[1, 8\] of 9999..9999"),
+        ({"input_ids": np.ones((1, 8), np.int64), "attention_mask": np.ones((1, 9), np.int64)}, "it takes batch 1.."),
+        ({"pixels": np.array(["a"])}, "'pixels' is an array of <U1, not of numbers"),
+    ],
+)
+def test_a_sample_that_a_model_cannot_run_on_is_one_line_and_writes_nothing(tmp_path: Path, changed, message):
+    model, samples = tiny_model()
+    samples[1] = {**samples[1], **changed}
+    with pytest.raises(CaptureError, match=f"^sample 1: .*{message}") as caught:
+        capture_model(model, samples, tmp_path / "out", name="tiny", context=Context(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_signature_that_the_module_does_not_keep_is_refused():
     with pytest.raises(CaptureError, match="'y'"):
         capture_part(vector_part(nn.Linear(4, 4), outputs=("batch", 3, 1)), {"x": torch.ones(2, 4)})

@@ -32,6 +32,8 @@ def test_one_file_and_one_npz_become_one_int8_file(text_graph: ir.Model, tmp_pat
         ("int8.onnx", "good.npz", "quantized already"),
         ("model.onnx", "missing.npz", "missing.npz: no such file"),
         ("model.onnx", "text.onnx", "not an .npz"),
+        ("model.onnx", "one.npy", "one.npy: one array; expected an .npz"),
+        ("model.onnx", "folder", "folder: a folder; expected an .npz"),
         ("model.onnx", "pickled.npz", "never read"),
         ("model.onnx", "other.npz", "no array for input 'pixels'"),
         ("model.onnx", "small.npz", "expected float32"),
@@ -57,6 +59,8 @@ def test_unusable_files_are_one_line_and_write_nothing(image_graph, tmp_path: Pa
     }
     for name, given in arrays.items():
         np.savez(tmp_path / f"{name}.npz", **given)
+    np.save(tmp_path / "one.npy", pixels(2))
+    (tmp_path / "folder").mkdir()
     np.savez(tmp_path / "pickled.npz", pixels=np.array([{}], dtype=object))
     with pytest.raises(EdgemmError, match=message) as caught:
         quantize_file(tmp_path / model, tmp_path / data, tmp_path / "out", context=Context(tmp_path))
