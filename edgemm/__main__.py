@@ -28,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = _run(given)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("edgemm: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        advice = f"; {interrupt}" if str(interrupt) else ""
+        print(f"edgemm: interrupted{advice}", file=sys.stderr)
         code = 130
     except BrokenPipeError:
         # Nobody reads any more (``edgemm runs | head``); keep the interpreter's last flush quiet as well.

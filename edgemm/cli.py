@@ -363,5 +363,11 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors are raised."""
     for noisy in ("torchao", "torch.utils._pytree"):  # what they say at import is about packages nobody here asked for
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    code = app(args=list(arguments) or ["--help"], prog_name="edgemm", standalone_mode=False)
-    return code if isinstance(code, int) else 0
+    # not app(): typer's own main would take an interrupt for an exit and say nothing
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("edgemm", list(arguments) or ["--help"]) as context:
+            command.invoke(context)
+    except typer.Exit as left:
+        return left.exit_code
+    return 0

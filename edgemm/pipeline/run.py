@@ -55,7 +55,7 @@ def run_recipe(
 
     Raises:
         EdgemmError: anything a user can mend.
-        KeyboardInterrupt: after saying how to go on.
+        KeyboardInterrupt: whose text says how to go on.
     """
     recipe = with_targets(load_recipe(path, overrides), targets)
     for name in (first, last):
@@ -80,14 +80,14 @@ def run_recipe(
         how = "cached" if record.cached else duration(record.seconds)
         progress.say(f"{node.name:<18} {how:>12} {words.size(record.bytes):>9}   {node.makes}")
 
-    with _says_how_to_go_on(progress):
+    with _ends_on_signals():
         if leads:
             with running(opened, recipe.name, recipe=str(path), overrides=overrides) as run:
                 made = run_nodes(nodes, store=opened, run=run, progress=progress, again=again, on_finished=finished)
         else:
             run_nodes(nodes, store=opened, run=None, progress=progress)
             return
-    _conclude(recipe, made, out, progress, command=_run_command(path, overrides, targets))
+        _conclude(recipe, made, out, progress, command=_run_command(path, overrides, targets))
 
 
 def with_targets(recipe: Recipe, names: Sequence[str]) -> Recipe:
@@ -147,7 +147,7 @@ def _is_report(place: Path) -> bool:
 
 
 @contextmanager
-def _says_how_to_go_on(progress: Progress) -> Iterator[None]:
+def _ends_on_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run at once; what is finished is kept, and a long stage left its checkpoint."""
 
     def terminate(*_: object) -> NoReturn:
@@ -156,9 +156,8 @@ def _says_how_to_go_on(progress: Progress) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
-    except KeyboardInterrupt:
-        progress.say("interrupted; finished stages are kept, the same command goes on from here")
-        raise
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("run the same command again to go on from here") from interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
 
