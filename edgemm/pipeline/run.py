@@ -127,12 +127,12 @@ def check_out(out: Path, name: str) -> None:
             pass
     except OSError as error:
         raise StoreError(f"{out}: can't write there ({error.strerror}); choose another with --out") from error
-    for place, is_ours in ((out / "bundle", _is_bundle), (out / f"{name}.zip", _is_bundle), (out / REPORT, _is_report)):
+    for place, is_ours in ((out / "bundle", is_bundle), (out / f"{name}.zip", is_bundle), (out / REPORT, _is_report)):
         if place.is_symlink() or (place.exists() and not is_ours(place)):
             raise InputError(f"{place}: not of a former run, and would be replaced; move it, or choose another --out")
 
 
-def _is_bundle(place: Path) -> bool:
+def is_bundle(place: Path) -> bool:
     """Whether a folder or zip is a bundle and nothing else; an empty folder is as good."""
     if place.is_dir() and not any(place.iterdir()):
         return True

@@ -179,8 +179,9 @@ def measure(bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequenc
 
 
 def pack(bundle: Path, out: Path) -> None:
-    """Check a bundle's folder and zip it."""
+    """Check a bundle's folder and zip it; of what is at ``out`` only a bundle's zip is replaced."""
     from edgemm.measure import words
+    from edgemm.pipeline.run import is_bundle
     from edgemm.runtime.archive import open_archive
     from edgemm.runtime.zips import zip_bundle
 
@@ -188,6 +189,10 @@ def pack(bundle: Path, out: Path) -> None:
         raise InputError(f"{bundle}: not a folder; pack takes a bundle's folder and writes a zip")
     if problems := open_archive(bundle).problems():
         raise BundleError("\n".join(problems))
+    if out.is_dir():
+        raise InputError(f"{out}: a folder; pack writes one zip, name it with --out")
+    if out.is_symlink() or (out.exists() and not is_bundle(out)):
+        raise InputError(f"{out}: not a bundle, and would be replaced; move it, or choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     zip_bundle(bundle, out)
     print(f"bundle   {out} ({words.size(out.stat().st_size)})")
