@@ -16,7 +16,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something that can be dropped: an artifact, the scratch of a stage that was killed, or one cache."""
+    """Something that can be dropped: an artifact, content of it that was made again, a killed stage's, or one cache."""
 
     kind: str
     path: Path
@@ -53,7 +53,7 @@ def collect(store: Store, limit_bytes: int, *, dry_run: bool = False) -> Collect
             if entry.kind == "cache" and used_keys:
                 in_use += entry.bytes  # which cache a run reads isn't known from outside
                 continue
-            if entry.kind != "partial" and total <= limit_bytes:
+            if entry.kind not in ("partial", "superseded") and total <= limit_bytes:
                 continue
             if not dry_run:
                 _drop(entry)
@@ -73,12 +73,19 @@ def parse_size(text: str) -> int:
 def _entries(store: Store) -> Iterator[Entry]:
     for kind in ("artifacts", "scratch", "partial", "cache"):
         for path in (store.root / kind).iterdir():
-            files = [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
+            old = store.superseded(path.name) if kind == "artifacts" else []
+            for content in old:
+                yield Entry("superseded", content, path.name, 0.0, sum(f.stat().st_size for f in _files(content)))
+            files = [f for f in _files(path) if not any(f.is_relative_to(content) for content in old)]
             record = path / RECORD
             stamp = record if record.is_file() else path
-            key = None if kind == "cache" else path.name.removesuffix(".old")
+            key = None if kind == "cache" else path.name
             used = max((f.stat().st_mtime for f in files), default=0.0) if kind == "scratch" else stamp.stat().st_mtime
             yield Entry(kind, path, key, used, sum(f.stat().st_size for f in files))
+
+
+def _files(path: Path) -> list[Path]:
+    return [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
 
 
 def _drop(entry: Entry) -> None:

@@ -105,6 +105,8 @@ def run_nodes(
             assert run is not None
             run.pin(key)
             record = store.make(key, node.name, work, facts=facts, say=progress.say, again=node.name in again)
+            if node.name in again:
+                run.drop_superseded(key)
             run.finished(node.name, record)
         else:
             record = _follow(store, key, node, work)

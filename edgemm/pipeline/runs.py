@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgemm.pipeline.store import Record, Store, write_json, writing
+from edgemm.pipeline.store import Record, Store, remove, write_json, writing
 
 STORE_LOCK = "store"  # held for the moment of pinning a key, and while collecting
 
@@ -44,6 +44,13 @@ class Run:
         """From now on the artifact of that key is in use, whether it is there already or not."""
         with self.store.lock(STORE_LOCK):
             self.write(keys=[*self.facts.get("keys", []), key])
+
+    def drop_superseded(self, key: str) -> None:
+        """Remove what this run has made again, unless another run may be reading it; then collecting removes it."""
+        with self.store.lock(STORE_LOCK):
+            if key not in keys_in_use(self.store, but=self.id):
+                for path in self.store.superseded(key):
+                    remove(path)
 
     def finished(self, node: str, record: Record) -> None:
         """Note what came of a stage."""
@@ -104,9 +111,10 @@ def list_runs(store: Store) -> list[dict[str, Any]]:
     return runs
 
 
-def keys_in_use(store: Store) -> set[str]:
-    """Keys that runs in progress use."""
-    return {key for run in list_runs(store) if run.get("status") == "running" for key in run.get("keys", [])}
+def keys_in_use(store: Store, *, but: str | None = None) -> set[str]:
+    """Keys that runs in progress use, the run of the id ``but`` aside."""
+    running = [run for run in list_runs(store) if run.get("status") == "running" and run["id"] != but]
+    return {key for run in running for key in run.get("keys", [])}
 
 
 def _close(run: Run, status: str, error: str) -> None:

@@ -4,14 +4,16 @@ Why: a run can be killed at any instruction, two runs can share a store, a disk 
 ``partial/<key>``, its record last, everything synced, and then renamed into ``artifacts/<key>``; what has a record is
 complete. A lock per key lets two processes cooperate: the second waits and takes the first one's result.
 
-    artifacts/<key>/artifact.json    stage, key, digest, inputs, files with sha256 and size
-    artifacts/<key>/content/         what the stage wrote
+    artifacts/<key>/artifact.json    stage, key, digest, inputs, files with sha256 and size, folder of the content
+    artifacts/<key>/content/         what the stage wrote; content-<hex> where it was made again on purpose
     partial/<key>/                   being written; thrown away when found again
     scratch/<key>/                   checkpoints of a long stage; survives a kill, removed when published
     cache/<code>/                    content-addressed caches that stages of the same code share
     locks/, runs/                    one lock per key; one file per run
 
-Failures and out-of-memory are never kept. Law: ``store.find(key).digest`` is the digest of the bytes that are there.
+What was made again doesn't replace what another run may be reading: the record then names the new content, and the old
+one stays until no run in progress uses the key. Failures and out-of-memory are never kept. Law:
+``store.find(key).digest`` is the digest of the bytes that are there.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -95,7 +98,7 @@ class Store:
         if check and key not in self._checked:
             self._check(folder, facts)
             self._checked.add(key)
-        artifact = Artifact(folder / "content", str(facts["stage"]), key, str(facts["digest"]))
+        artifact = Artifact(folder / _content(facts), str(facts["stage"]), key, str(facts["digest"]))
         size = sum(int(entry["bytes"]) for entry in facts["files"].values())
         return Record(artifact, float(facts["seconds"]), size, True, facts)
 
@@ -182,8 +185,17 @@ class Store:
         lock.release()
         return False
 
+    def superseded(self, key: str) -> list[Path]:
+        """Contents of an artifact that was made again: what only a run that began before still reads."""
+        folder = self.root / "artifacts" / key
+        try:
+            current = _content(json.loads((folder / RECORD).read_bytes()))
+        except (OSError, ValueError):
+            return []
+        return [path for path in sorted(folder.glob("content*")) if path.name != current]
+
     def _check(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        content = folder / "content"
+        content = folder / _content(facts)
         there, known = set(folder_files(content)), set(facts["files"])
         for name in sorted(there ^ known):
             what = "is missing" if name in known else "was added"
@@ -197,34 +209,38 @@ class Store:
         """Record last, sync everything, then one rename."""
         content = partial / "content"
         files: dict[str, dict[str, Any]] = {}
-        for name in folder_files(content):
-            path = content / name
-            assert not path.is_symlink(), f"{stage}: {name} is a link; artifacts hold files"
+        for file in folder_files(content):
+            path = content / file
+            assert not path.is_symlink(), f"{stage}: {file} is a link; artifacts hold files"
             path.chmod(0o444)
             _sync(path)
-            files[name] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+            files[file] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
         assert files, f"stage '{stage}' wrote nothing"
+        final = self.root / "artifacts" / key
+        again = (final / RECORD).exists()
+        name = f"content-{secrets.token_hex(4)}" if again else "content"
         record = {
             "format": 1,
             "stage": stage,
             "key": key,
-            "digest": files_digest({name: entry["sha256"] for name, entry in files.items()}),
+            "digest": files_digest({file: entry["sha256"] for file, entry in files.items()}),
             "seconds": round(seconds, 3),
             "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "facts": facts,
+            "content": name,
             "files": files,
         }
         write_json(partial / RECORD, record)
         for folder in [partial, *(p for p in partial.rglob("*") if p.is_dir())]:
             _sync(folder)
-        final = self.root / "artifacts" / key
-        if final.exists():  # made again on purpose: the old one steps aside
-            old = self.root / "partial" / f"{key}.old"
-            remove(old)
-            final.rename(old)
-            partial.rename(final)
-            remove(old)
+        if again:  # beside the old content, which another run may be reading; then the record changes hands
+            content.rename(final / name)
+            _sync(final)
+            (partial / RECORD).replace(final / RECORD)
+            _sync(final)
+            remove(partial)
         else:
+            remove(final)  # without a record: a drop that was interrupted
             partial.rename(final)
         _sync(final.parent)
 
@@ -302,6 +318,10 @@ def _full(root: Path) -> str:
 def _free_mb(place: Path) -> int:
     there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
     return round(shutil.disk_usage(there).free / 1e6)
+
+
+def _content(record: Mapping[str, Any]) -> str:
+    return str(record.get("content", "content"))
 
 
 def _mend(folder: Path) -> str:

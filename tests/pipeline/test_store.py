@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgemm.pipeline.gc import collect
 from edgemm.pipeline.node import run_nodes
 from edgemm.pipeline.runs import list_runs, running
 from edgemm.pipeline.store import Store
@@ -137,6 +138,60 @@ def test_made_again_on_purpose_replaces_the_artifact(tmp_path):
     assert found is not None
     assert (found.artifact.path / "file.txt").read_text() == "new"
     assert not list((tmp_path / "partial").iterdir())
+
+
+READS = """
+import sys
+from pathlib import Path
+from edgemm.pipeline.runs import running
+from edgemm.pipeline.store import Store
+
+store = Store(Path(sys.argv[1]))
+with running(store, "reader", recipe="toy", overrides=()) as run:
+    run.pin("k" * 64)
+    found = store.find("k" * 64)
+    print("found", flush=True)
+    sys.stdin.readline()
+    print((found.artifact.path / "file.txt").read_text(), flush=True)
+"""
+
+
+def make_again(store: Store, text: str) -> None:
+    with running(store, "writer", recipe="toy", overrides=()) as run:
+        run.pin("k" * 64)
+        store.make("k" * 64, "toy", write(text), facts={}, say=silent, again=True)
+        run.drop_superseded("k" * 64)
+
+
+def content(store: Store) -> list[str]:
+    return sorted(path.read_text() for path in store.root.glob("artifacts/*/content*/file.txt"))
+
+
+def test_made_again_what_another_process_reads_stays_until_it_has_ended(tmp_path):
+    store = Store(tmp_path / "store")
+    store.make("k" * 64, "toy", write("old"), facts={}, say=silent)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READS, store.root], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == "found\n"
+    make_again(store, "new")
+    found = Store(store.root).find("k" * 64)
+    assert found is not None
+    assert (found.artifact.path / "file.txt").read_text() == "new"
+    collect(store, 10**9)
+    assert content(store) == ["new", "old"]
+    assert reader.communicate("go on\n", timeout=60)[0] == "old\n"
+    assert reader.returncode == 0
+    assert [entry.kind for entry in collect(store, 10**9).dropped] == ["superseded"]
+    assert content(store) == ["new"]
+
+
+def test_made_again_what_nobody_reads_goes_at_once(tmp_path):
+    store = Store(tmp_path / "store")
+    for text in ("one", "two", "three"):
+        make_again(store, text)
+    assert content(store) == ["three"]
 
 
 def test_a_run_notes_its_stages_and_how_it_ended(tmp_path):
