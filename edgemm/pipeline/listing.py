@@ -54,17 +54,17 @@ def _print_cells(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:
     Console().print(drawn)
 
 
-def existing_store(path: Path) -> Store:
+def existing_store(path: Path, *, only_read: bool = False) -> Store:
     """The store in a folder that has one. Raises StoreError where there is none, instead of making one."""
     if not (path / "artifacts").is_dir():
         raise StoreError(f"{path}: no store there; give its folder with --store, or run a recipe first")
-    return Store(path)
+    return Store(path, only_read=only_read)
 
 
 def print_runs(path: Path) -> None:
     """Every run of a store: when, what, how it ended, how many stages were made and how many found."""
     listed = []
-    for run in list_runs(existing_store(path)):
+    for run in list_runs(existing_store(path, only_read=True)):
         stages = run.get("stages", [])
         cached = sum(bool(stage.get("cached")) for stage in stages)
         seconds = sum(float(stage.get("seconds", 0)) for stage in stages if not stage.get("cached"))

@@ -60,7 +60,7 @@ def plan_recipe(path: Path, overrides: Sequence[str], *, store: Path, targets: S
 
 def print_plan(nodes: Sequence[Node], store: Path) -> None:
     """One line per stage run. What follows a stage that is to do is to do as well, since its input isn't known yet."""
-    opened = Store(store) if (store / "artifacts").is_dir() else None
+    opened = Store(store, only_read=True) if (store / "artifacts").is_dir() else None
     made: dict[str, Record] = {}
     lines = []
     for node in nodes:

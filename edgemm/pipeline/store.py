@@ -58,14 +58,17 @@ class Store:
 
     Args:
         root: created where it does not exist.
+        only_read: take it as it is, on a read-only disk as well; nothing may be made in it.
 
     Raises:
         StoreError: the folder can't be made or written.
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, *, only_read: bool = False) -> None:
         self.root = Path(root).absolute()
         self._checked: set[str] = set()
+        if only_read:
+            return
         with writing(self.root):
             for name in FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -177,11 +180,16 @@ class Store:
 
     def is_locked(self, name: str) -> bool:
         """Whether some process holds the lock of that name."""
-        lock = FileLock(self.root / "locks" / f"{name}.lock")
+        path = self.root / "locks" / f"{name}.lock"
+        if not path.exists():
+            return False
+        lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return True
+        except OSError:  # a store that is only read
+            return _is_held(path)
         lock.release()
         return False
 
@@ -326,6 +334,23 @@ def _content(record: Mapping[str, Any]) -> str:
 
 def _mend(folder: Path) -> str:
     return f"remove {folder} and run again"
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a lock is held, asked without writing to it."""
+    import fcntl  # not on Windows, where a file system that refuses to open a lock file is not met
+
+    try:
+        handle = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:  # its run has just ended
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _sync(path: Path) -> None:

@@ -21,7 +21,7 @@ from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
-from tests.pipeline.disks import mounted, needs_mount
+from tests.pipeline.disks import mounted, mounted_read_only, needs_mount
 from tests.pipeline.small import write_clip, write_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +116,18 @@ def test_moving_the_data_changes_no_key(ground, first, tmp_path):
     shown = edgemm("plan", tmp_path / "recipe.toml", "--store", ground / "store", "--no-dry-run")
     assert shown.returncode == 0, shown.stderr
     assert "to do" not in shown.stdout
+
+
+@needs_mount
+def test_a_plan_reads_a_read_only_store(ground, first, tmp_path):
+    if not mounted_read_only(ground / "store", tmp_path / "store"):
+        pytest.skip("mounting is not allowed here")
+    try:
+        shown = edgemm("plan", ground / "recipe.toml", "--store", tmp_path / "store", "--no-dry-run")
+        assert shown.returncode == 0, shown.stderr
+        assert "to do" not in shown.stdout
+    finally:
+        subprocess.run(["umount", tmp_path / "store"], check=True)
 
 
 def test_a_plan_says_what_a_changed_value_makes_anew(ground, first):

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from edgemm.pipeline.gc import collect
+from edgemm.pipeline.listing import print_runs
 from edgemm.pipeline.node import run_nodes
 from edgemm.pipeline.runs import list_runs, running
 from edgemm.pipeline.store import Store
 from edgemm.runtime.errors import StoreError
 from edgemm.stage import Silent
-from tests.pipeline.disks import mounted, needs_mount
+from tests.pipeline.disks import mounted, mounted_read_only, needs_mount
 from tests.pipeline.toy import EPOCHS, toy_nodes
 
 TOY = [sys.executable, "-m", "tests.pipeline.toy"]
@@ -236,17 +237,27 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
 
 
 @needs_mount
-def test_a_read_only_store_is_one_line(tmp_path):
-    disk = tmp_path / "disk"
-    if not mounted(disk, "size=2m"):
+def test_a_read_only_store_is_one_line_for_those_who_write_and_open_to_those_who_read(tmp_path, capsys):
+    store, shown = Store(tmp_path / "store"), tmp_path / "shown"
+    store.make("a" * 64, "toy", write("a"), facts={}, say=silent)
+    with running(store, "earlier", recipe="toy.toml", overrides=()):
+        pass
+    if not mounted_read_only(store.root, shown):
         pytest.skip("mounting is not allowed here")
     try:
-        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         with pytest.raises(StoreError, match=r"read-only file system; the store must be writable") as caught:
-            Store(disk / "store")
+            Store(shown)
         assert "\n" not in str(caught.value)
+        reading = Store(shown, only_read=True)
+        assert reading.find("a" * 64) is not None
+        with pytest.raises(StoreError, match="read-only file system"):
+            reading.make("b" * 64, "toy", write("b"), facts={}, say=silent)
+        with running(store, "toy", recipe="toy.toml", overrides=()):
+            assert sorted(run["status"] for run in list_runs(reading)) == ["done", "running"]
+        print_runs(shown)
+        assert capsys.readouterr().out.count("toy.toml") == 2
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", shown], check=True)
 
 
 def test_a_store_that_is_a_file_is_one_line(tmp_path):
