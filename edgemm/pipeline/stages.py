@@ -22,6 +22,7 @@ from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
 from edgemm.pipeline.node import Node
 from edgemm.pipeline.pack import Source, assemble, finish, gallery_samples, golden_samples
 from edgemm.recipe import Recipe, TargetConfig, path_fields
+from edgemm.runtime.errors import DataError
 from edgemm.stage import Context, Inputs, Progress
 
 if TYPE_CHECKING:
@@ -61,7 +62,11 @@ def nodes_of(recipe: Recipe, *, progress: Progress) -> list[Node]:
 
 
 def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
-    """``nodes_of`` for data that is open already. Raises DataError for data that can't be packed or measured on."""
+    """``nodes_of`` for data that is open already.
+
+    Raises:
+        DataError: data that can't be calibrated on, packed or measured on.
+    """
     if {"measure", "pack"} & set(recipe.stages):  # what packing needs of the data shows before a day of training
         golden_samples(dataset, ("image", "text"))
         if recipe.family == "dual-encoder" and recipe.pack.gallery != "none":
@@ -69,10 +74,24 @@ def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
     if "measure" in recipe.stages:
         for split in dataset.evaluate:
             check_samples(split, dataset.split(split), classifies=recipe.family == "fusion-classifier")
+    check_calibration(recipe, dataset)
     corridor = _Corridor(recipe, dataset)
     models = corridor.models()
     graphs = corridor.graphs(models)
     return [*models, *graphs, *corridor.bundle([node.name for node in graphs])]
+
+
+def check_calibration(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise DataError where a target is to be calibrated and the training samples lack a modality."""
+    target = next((t for t in recipe.targets if t.precision != "float32"), None)
+    if target is None or "quantize" not in recipe.stages:
+        return
+    for modality in ("image", "text"):
+        if all(getattr(sample, modality) is None for sample in dataset.split("train")):
+            raise DataError(
+                f"target '{target.name}': no sample of split 'train' has '{modality}', and {target.precision} is "
+                'calibrated on real ones; give some, or set precision = "float32"'
+            )
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:

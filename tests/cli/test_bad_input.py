@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgemm.__main__ import main
+from tests.bundles import audio_and_sensor
+from tests.pipeline.disks import mounted, mounted_read_only
 from tests.pipeline.small import RECIPE, write_data, write_text_weights
 
 
@@ -75,12 +79,15 @@ def _write_model(folder: Path) -> None:
 
 
 @pytest.fixture
-def place(ground, tmp_path, monkeypatch) -> Path:
+def place(ground, tmp_path, monkeypatch) -> Iterator[Path]:
     """A copy to spoil, as the working folder."""
     shutil.copytree(ground, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.syspath_prepend(tmp_path / "here")  # where a factory of the user's own is looked for
     monkeypatch.delenv("EDGEMM_STORE", raising=False)
-    return tmp_path / "here"
+    yield tmp_path / "here"
+    if (disk := tmp_path / "here" / "disk").exists():  # is_mount sees no folder that is shown on another
+        subprocess.run(["umount", disk], check=True)
 
 
 def edit(old: str, new: str):
@@ -128,6 +135,69 @@ def nan_calibration(place: Path) -> None:
 
 def pickled_calibration(place: Path) -> None:
     np.savez(place / "calibration.npz", x=np.array([{"a": 1}], dtype=object))
+
+
+def one_array(place: Path) -> None:
+    np.save(place / "one.npy", np.zeros((4, 8), np.float32))
+
+
+def samples(**changed: np.ndarray):
+    """Samples for the model's raw values, some of them changed."""
+
+    def spoil(place: Path) -> None:
+        ids = np.full((2, 4), 5)
+        good = {"image": np.zeros((2, 32, 32, 3), np.uint8), "input_ids": ids, "attention_mask": np.ones_like(ids)}
+        np.savez(place / "samples.npz", **{**good, **changed})
+
+    return spoil
+
+
+def nan_in_audio(place: Path) -> None:
+    import soundfile
+
+    audio_and_sensor(place / "sound")
+    wave = np.zeros(16000, np.float32)
+    wave[100:103] = np.nan
+    soundfile.write(place / "nan.wav", wave, 16000, subtype="FLOAT")
+
+
+ODD_MODEL = """
+import torch
+from edgemm.runtime.signature import DimRange, Signature, TensorSpec
+
+class Odd(torch.nn.Module):
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 4)),),
+        (TensorSpec("y", "float32", ("batch", 4)),),
+        {"batch": DimRange(1, 1, 4)},
+    )
+
+    def forward(self, x):
+        return torch.linalg.eigvals(x[:, None] * x[:, :, None]).real
+"""
+
+
+def no_onnx_form(place: Path) -> None:
+    from edgemm.models.outside import teacher_from_source
+    from edgemm.models.store import save_model
+
+    (place / "odd_model.py").write_text(ODD_MODEL)
+    save_model(teacher_from_source("python:odd_model:Odd"), place / "odd")
+
+
+def full_disk(place: Path) -> None:
+    if not mounted(place / "disk", "size=16k"):
+        pytest.skip("mounting is not allowed here")
+
+
+def read_only_disk(place: Path) -> None:
+    (place / "store").mkdir()
+    if not mounted_read_only(place / "store", place / "disk"):
+        pytest.skip("mounting is not allowed here")
+
+
+def no_text_to_train_on(place: Path) -> None:
+    rows(lambda data: [row.update(text=None) for row in data if row["split"] == "train"])(place)
 
 
 def truncated(name: str):
@@ -200,6 +270,7 @@ V1 = Path(__file__).parents[1] / "formats" / "v1" / "bundle"
 RUN = ("run", "recipe.toml")
 MINE = (*RUN, "--out", "mine")
 QUANTIZE = ("quantize", "model.onnx", "--calibration", "calibration.npz", "-o", "new")
+CAPTURE = ("capture", "model", "--samples", "samples.npz", "-o", "new")
 NO_CALIBRATION = ("quantize", "model.onnx", "--calibration", "no.npz", "-o", "new")
 CASES = {
     "missing recipe": (nothing, ("run", "nope.toml"), "nope.toml: no such recipe file"),
@@ -301,11 +372,41 @@ CASES = {
     "truncated graph": (
         truncated("model.onnx"), QUANTIZE, "not an ONNX model",
     ),
+    "calibration of one array": (
+        one_array, ("quantize", "model.onnx", "--calibration", "one.npy", "-o", "new"), "one.npy: one array; expected",
+    ),
+    "calibration of one array, for a bundle": (
+        one_array, ("quantize", "bundle", "--calibration", "one.npy", "-o", "new"), "one.npy: one array; expected",
+    ),
+    "samples of one array": (one_array, (*CAPTURE[:3], "one.npy", "-o", "new"), "one.npy: one array; expected"),
+    "samples of four channels": (
+        samples(image=np.zeros((2, 32, 32, 4), np.uint8)), CAPTURE, "'image' is uint8 [1, 32, 32, 4], expected uint8",
+    ),
+    "ids as floats": (samples(input_ids=np.ones((2, 4), np.float32)), CAPTURE, "is float32 [1, 4], expected int64"),
+    "ids out of range": (samples(input_ids=np.full((2, 4), 9999)), CAPTURE, "on input_ids [1, 4] of 9999..9999"),
+    "too many tokens": (
+        samples(input_ids=np.full((2, 40), 5), attention_mask=np.ones((2, 40), np.int64)), CAPTURE, "tokens 1..8",
+    ),
+    "samples of words": (samples(image=np.array(["a", "b"])), CAPTURE, "sample 0: 'image' is an array of <U1"),
+    "operator without an ONNX form": (
+        no_onnx_form, ("capture", "odd", "-o", "new"), "operator 'aten.linalg_eig' has no ONNX form",
+    ),
+    "nothing to calibrate on": (no_text_to_train_on, RUN, "target 'cpu-int8': no sample of split 'train' has 'text'"),
+    "full disk": (full_disk, (*RUN, "--store", "disk/store"), "teach: no space left for the store"),
+    "read-only store": (read_only_disk, (*RUN, "--store", "disk"), "read-only file system; the store must be writable"),
+    "pack over someone's file": (
+        someones_files("thesis.zip"), ("pack", "bundle", "-o", "mine/thesis.zip"), "thesis.zip: not a bundle, and",
+    ),
+    "pack to a folder": (nothing, ("pack", "bundle", "-o", "data"), "data: a folder; pack writes one zip"),
     "unknown engine": (
         nothing, (*QUANTIZE, "--engine", "tpu"), "no engine 'tpu'",
     ),
     "truncated file in a bundle": (truncated("bundle/graphs/head.onnx"), ("verify", "bundle"), "head.onnx"),
     "tampered file in a bundle": (tampered_graph, ("verify", "bundle"), "the file was changed after the bundle"),
+    "NaN in audio": (nan_in_audio, ("infer", "sound", "--audio", "nan.wav"), "audio: 3 samples are NaN or infinite"),
+    "text as audio": (
+        nan_in_audio, ("infer", "sound", "--audio", "recipe.toml"), "audio (recipe.toml): not a sound file",
+    ),
     "NaN tensor": (nan_tensor, ("infer", "bundle", "--tensor", "x=nan.npy"), "holds NaN or infinite values"),
     "pickled tensor": (pickled_tensor, ("infer", "bundle", "--tensor", "x=nan.npy"), "nan.npy: not a .npy array"),
     "truncated manifest": (truncated("bundle/manifest.json"), ("infer", "bundle"), "manifest.json"),
@@ -333,6 +434,7 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_half_written(case, p
     assert len(lines) == 1, shown.err
     assert expected in lines[0]
     assert "Traceback" not in shown.err
+    assert " object at 0x" not in shown.err
     written = {path for path in place.rglob("*") if path.is_file()} - before
     kept = {path for path in written if "locks" in path.parts or "runs" in path.parts}  # a store's own notes
     assert written == kept
@@ -347,6 +449,13 @@ def test_all_problems_of_a_recipe_come_at_once(place, capfd):
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(line.startswith("edgemm: error: ") for line in lines)
+
+
+def test_pack_replaces_what_it_wrote_before(place):
+    for _ in range(2):
+        with pytest.raises(SystemExit) as left:
+            main(["pack", "bundle", "-o", "bundle.zip"])
+        assert left.value.code == 0
 
 
 def test_debug_shows_the_traceback(place):
