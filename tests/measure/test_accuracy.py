@@ -135,10 +135,10 @@ def test_the_digest_of_samples_sees_contents_and_labels(tmp_path: Path) -> None:
 
 
 def test_a_gallery_of_the_teacher_is_searched_with_the_bundles_own_queries(
-    good_retriever: Path, noisy_retriever: Path, tmp_path: Path
+    good_retriever: Path, tmp_path: Path
 ) -> None:
     samples = retrieval_samples(tmp_path)
-    teacher, bundle = Bundle.open(good_retriever), Bundle.open(noisy_retriever)
+    teacher, bundle = Bundle.open(good_retriever), Bundle.open(retriever(tmp_path / "n", noise=0.5, wide=64))
     gallery = accuracy.embeddings(teacher, "u", samples)
     own = accuracy.embeddings(bundle, "u", samples)
     found = {s.task: s for s in accuracy.score(bundle, "u", samples, gallery=gallery)}
@@ -159,5 +159,5 @@ def test_a_gallery_in_another_space_is_refused(good_retriever: Path, tmp_path: P
     samples = retrieval_samples(tmp_path)
     gallery = {m: np.zeros((len(v), 7), np.float32) for m, v in
                accuracy.embeddings(Bundle.open(good_retriever), "u", samples).items()}  # fmt: skip
-    with pytest.raises(BundleError, match=r'dimensions, those of the gallery have 7; .* gallery_encoder = "bundle"'):
+    with pytest.raises(BundleError, match=r'dimensions, those of the gallery have 7; .*gallery_encoder = "bundle"'):
         accuracy.score(Bundle.open(good_retriever), "u", samples, gallery=gallery)

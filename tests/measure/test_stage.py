@@ -335,8 +335,11 @@ def test_cold_starts_use_the_threads_that_latency_was_measured_with(
         return run_fresh(module, request, **rest)
 
     monkeypatch.setattr(coldstart, "run_fresh", listening)
+    bundle = classifier(tmp_path / "b")
+    manifest = open_archive(bundle).manifest
+    seal(bundle, replace(manifest, targets=tuple(replace(target, threads=0) for target in manifest.targets)))
     measure_bundles(
-        {"student": classifier(tmp_path / "b")}, splits={"test": question_samples(tmp_path / "p")}, config=FAST,
+        {"student": bundle}, splits={"test": question_samples(tmp_path / "p")}, config=FAST,
         out=tmp_path / "out", context=Context(scratch=tmp_path), threads=3,
     )  # fmt: skip
     assert [request["threads"] for request in asked] == [3]

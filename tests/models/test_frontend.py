@@ -128,7 +128,7 @@ PROCESSORS = {
     "convnext-v2": ("ConvNextImageProcessor", {}),
     "mobilenet-v2": ("MobileNetV2ImageProcessor", {"size": {"shortest_edge": 73}, "crop_size": 64}),
     "mobilevit": ("MobileViTImageProcessor", {"size": {"shortest_edge": 64}, "crop_size": 64}),
-    "mobilevit, crop larger": ("MobileViTImageProcessor", {"size": {"shortest_edge": 48}, "crop_size": 83}),
+    "mobilevit, crop larger": ("MobileViTImageProcessor", {"size": {"shortest_edge": 32}, "crop_size": 83}),
     "efficientnet": ("EfficientNetImageProcessor", {"size": {"height": 83, "width": 83}}),
     "efficientnet, offset": (
         "EfficientNetImageProcessor",
