@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from edgemm.models import pretrained
+from edgemm.models.audio_frontend import AudioFrontend
 from edgemm.models.efficientnet import EfficientNetLite, tower_config
 from edgemm.models.frontend import sides
 from edgemm.models.kinds import module_from_config
@@ -60,6 +61,17 @@ def frontend_part(config: Mapping[str, object]) -> Part:
     image = TensorSpec("image", "uint8", ("batch", "height", "width", 3))
     pixels = TensorSpec("pixels", "float32", ("batch", 3, height, width))
     return part("image_frontend", "frontend", "image", "image-frontend", config, [image], pixels)
+
+
+def audio_frontend_part(kind: str, config: Mapping[str, object]) -> Part:
+    """``waveform`` to ``log_mel`` or ``normalised_waveform``, for an audio frontend's kind and keyword arguments."""
+    module = module_from_config(kind, config)
+    assert isinstance(module, AudioFrontend)
+    name, shape = module.outputs
+    waveform = TensorSpec("waveform", "float32", ("batch", "samples"))
+    features = TensorSpec(name, "float32", ("batch", *shape))
+    signature = Signature((waveform,), (features,), {"batch": BATCH, "samples": module.samples})
+    return Part("audio_frontend", "frontend", "audio", kind, config, signature, module)
 
 
 def text_specs() -> list[TensorSpec]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
+from edgemm.models.audio_frontend import AstFrontend, ClapFrontend, WaveformFrontend, WhisperFrontend
 from edgemm.models.efficientnet import EfficientNetLite
 from edgemm.models.frontend import ImageFrontend
 from edgemm.models.fusion import CrossAttentionFusion, Fusion, MlpHead, Projection
@@ -27,6 +28,10 @@ def _python(**config: object) -> nn.Module:
 
 KINDS: Mapping[str, Callable[..., nn.Module]] = {
     "image-frontend": ImageFrontend,
+    "whisper-frontend": WhisperFrontend,
+    "clap-frontend": ClapFrontend,
+    "ast-frontend": AstFrontend,
+    "waveform-frontend": WaveformFrontend,
     "efficientnet-lite": EfficientNetLite,
     "text-transformer": TextTransformer,
     "projection": Projection,
