@@ -8,7 +8,6 @@ the rows depend on but the code, and the context's cache is one of this code; so
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemm.runtime.disk import write_array
 from edgemm.stage import Context
 
 Rows = Mapping[str, NDArray[np.generic]]
@@ -74,12 +74,9 @@ def _file(folder: Path, name: str, rows: range) -> Path:
 
 
 def _write(path: Path, rows: NDArray[np.generic]) -> None:
-    # through memory: into a real file numpy writes past Python, and its error for a full disk has no errno
-    buffer = io.BytesIO()
-    np.save(buffer, rows, allow_pickle=False)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        partial.write_bytes(buffer.getbuffer())
+        write_array(partial, rows)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -191,16 +191,18 @@ def fast_dtype() -> torch.dtype:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
+def fast_arithmetic(*, enabled: bool = True) -> torch.autocast:
+    """The context in which products are computed in ``fast_dtype``."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled and fast_dtype() != torch.float32)
+
+
 @torch.inference_mode()
 def _run(
     parts: list[Part], modules: Mapping[str, nn.Module], values: dict[str, Tensor], names: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    dtype = fast_dtype()
     for part in parts:
-        low = part.role != "frontend" and dtype != torch.float32
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
-            made = modules[part.name](*(values[n] for n in part.signature.input_names))
-        values.update(zip(part.signature.output_names, made if isinstance(made, tuple) else (made,), strict=True))
+        with fast_arithmetic(enabled=part.role != "frontend"):
+            values.update(part.run(values, module=modules[part.name]))
     return {name: values[name] for name in names}
 
 
@@ -239,7 +241,8 @@ def _image_rows(
         key = cache_key(
             parts=digest,
             images=corpus.image_sha256,
-            dtype=["float16", str(fast_dtype())],
+            dtype="float16",
+            arithmetic=str(fast_dtype()),
             view=None if view == 0 else [repr(augmented), view, seed],
         )
         note = "" if views == 1 else f", view {view + 1} of {views}"
@@ -326,7 +329,8 @@ def _text_rows(model: Model, parts: list[Part], corpus: Corpus, context: Context
         parts=parts_digest(parts),
         texts=corpus.texts,
         tokenizer=hashlib.sha256((model.tokenizer_json or "").encode()).hexdigest(),
-        dtype=["float16", str(fast_dtype())],
+        dtype="float16",
+        arithmetic=str(fast_dtype()),
     )
     table = cached_rows(
         context, key, names, compute, count=len(corpus.texts), chunk=TEXT_CHUNK, title=f"{title}: texts"

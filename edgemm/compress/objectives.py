@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from edgemm.compress import losses
 from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.corpus import Corpus
-from edgemm.compress.feeds import Feeds, fast_dtype
+from edgemm.compress.feeds import Feeds, fast_arithmetic
 from edgemm.compress.trainer import Objective
 from edgemm.models.efficientnet import EfficientNetLite
 from edgemm.models.fusion import unit
@@ -191,7 +191,7 @@ class ContrastiveDistillation(_Fed):
         order = torch.argsort(lengths, stable=True)
         made = []
         # a transformer trains in bfloat16 in half the time; convolutions would take twice as long
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=fast_dtype() != torch.float32):
+        with fast_arithmetic():
             for piece in order.chunk(LENGTHS):
                 values = self.feeds.text_values(rows[piece])
                 made.append(self._tower("text", {name: value.to(device) for name, value in values.items()}))

@@ -268,7 +268,7 @@ def _run(model: Model, sample: Mapping[str, Tensor | np.ndarray], index: int) ->
         values = {name: known[name] for name in part.signature.input_names}
         try:
             _check_values(part, values)
-            made = part.module(*values.values())
+            known.update(part.run(values))
         except CaptureError as error:
             raise CaptureError(f"sample {index}: {error}") from error
         except Exception as error:  # a module may raise anything; an id or a size out of its range most often
@@ -280,7 +280,6 @@ def _run(model: Model, sample: Mapping[str, Tensor | np.ndarray], index: int) ->
             raise CaptureError(
                 f"sample {index}: part '{part.name}' can't run on {given} ({reason}); it takes {takes}"
             ) from error
-        known.update(zip(part.signature.output_names, made if isinstance(made, tuple) else (made,), strict=True))
     return known
 
 

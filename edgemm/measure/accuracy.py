@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SHUFFLES = 3
 TOP = 5  # hits kept per example query
 TEACHERS = ", teacher's gallery"  # behind the name of a retrieval task whose gallery the teacher embedded
+HEADLINES = (f"text→image{TEACHERS}", "text→image")  # the task that stands for a bundle: in the gallery that ships
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +89,23 @@ def score(
         encoded = {m: encode(bundle, m, items[m].raws, chain.alone[m], advance=advance) for m in modalities}
         return _classification(bundle, split, samples, items, encoded, chain.joint)
     vectors = embeddings(bundle, split, samples, advance=advance) if own is None else own
-    pairs = [(a, b) for a in vectors for b in vectors if a != b]
-    shown = {"examples": examples, "shown_groups": shown_groups}
-    found = [_retrieval(split, a, b, items, vectors[a], vectors[b], **shown) for a, b in pairs]  # type: ignore[arg-type]
-    for a, b in pairs if gallery is not None else ():
-        assert gallery is not None
-        if vectors[a].shape[1] != gallery[b].shape[1]:
-            raise BundleError(
-                f"bundle '{bundle.manifest.name}': embeddings of {vectors[a].shape[1]} dimensions, those of the "
-                f'gallery have {gallery[b].shape[1]}; expected one space, or pack.gallery_encoder = "bundle"'
-            )
-        made = _retrieval(split, a, b, items, vectors[a], gallery[b], **shown)  # type: ignore[arg-type]
-        task = f"{made.task}{TEACHERS}"
-        found.append(replace(made, task=task, details={**made.details, "task": task}))
-    return found
+    galleries = {"": vectors, **({TEACHERS: gallery} if gallery is not None else {})}
+    width, *others = (next(iter(searched.values())).shape[1] for searched in galleries.values())
+    if any(other != width for other in others):
+        raise BundleError(
+            f"bundle '{bundle.manifest.name}': embeddings of {width} dimensions, those of the gallery have "
+            f'{others[0]}; expected one space, or pack.gallery_encoder = "bundle"'
+        )
+    return [
+        _retrieval(
+            split, f"{a}→{b}{whose}", items[a], items[b], vectors[a] @ searched[b].T,
+            examples=examples, shown_groups=shown_groups, query=a,
+        )
+        for whose, searched in galleries.items()
+        for a in vectors
+        for b in vectors
+        if a != b
+    ]  # fmt: skip
 
 
 def embeddings(
@@ -214,28 +218,27 @@ def _normalised(vectors: np.ndarray) -> np.ndarray:
 
 def _retrieval(
     split: str,
-    query: str,
-    gallery: str,
-    items: Mapping[str, _Items],
-    asked: np.ndarray,
-    searched: np.ndarray,
+    task: str,
+    queries: _Items,
+    targets: _Items,
+    scores: np.ndarray,
     *,
     examples: int,
     shown_groups: Sequence[str],
+    query: str,
 ) -> Scored:
-    queries, targets = items[query], items[gallery]
-    scores = asked @ searched.T  # (queries, gallery)
+    """One task of retrieval from the cosines of its queries to its gallery: scores (queries, gallery)."""
     positive = np.asarray(queries.labels)[:, None] == np.asarray(targets.labels)[None, :]
     ranks = retrieval_ranks(scores, positive)
     details: dict[str, Any] = {
         "split": split,
-        "task": f"{query}→{gallery}",
+        "task": task,
         "clusters": list(queries.labels),
         "gallery": len(targets.labels),
         "chance": {f"R@{k}": _random_recall(positive.sum(axis=1), len(targets.labels), k) for k in (1, 10)},
     }
     nearest = _nearest(scores, queries, targets, positive, examples, shown_groups, query=query) if examples else []
-    return Scored("ranks", split, details["task"], tuple(float(r) for r in ranks), details, nearest)
+    return Scored("ranks", split, task, tuple(float(r) for r in ranks), details, nearest)
 
 
 def _random_recall(positives: np.ndarray, gallery: int, k: int) -> float:

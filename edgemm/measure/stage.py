@@ -52,13 +52,19 @@ PICTURES = "examples"
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One variant on one target: what is measured, and the open bundle where it runs here."""
+    """One variant on one target: what is measured, and the open bundle where it runs here.
+
+    Args:
+        threads: CPU threads that its latency is measured with. The bundle itself has every core: its answers don't
+            depend on the number, only the time until they are there does.
+    """
 
     variant: str
     path: Path
     target: TargetEntry
     manifest: Manifest
     sha256: str
+    threads: int
     bundle: Bundle | None
     note: str
 
@@ -162,12 +168,13 @@ def _entries(variants: Mapping[str, Path], context: Context, threads: int) -> li
                 continue
             if problem := unbuilt(manifest, target):
                 raise BundleError(f"{path}: {problem}")
-            bundle, note = _open(path, target, context, variant, threads)
-            entries.append(_Entry(variant, path, target, manifest, digest, bundle, note))
+            bundle, note = _open(path, target, context, variant)
+            own = target.threads or (threads if bundle is not None else 0)
+            entries.append(_Entry(variant, path, target, manifest, digest, own, bundle, note))
     return entries
 
 
-def _open(path: Path, target: TargetEntry, context: Context, variant: str, threads: int) -> tuple[Bundle | None, str]:
+def _open(path: Path, target: TargetEntry, context: Context, variant: str) -> tuple[Bundle | None, str]:
     """The bundle with its engines loaded, or None and why not: only for a plan whose GPU is not in this machine.
 
     Raises:
@@ -175,7 +182,7 @@ def _open(path: Path, target: TargetEntry, context: Context, variant: str, threa
         EngineError: an engine that refuses the file.
     """
     try:
-        bundle = Bundle.open(path, target=target.name, threads=target.threads or threads)
+        bundle = Bundle.open(path, target=target.name, threads=os.cpu_count() or 1)
         for part in bundle.parts:
             part.session  # noqa: B018  (loads it)
     except DeviceMissing as error:
@@ -205,7 +212,7 @@ def _size(entry: _Entry, here: Environment, *, gallery: int) -> Measurement:
     details = {
         "engine": target.engine,
         "precision": target.precision,
-        "threads": entry.bundle.threads if entry.bundle is not None else target.threads,
+        "threads": entry.threads,
         "parameters": sum(part.parameters for part in manifest.parts),
         "part_bytes": {part: manifest.files[path].bytes for part, path in target.files.items()},
         "gallery_bytes": gallery,
@@ -245,15 +252,14 @@ def _accuracies(
                 if encoder is not None and gallery is None:
                     with _encoding(encoder, split, samples, context) as (bundle, advance):
                         gallery = accuracy.embeddings(bundle, split, samples, advance=advance)
-                own = gallery if encoder is not None and entry.sha256 == encoder.sha256 else None
-                with _encoding(entry, split, () if own is not None else samples, context) as (bundle, advance):
+                with _encoding(entry, split, samples, context) as (bundle, advance):
                     scored = accuracy.score(
                         bundle,
                         split,
                         samples,
                         examples=config.examples,
                         shown_groups=shown_groups,
-                        own=own,
+                        own=gallery if encoder is not None and entry.sha256 == encoder.sha256 else None,
                         gallery=gallery,
                         advance=advance,
                     )
@@ -266,15 +272,11 @@ def _accuracies(
 def _encoding(
     entry: _Entry, split: str, samples: Sequence[Sample], context: Context
 ) -> Iterator[tuple[Bundle, Callable[[int], None]]]:
-    """The entry's bundle for scoring, and its line of progress where samples have to be encoded."""
-    # every core: answers don't depend on the number of threads, only the time until they are there does
-    bundle = Bundle.open(entry.path, target=entry.target.name, threads=os.cpu_count() or 1)
-    if not samples:
-        yield bundle, lambda _: None
-        return
-    total = accuracy.encodings(bundle, samples)
+    """The entry's open bundle, and a line of progress for the samples that it encodes."""
+    assert entry.bundle is not None
+    total = accuracy.encodings(entry.bundle, samples)
     with context.progress.task(f"accuracy of {entry.name} on {split}", total=total) as task:
-        yield bundle, task.advance
+        yield entry.bundle, task.advance
 
 
 def _latencies(
@@ -284,13 +286,12 @@ def _latencies(
     context: Context,
     here: Environment,
 ) -> list[Measurement]:
-    """Latency, cold start and memory of every distinct artifact."""
+    """Latency, cold start and memory of every distinct artifact; all entries run here."""
     distinct = {e.name: e for e in {e.sha256: e for e in reversed(entries)}.values()}
     distinct = {e.name: e for e in entries if e.name in distinct}  # in the order of the table
-    bundles = {name: entry.bundle for name, entry in distinct.items() if entry.bundle is not None}
-    modalities = [m for m in next(iter(bundles.values())).manifest.inputs if getattr(samples[0], m, None) is not None]
+    modalities = [m for m in entries[0].manifest.inputs if getattr(samples[0], m, None) is not None]
     inputs = latency.raw_inputs(samples, modalities)
-    opened = {name: (e.path, e.target.name, bundles[name].threads) for name, e in distinct.items()}
+    opened = {name: (e.path, e.target.name, e.threads) for name, e in distinct.items()}
     with context.progress.task("latency, all variants interleaved", total=100) as task:
         percent = 0
 
@@ -303,7 +304,7 @@ def _latencies(
         taken = latency.fresh_latencies(
             opened, inputs, seconds=config.seconds, runs=config.runs, on_progress=on_progress
         )
-    with context.progress.task("cold starts", total=len(bundles) * config.cold_starts) as task:
+    with context.progress.task("cold starts", total=len(opened) * config.cold_starts) as task:
         starts = latency.measure_cold_starts(
             opened,
             {m: str(raw) for m, raw in inputs[0].items()},

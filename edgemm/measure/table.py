@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgemm.measure import metrics, words
-from edgemm.measure.accuracy import TEACHERS
+from edgemm.measure.accuracy import HEADLINES, TEACHERS
 from edgemm.measure.blame import headline_metric
 from edgemm.measure.measurement import Measurement, Measurements
 from edgemm.measure.metrics import Estimate
@@ -204,7 +204,7 @@ def headline_score(row: Row) -> Score | None:
     """
     candidates = [s for s in row.scores if s.metric in ("R@10", "accuracy") and not is_ablation(s)]
     candidates = [s for s in candidates if s.split == candidates[0].split]
-    for task in (f"text→image{TEACHERS}", "text→image"):
+    for task in HEADLINES:
         if found := next((s for s in candidates if s.task == task), None):
             return found
     return candidates[0] if candidates else None

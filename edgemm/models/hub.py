@@ -20,13 +20,12 @@ def snapshot(name: str) -> Path:
         return Path(name)
     if name.startswith((".", "/", "~")):
         raise ModelError(f"hf:{name}: no such folder")
+    if (cached := _cached(name)) is not None:
+        return cached
+    if os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE"):
+        raise ModelError(f"hf:{name}: not in the local cache, and HF_HUB_OFFLINE forbids to fetch it")
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=WANTED))
-    except Exception as cached:  # LocalEntryNotFoundError, HFValidationError ... by version
-        if os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE"):
-            raise ModelError(f"hf:{name}: not in the local cache, and HF_HUB_OFFLINE forbids to fetch it") from cached
     try:
         return Path(snapshot_download(name, allow_patterns=WANTED))
     except Exception as error:  # no network, no such repository, gated ...
@@ -39,9 +38,14 @@ def snapshot(name: str) -> Path:
 
 def commit_of(name: str) -> str | None:
     """The commit of the snapshot that the local cache holds under ``name``; None where it holds none. No network."""
+    cached = _cached(name)
+    return None if cached is None else cached.name
+
+
+def _cached(name: str) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, local_files_only=True, allow_patterns=WANTED)).name
-    except Exception:  # by version LocalEntryNotFoundError, HFValidationError ...: loading will say what is wrong
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=WANTED))
+    except Exception:  # LocalEntryNotFoundError, HFValidationError ... by version
         return None

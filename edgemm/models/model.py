@@ -35,6 +35,16 @@ class Part:
     signature: Signature
     module: nn.Module = field(compare=False)
 
+    def run(self, values: Mapping[str, Tensor], *, module: nn.Module | None = None) -> dict[str, Tensor]:
+        """The outputs by name, from the values that the signature's inputs name.
+
+        Args:
+            values: at least every input.
+            module: runs instead of the part's own (a copy prepared for inference).
+        """
+        made = (module or self.module)(*(values[name] for name in self.signature.input_names))
+        return dict(zip(self.signature.output_names, made if isinstance(made, tuple) else (made,), strict=True))
+
 
 class Model(nn.Module):
     """Parts in chain order, the raw inputs they start from and the values they end in.
@@ -106,8 +116,7 @@ class Model(nn.Module):
         for part in self.runnable(values):
             if all(name in known for name in part.signature.output_names):
                 continue
-            made = part.module(*(known[name] for name in part.signature.input_names))
-            known.update(zip(part.signature.output_names, made if isinstance(made, tuple) else (made,), strict=True))
+            known.update(part.run(known))
         return known
 
 

@@ -6,7 +6,6 @@ samples; measuring opens that; ``finish`` adds measurements and provenance and c
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,13 +20,14 @@ from edgemm.measure.encode import BATCH
 from edgemm.recipe import PackConfig
 from edgemm.runtime.archive import Archive, open_archive, seal
 from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.disk import write_array
+from edgemm.runtime.engine_tensorrt import PLAN_ENGINES
 from edgemm.runtime.errors import BundleError, DataError, DeviceMissing
 from edgemm.runtime.manifest import Gallery, GoldenOutputs, GoldenSample, Manifest, TargetEntry, TextInput
 from edgemm.runtime.paths import MANIFEST
 from edgemm.runtime.zips import zip_bundle
 from edgemm.stage import Progress, Silent
 
-PLANS = ("tensorrt", "tensorrt-rtx")
 """Engines whose files are compiled for one GPU, which may not be in this machine."""
 
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "int8": 5e-2}
@@ -75,7 +75,7 @@ def assemble(
     manifest = replace(_join(first, sources, out), name=name)
     seal(out, manifest)  # from here on it opens, so that gallery and golden outputs come from its own bytes
     if dataset is not None:
-        runs_here = [t.name for t in manifest.targets if t.engine not in PLANS]
+        runs_here = [t.name for t in manifest.targets if t.engine not in PLAN_ENGINES]
         if runs_here and manifest.family == "dual-encoder" and config.gallery != "none":
             manifest = _add_gallery(
                 out,
@@ -142,7 +142,7 @@ def _join(first: Archive, sources: Sequence[Source], out: Path) -> Manifest:
         entry = archive.manifest.target(source.target)
         files = {part: _copy(archive, path, out, digests, apart=source.name) for part, path in entry.files.items()}
         targets.append(replace(entry, name=source.name, files=files, threads=source.threads))
-        if entry.engine in PLANS:  # the portable graphs ship beside a plan that only one kind of GPU can load
+        if entry.engine in PLAN_ENGINES:  # the portable graphs ship beside a plan that only one kind of GPU can load
             for path in archive.manifest.files:
                 if path.endswith(".onnx"):
                     _copy(archive, path, out, digests, apart=source.name)
@@ -236,9 +236,7 @@ def _add_gallery(
             f'{sorted(map(str, widths))}; set pack.gallery_encoder = "bundle"'
         )
     (out / "gallery").mkdir()
-    buffer = io.BytesIO()  # numpy's own error for a full disk says neither that it is one nor which
-    np.save(buffer, embeddings.astype(np.float16), allow_pickle=False)
-    (out / "gallery" / "embeddings.npy").write_bytes(buffer.getbuffer())
+    write_array(out / "gallery" / "embeddings.npy", embeddings.astype(np.float16))
     (out / "gallery" / "labels.json").write_text(json.dumps(labels, ensure_ascii=False, indent=0), encoding="utf-8")
     return replace(manifest, gallery=Gallery("gallery/embeddings.npy", "gallery/labels.json"))
 

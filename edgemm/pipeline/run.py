@@ -171,18 +171,6 @@ def _run_command(path: Path, overrides: Sequence[str], targets: Sequence[str]) -
     return shlex.join(command)
 
 
-def _place_report(source: Path, place: Path, command: str) -> None:
-    """Copy a stored report, whole or not at all, with the command that made it; stored it has no path in it."""
-    from edgemm.report.page import with_command
-
-    partial = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
-        partial.write_text(with_command(source.read_text(encoding="utf-8"), command), encoding="utf-8")
-        partial.replace(place)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Progress, *, command: str) -> None:
     """Copy what the user keeps into ``out`` and print table, paths and a line to try."""
     if "pack" not in made:
@@ -195,7 +183,9 @@ def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Prog
         bundle = replace_with_copy(packed / "bundle", out / "bundle")
         replace_with_copy(packed / f"{recipe.name}.zip", out / f"{recipe.name}.zip")
         if "report" in made:
-            _place_report(made["report"].artifact.path / REPORT, out / REPORT, command)
+            from edgemm.report.page import place_report  # with jinja2
+
+            place_report(made["report"].artifact.path / REPORT, out / REPORT, command)
     sys.stdout.flush()
     if (bundle / "measurements.jsonl").exists():
         measurements = read_measurements(bundle / "measurements.jsonl")

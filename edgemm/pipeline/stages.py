@@ -36,7 +36,9 @@ EXPORT = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "Pil
 GRAPH = ("onnx", "onnx-ir", "onnxruntime", "numpy", "Pillow", "tokenizers")
 # What of edgemm a stage runs, besides this file, which chooses its samples and options. A test follows the imports.
 _ALWAYS = ("pipeline/stages.py", "stage.py")
-_READING = tuple(f"runtime/{name}.py" for name in ("errors", "fields", "images", "manifest", "paths", "signature"))
+_READING = tuple(
+    f"runtime/{name}.py" for name in ("disk", "errors", "fields", "images", "manifest", "paths", "signature")
+)
 TRAINING_CODE = (*_ALWAYS, "compress", "data", "models", "recipe.py", *_READING)
 CAPTURE_CODE = (*_ALWAYS, "data", "graph", "models", "recipe.py", "runtime")
 QUANTIZE_CODE = (*_ALWAYS, "data", "graph", "recipe.py", "runtime")

@@ -83,6 +83,15 @@ def write_report(
         reproduce=reproduce,
         raw=raw,
     )
+    _write(out, html)
+
+
+def place_report(stored: Path, out: Path, command: str) -> None:
+    """Copy a stored report, whole or not at all, with the command that made it: stored it has no path in it."""
+    _write(out, with_command(stored.read_text(encoding="utf-8"), command))
+
+
+def _write(out: Path, html: str) -> None:
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.write_text(html, encoding="utf-8")
