@@ -441,8 +441,8 @@ def _examples(
     tasks = [s.task for s in results[0] if s.examples]
     if not tasks:
         return []
-    task = next((t for t in tasks if t == "text→image"), tasks[0])
-    asked, wanted = task.split("→")
+    task = next((t for t in accuracy.HEADLINES if t in tasks), tasks[0])
+    asked, wanted = task.removesuffix(accuracy.TEACHERS).split("→")
     per_variant = [next(s.examples for s in result if s.task == task) for result in results]
     examples = []
     for i, example in enumerate(per_variant[0]):
