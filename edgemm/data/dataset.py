@@ -16,14 +16,31 @@ from edgemm.runtime.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One example. ``label`` is a class or a concept, ``group`` a slice that is also reported alone."""
+    """One example; a modality that it lacks is None.
+
+    Args:
+        tensors: modality of its own name -> a ``.npy`` file of one sample (a sensor's vector, precomputed features).
+        label: a class, a concept or an identity.
+        labels: every class that is right (multi-label).
+        value: the quantity to predict (regression).
+        group: a slice that is also reported alone.
+    """
 
     id: str
     image: Path | None = None
     text: str | None = None
     audio: Path | None = None
+    tensors: Mapping[str, Path] = field(default_factory=dict)
     label: str | None = None
+    labels: tuple[str, ...] = ()
+    value: float | None = None
     group: str | None = None
+
+    def raw(self, modality: str) -> Path | str | None:
+        """The raw form of one modality: a file, or a string; None where the sample lacks it."""
+        if modality == "text":
+            return self.text
+        return {"image": self.image, "audio": self.audio}.get(modality) or self.tensors.get(modality)
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,8 @@ class Dataset:
         rows = {
             split: [
                 [s.id, self.checksums.get(s.image) if s.image else None, s.text,
-                 self.checksums.get(s.audio) if s.audio else None, s.label, s.group]
+                 self.checksums.get(s.audio) if s.audio else None, s.label, s.group, list(s.labels), s.value,
+                 {name: self.checksums.get(path) for name, path in sorted(s.tensors.items())}]
                 for s in samples
             ]
             for split, samples in self.splits.items()
@@ -140,7 +158,7 @@ def _check_sample(sample: Sample, checksums: dict[Path, str], problems: dict[Pat
     """What is wrong with the sample, or None. Each file is read once."""
     if sample.text is not None and not sample.text.strip():
         return "empty text"
-    for path in (sample.image, sample.audio):
+    for path in (sample.image, sample.audio, *sample.tensors.values()):
         if path is None or path in checksums:
             continue
         if path not in problems:

@@ -129,6 +129,7 @@ class Bundle:
             advice = f" (this bundle also has {others})" if others else ""
             require_engine(self.target.engine_of(part), what=f"target '{self.target.name}'{advice}")
         self._inputs = InputReader(self.manifest, archive.read)
+        self._placeholders: dict[str, Array] = {}
         self._rankers: dict[tuple[str, ...], tuple[str, Ranker] | None] = {}
         self._plans: dict[tuple[str, ...], tuple[tuple[Part, ...], tuple[str, ...], int | None]] = {}
         self._threads = 0
@@ -216,10 +217,11 @@ class Bundle:
         return self._inputs.values(self._inputs.samples(given))
 
     def run(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        """Run every part whose inputs exist; returns the given values and all that were made."""
+        """Run every part whose inputs exist or have a placeholder; returns the given values and all that were made."""
         known = dict(values)
         for part in self._parts.values():
-            if all(name in known for name in part.input_names):
+            if all(name in known or name in self.manifest.placeholders for name in part.input_names):
+                self._stand_in(part, known)
                 _run_part(part, known)
         return known
 
@@ -295,7 +297,7 @@ class Bundle:
         }
         runnable: list[Part] = []
         for part in self._parts.values():
-            if known.issuperset(part.input_names):
+            if all(name in known or name in self.manifest.placeholders for name in part.input_names):
                 known.update(part.output_names)
                 runnable.append(part)
         outputs = tuple(name for name in self.manifest.outputs if name in known)
@@ -326,6 +328,7 @@ class Bundle:
 
     def _run(self, parts: Iterable[Part], outputs: Iterable[str], values: dict[str, Value]) -> dict[str, Array]:
         for part in parts:
+            self._stand_in(part, values)
             _run_part(part, values)
         made: dict[str, Array] = {}
         for name in outputs:
@@ -337,6 +340,18 @@ class Bundle:
                 )
             made[name] = value
         return made
+
+    def _stand_in(self, part: Part, values: dict[str, Value]) -> None:
+        """Add the placeholders of the inputs that nothing made, for as many samples as there are."""
+        if not self.manifest.placeholders:
+            return
+        for name in part.input_names:
+            if name not in values:
+                if name not in self._placeholders:
+                    path = self.manifest.placeholders[name]
+                    self._placeholders[name] = load_array(self.archive.read(path), path)
+                count = max(len(value) for value in values.values())
+                values[name] = np.repeat(self._placeholders[name], count, axis=0)
 
     def _run_in_pieces(
         self, parts: Iterable[Part], outputs: tuple[str, ...], samples: Mapping[str, Samples], limit: int
@@ -376,7 +391,7 @@ class Bundle:
                 raise BundleError(
                     f"{self.manifest.labels}: {len(labels)} labels for logits of shape {made['logits'].shape}"
                 )
-            return "logits", LabelSet("logits", labels)
+            return "logits", LabelSet("logits", labels, independent=self.manifest.task == "multi-label")
         if self.manifest.gallery is not None:
             vectors = load_array(self.archive.read(self.manifest.gallery.embeddings), self.manifest.gallery.embeddings)
             labels = self.archive.read_strings(self.manifest.gallery.labels)

@@ -22,6 +22,7 @@ FORMAT = 1
 Role = Literal["frontend", "tower", "fusion", "head", "decoder"]
 Engine = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["float32", "float16", "int8"]
+Task = Literal["single-label", "multi-label", "regression"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,8 @@ class Manifest:
     outputs: tuple[str, ...]
     targets: tuple[TargetEntry, ...]
     labels: str | None = None  # path of a JSON list of class names for value "logits"
+    task: Task | None = None  # "logits" are of one class (None: too) or of any number of them; regression makes "value"
+    placeholders: Mapping[str, str] = field(default_factory=dict)  # value -> .npy (1, ...) that stands in where missing
     gallery: Gallery | None = None
     golden: tuple[GoldenSample, ...] = ()
     golden_outputs: Mapping[str, GoldenOutputs] = field(default_factory=dict)  # target name -> outputs
@@ -169,6 +172,8 @@ class Manifest:
                 yield raw.tokenizer, f"inputs.{modality}.tokenizer"
         if self.labels is not None:
             yield self.labels, "labels"
+        for value, path in self.placeholders.items():
+            yield path, f"placeholders.{value}"
         if self.gallery is not None:
             yield self.gallery.embeddings, "gallery.embeddings"
             yield self.gallery.labels, "gallery.labels"
@@ -211,6 +216,8 @@ class Manifest:
                 for target in self.targets
             ],
             "labels": self.labels,
+            "task": self.task,
+            "placeholders": dict(self.placeholders),
             "gallery": self.gallery and {"embeddings": self.gallery.embeddings, "labels": self.gallery.labels},
             "golden": [{"inputs": dict(sample.inputs)} for sample in self.golden],
             "golden_outputs": {
@@ -257,6 +264,11 @@ class Manifest:
             outputs=fields.strings("outputs"),
             targets=tuple(_target(target) for target in fields.objects("targets")),
             labels=_optional_path(fields, "labels"),
+            task=_task(fields),
+            placeholders={
+                name: check_path(check_string(path, where), where)
+                for name, path, where in fields.mapping("placeholders", {})
+            },
             gallery=_gallery(fields),
             golden=tuple(_golden(sample) for sample in fields.objects("golden", [])),
             golden_outputs={
@@ -353,6 +365,17 @@ def _target(fields: Fields) -> TargetEntry:
     return target
 
 
+def _task(fields: Fields) -> Task | None:
+    value = fields.optional_string("task")
+    known: tuple[Task, ...] = get_args(Task)
+    for task in known:
+        if value == task:
+            return task
+    if value is not None:
+        raise BundleError(f"{fields.path('task')}: got '{value}', expected null or one of {', '.join(get_args(Task))}")
+    return None
+
+
 def _gallery(fields: Fields) -> Gallery | None:
     value = fields.take("gallery", None)
     if value is None:
@@ -418,6 +441,9 @@ def _check_chain(manifest: Manifest, file: str) -> None:
                     f"{file}: parts[{i}] ('{part.name}'): value '{spec.name}' is already made by {made[spec.name]}"
                 )
             made[spec.name] = f"part '{part.name}'"
+    for value in manifest.placeholders:
+        if not made.get(value, "").startswith("part "):
+            raise BundleError(f"{file}: placeholders.{value}: no part makes it; values known: {sorted(made)}")
     if not manifest.outputs:
         raise BundleError(f"{file}: outputs: got none, expected at least one value that a part makes")
     for i, name in enumerate(manifest.outputs):

@@ -13,13 +13,16 @@ Match = tuple[str, float]
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Names for the classes of a value of logits."""
+    """Names for the classes of a value of logits; ``independent``: any number of them may be right at once."""
 
     value: str
     labels: tuple[str, ...]
+    independent: bool = False
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """Softmax over the last axis; (batch, classes) float32 in 0..1."""
+        """Softmax over the last axis, or a sigmoid of each where independent; (batch, classes) float32 in 0..1."""
+        if self.independent:
+            return np.asarray(1 / (1 + np.exp(-np.clip(logits, -80, 80), dtype=np.float32)))
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float32)
         return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
@@ -57,7 +60,7 @@ class Prediction:
     def matches(self) -> tuple[tuple[Match, ...], ...] | None:
         """Per sample the best ``top`` (label, score), best first; None where the bundle names nothing.
 
-        The score is the softmax probability of ``logits`` where the bundle has labels, else the cosine similarity to
+        The score is the probability of a class by ``logits`` where the bundle has labels, else the cosine similarity to
         the bundle's gallery of the first output that is an embedding of its width. Made when first read.
         """
         if self._ranked is None:
