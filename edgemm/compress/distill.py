@@ -8,16 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edgemm.compress.answering import AnswerDistillation
 from edgemm.compress.corpus import Corpus, corpus_of, made_up_texts
-from edgemm.compress.feeds import feeds_of
-from edgemm.compress.objectives import (
-    EMBEDDINGS,
-    ClassifierDistillation,
-    ContrastiveDistillation,
-    augmentation_of,
-    check_widths,
-    contrast_corpus,
-)
+from edgemm.compress.embedding import EmbeddingDistillation, check_pairs, check_widths
+from edgemm.compress.feeds import Feeds, feeds_of, joint_answers
+from edgemm.compress.objectives import augmentation_of
 from edgemm.compress.teach import schedule_of
 from edgemm.compress.trainer import train_
 from edgemm.data import Dataset
@@ -78,7 +73,7 @@ def run(
 
 def distillation(
     student: Model, teacher: Model, config: DistillConfig, *, dataset: Dataset, seed: int, context: Context
-) -> ContrastiveDistillation | ClassifierDistillation:
+) -> EmbeddingDistillation | AnswerDistillation:
     """The objective that distils ``student`` from ``teacher`` on split ``train``; the student is trained in place.
 
     Args:
@@ -87,63 +82,80 @@ def distillation(
     teacher.requires_grad_(False).eval()
     for part in student.chain:
         part.module.requires_grad_(part.role != "frontend")
-    dual = student.family == "dual-encoder"
-    extra = _extra_texts(teacher, dataset, count=config.extra_texts, seed=seed) if dual else []
-    plain = corpus_of(dataset)
-    corpus = corpus_of(dataset, extra_texts=extra)
-    augmented = augmentation_of(config)
-    if dual:
-        contrast_corpus(corpus, stage="distill")
-        check_widths(student, teacher, config)
-    frozen = [part.name for part in teacher.chain]
-    cached = feeds_of(
-        teacher, plain, context, frozen=frozen, views=config.views, augmented=augmented, seed=seed, title="teacher"
-    )
+    if set(student.inputs) != set(teacher.inputs):
+        raise ModelError(
+            f"distill: the student takes {list(student.inputs)}, the teacher {list(teacher.inputs)}; expected the same"
+        )
+    if student.family == "fusion-classifier":
+        return _answering(student, teacher, config, dataset=dataset, seed=seed, context=context)
+    extra = _extra_texts(teacher, dataset, count=config.extra_texts, seed=seed) if "text" in student.inputs else []
+    plain, corpus = corpus_of(dataset), corpus_of(dataset, extra_texts=extra)
+    check_widths(student, teacher, config)
+    cached = _cached(teacher, plain, config, seed=seed, context=context)
+    if student.family == "dual-encoder":
+        check_pairs(cached, stage="distill")
     fed = feeds_of(student, corpus, context, frozen=[], title="student")
-    if not dual:
-        return ClassifierDistillation(fed, config, teacher=teacher, teacher_feeds=cached, views=config.views)
-    texts = dict(cached.texts)
+    tables = {modality: dict(rows) for modality, rows in cached.cached.items()}
     if corpus.extra:
-        more = feeds_of(teacher, _only_extra(corpus), context, frozen=frozen, title="teacher, made-up texts").texts
-        texts = {name: torch.cat((rows, more[name])) for name, rows in texts.items()}
-    images = [
-        _embeddings(teacher, {name: rows[view] for name, rows in cached.images.items()}, EMBEDDINGS[0])
-        for view in range(config.views)
-    ]
-    features = {
-        modality: rows[f"{modality}_features"]
-        for modality, rows in (("image", cached.images), ("text", texts))
-        if f"{modality}_features" in rows
-    }
+        names = [part.name for part in teacher.chain]
+        more = feeds_of(teacher, _only_extra(corpus), context, frozen=names, title="teacher, made-up texts").cached
+        tables["text"] = {name: torch.cat((rows, more["text"][name])) for name, rows in tables["text"].items()}
+    features = {m: rows[f"{m}_features"] for m, rows in tables.items() if f"{m}_features" in rows}
     if config.hidden and not features:
         raise ModelError(
             "distill.hidden: the teacher has no features before its embeddings, since its projections are inside its "
             "towers; set distill.hidden = 0"
         )
-    return ContrastiveDistillation(
+    return EmbeddingDistillation(
         fed,
         config,
-        teacher_embeddings={"image": torch.stack(images), "text": _embeddings(teacher, texts, EMBEDDINGS[1])},
+        teacher_embeddings={m: _embeddings(teacher, rows, f"{m}_embedding") for m, rows in tables.items()},
         teacher_features=features,
-        views=config.views,
     )
+
+
+def _answering(
+    student: Model, teacher: Model, config: DistillConfig, *, dataset: Dataset, seed: int, context: Context
+) -> AnswerDistillation:
+    """From a teacher's cached features where it has towers of single modalities, else from its answers."""
+    corpus = corpus_of(dataset, task=student.task)
+    for model in (student, teacher):
+        if not model.placeholders:
+            corpus.require(model.inputs, stage="distill")
+    fed = feeds_of(student, corpus, context, frozen=[], title="student")
+    if any(part.role == "tower" and part.modality is not None for part in teacher.chain):
+        cached = _cached(teacher, corpus, config, seed=seed, context=context)
+        return AnswerDistillation(fed, config, teacher=teacher, teacher_feeds=cached)
+    answers = joint_answers(teacher, corpus, context, title="teacher: answers")
+    return AnswerDistillation(fed, config, teacher=teacher, teacher_feeds=None, answers=answers)
+
+
+def _cached(teacher: Model, corpus: Corpus, config: DistillConfig, *, seed: int, context: Context) -> Feeds:
+    return feeds_of(
+        teacher, corpus, context, frozen=[part.name for part in teacher.chain], views=config.views,
+        augmented=augmentation_of(config), seed=seed, title="teacher",
+    )  # fmt: skip
 
 
 def _only_extra(corpus: Corpus) -> Corpus:
     """A corpus of nothing but the extra texts; a table of its own, so that the plain one is found in the cache."""
     nothing = torch.zeros(0, dtype=torch.int64)
-    return Corpus((), (), corpus.texts[len(corpus.texts) - corpus.extra :], None, None, None, nothing, nothing)
+    return Corpus(
+        corpus.texts[len(corpus.texts) - corpus.extra :], nothing, nothing,
+        names=torch.zeros(0, 1, dtype=torch.int64), name_counts=nothing,
+    )  # fmt: skip
 
 
 @torch.inference_mode()
 def _embeddings(model: Model, cached: Mapping[str, Tensor], name: str) -> Tensor:
-    """Run what comes after frozen towers on their cached rows: (U, D) float32."""
-    count = len(next(iter(cached.values())))
-    made = [
-        model({key: rows[start : start + 1024].float() for key, rows in cached.items()})[name].float()
-        for start in range(0, count, 1024)
-    ]
-    return torch.cat(made)
+    """Run what comes after frozen towers on their cached rows, (V, U, ...) or (U, ...); to (V, U, D) or (U, D) float32."""
+    if name in cached:
+        return cached[name].float()
+    (features,) = [key for key in cached if key.endswith("_features")] or [next(iter(cached))]
+    rows = cached[features]
+    flat = rows.flatten(0, -2) if rows.ndim == 3 else rows
+    made = [model({features: flat[i : i + 1024].float()})[name].float() for i in range(0, len(flat), 1024)]
+    return torch.cat(made).reshape(*rows.shape[:-1], -1)
 
 
 def _extra_texts(teacher: Model, dataset: Dataset, *, count: int, seed: int) -> list[str]:

@@ -1,8 +1,9 @@
-"""Feeds: the values of a model for rows of a corpus, from the cache where parts are frozen, else from raw data.
+"""Feeds: the values of a model for items of a corpus, from the cache where parts are frozen, else from raw data.
 
-Where a tower is frozen, its outputs are made once for each distinct image or text and kept on disk under the digest
+Where a tower is frozen, its outputs are made once for each distinct file or text and kept on disk under the digest
 of its weights, so that teaching, distilling and recovering share them. Where it is trained, it is fed: images from a
-table of decoded and resized pixels, texts as token ids.
+table of decoded and resized pixels, texts as token ids, sounds as what their frontend makes of them, numbers as they
+are.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -24,6 +26,7 @@ from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.cache import Rows, cache_key, cached_rows
 from edgemm.compress.corpus import Corpus
 from edgemm.compress.trainer import keep_freed_memory
+from edgemm.data.batches import read_file
 from edgemm.data.image import read_image
 from edgemm.models.frontend import ImageFrontend
 from edgemm.models.model import Model, Part, raw_values
@@ -31,60 +34,68 @@ from edgemm.models.tokenizer import encode, tokenizer_from_json
 from edgemm.runtime.errors import ModelError
 from edgemm.stage import Context
 
-IMAGE_CHUNK = 256
+FILE_CHUNK = 256
 TEXT_CHUNK = 2048
-BATCH = 16  # images or texts at once through a frozen part; larger falls out of the CPU's caches
+BATCH = 16  # files or texts at once through a frozen part; larger falls out of the CPU's caches
+
+_Values = dict[str, Tensor]
 
 
 @dataclass
 class Feeds:
     """Where the values of a model come from.
 
-    ``images`` and ``texts`` are cached frozen values, name -> (U, ...) with U distinct images or texts (of images
-    first the views: (V, U, ...)); ``pixels`` and ``ids`` are what trained towers are fed.
+    Args:
+        cached: modality -> name -> (V, U, ...) of U distinct files in V views, or (U, ...) of texts.
+        frozen: modalities whose cached values are a frozen tower's, and not only a frontend's.
+        pixels: (U, 3, S, S) uint8 that a trained image tower is fed.
+        ids: (U, T) int64 that a trained text tower is fed, padded to the longest text, with its ``mask``.
     """
 
     model: Model
     corpus: Corpus
-    images: Mapping[str, Tensor] = field(default_factory=dict)
-    texts: Mapping[str, Tensor] = field(default_factory=dict)
-    pixels: Tensor | None = None  # (U, 3, S, S) uint8
-    ids: Tensor | None = None  # (U, T) int64, padded to the longest text
+    cached: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    frozen: set[str] = field(default_factory=set)
+    pixels: Tensor | None = None
+    ids: Tensor | None = None
     mask: Tensor | None = None
 
-    def image_values(
-        self, image_rows: Tensor, *, views: Tensor | None = None, augment: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Values for (B,) rows of the corpus's images.
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that the model takes and any sample has."""
+        return tuple(m for m in self.model.inputs if m in self.corpus.modalities)
+
+    def values(
+        self, modality: str, items: Tensor, *, views: Tensor | None = None, augment: Tensor | None = None
+    ) -> _Values:
+        """Values for (B,) items: rows of the corpus's files of a modality, or of its texts.
+
+        Texts are padded to the longest of them only.
 
         Args:
-            views: (B,) which cached view of each; the plain image without it.
-            augment: (B, P) parameters of the view that a trained tower is fed; the plain image without it.
+            views: (B,) which cached view of each; the plain one without it.
+            augment: (B, P) parameters of the view that a trained image tower is fed; the plain image without it.
         """
-        if self.images:
-            chosen = torch.zeros_like(image_rows) if views is None else views
-            return {name: rows[chosen, image_rows].float() for name, rows in self.images.items()}
-        if self.pixels is None:
-            return {}
-        # channels last halves the time of training a CNN on CPUs; the modules follow their input's layout
-        x = self.pixels[image_rows].float().contiguous(memory_format=torch.channels_last)
-        if augment is not None:
-            x = augmentation.apply(x, augment)
-        frontend = frontend_of(self.model)
-        assert frontend is not None
-        return {frontend.signature.outputs[0].name: _image_frontend(frontend).normalise(x)}
-
-    def text_values(self, text_rows: Tensor) -> dict[str, Tensor]:
-        """Values for (B,) rows of the corpus's texts, padded to the longest of them only."""
-        if self.texts:
-            return {name: rows[text_rows].float() for name, rows in self.texts.items()}
-        if self.ids is None or self.mask is None:
-            return {}
-        raw = self.model.inputs["text"]
-        assert raw.kind == "text"
-        mask = self.mask[text_rows]
-        longest = int(mask.sum(1).max())
-        return {raw.ids: self.ids[text_rows, :longest], raw.mask: mask[:, :longest]}
+        if modality == "text" and not self.cached.get("text"):
+            raw = self.model.inputs["text"]
+            assert raw.kind == "text"
+            assert self.ids is not None
+            assert self.mask is not None
+            mask = self.mask[items]
+            longest = int(mask.sum(1).max())
+            return {raw.ids: self.ids[items, :longest], raw.mask: mask[:, :longest]}
+        if modality == "image" and self.pixels is not None:
+            # channels last halves the time of training a CNN on CPUs; the modules follow their input's layout
+            x = self.pixels[items].float().contiguous(memory_format=torch.channels_last)
+            if augment is not None:
+                x = augmentation.apply(x, augment)
+            frontend = frontend_of(self.model, "image")
+            assert frontend is not None
+            return {frontend.signature.outputs[0].name: _image_frontend(frontend).normalise(x)}
+        if modality == "text":
+            return {name: rows[items].float() for name, rows in self.cached["text"].items()}
+        chosen = torch.zeros_like(items) if views is None else views
+        return {name: rows[chosen, items].float() for name, rows in self.cached[modality].items()}
 
 
 def feeds_of(
@@ -106,27 +117,29 @@ def feeds_of(
         title: whose values they are, for progress ("teacher").
 
     Raises:
-        ModelError: a modality that training can't feed, or a frontend other than ImageFrontend before a trained tower.
+        ModelError: a frontend other than ImageFrontend before a trained image tower.
+        DataError: a file that can't be decoded.
     """
-    if unknown := [m for m in model.inputs if m not in ("image", "text")]:
-        raise ModelError(f"training feeds images and texts; the model also takes {', '.join(unknown)}")
     feeds = Feeds(model, corpus)
     names = set(frozen)
-    if "image" in model.inputs and corpus.image_row is not None:
-        parts = _frozen_towers(model, "image", names)
-        if any(part.role != "frontend" for part in parts):
-            feeds.images = _image_rows(
-                model, parts, corpus, context, views=views, augmented=augmented, seed=seed, title=title
-            )
-        else:
+    for modality in feeds.modalities:
+        parts = _frozen_towers(model, modality, names)
+        tower = any(part.role != "frontend" for part in parts)
+        if tower:
+            feeds.frozen.add(modality)
+        if modality == "text":
+            if tower:
+                feeds.cached["text"] = _text_rows(model, parts, corpus, context, title=title)
+            else:
+                ids, mask = encode(_tokenizer(model), corpus.texts)
+                feeds.ids, feeds.mask = torch.from_numpy(ids), torch.from_numpy(mask)
+        elif modality == "image" and not tower:
             feeds.pixels = _pixel_table(model, corpus, context, title=title)
-    if "text" in model.inputs and corpus.texts:
-        parts = _frozen_towers(model, "text", names)
-        if parts:
-            feeds.texts = _text_rows(model, parts, corpus, context, title=title)
         else:
-            ids, mask = encode(_tokenizer(model), corpus.texts)
-            feeds.ids, feeds.mask = torch.from_numpy(ids), torch.from_numpy(mask)
+            feeds.cached[modality] = _file_rows(
+                model, modality, parts, corpus, context,
+                views=views if modality == "image" else 1, augmented=augmented, seed=seed, title=title,
+            )  # fmt: skip
     return feeds
 
 
@@ -148,9 +161,9 @@ def parts_digest(parts: Iterable[Part]) -> str:
     return digest.hexdigest()
 
 
-def frontend_of(model: Model) -> Part | None:
-    """The part that turns raw images into pixels, if there is one."""
-    return next((p for p in model.chain if p.role == "frontend" and p.modality == "image"), None)
+def frontend_of(model: Model, modality: str) -> Part | None:
+    """The part that prepares a modality's raw form, if there is one."""
+    return next((p for p in model.chain if p.role == "frontend" and p.modality == modality), None)
 
 
 def _image_frontend(part: Part | None) -> ImageFrontend:
@@ -198,16 +211,42 @@ def fast_arithmetic(*, enabled: bool = True) -> torch.autocast:
 
 @torch.inference_mode()
 def _run(
-    parts: list[Part], modules: Mapping[str, nn.Module], values: dict[str, Tensor], names: tuple[str, ...]
-) -> dict[str, Tensor]:
+    parts: Sequence[Part], modules: Mapping[str, nn.Module], groups: list[_Values], names: tuple[str, ...]
+) -> Rows:
+    """What the parts make of samples, which come in groups of one shape each: name -> (all samples, ...) float16.
+
+    After each part, neighbours that have become alike (images of any size after their frontend) go on together.
+    """
     for part in parts:
-        with fast_arithmetic(enabled=part.role != "frontend"):
-            values.update(part.run(values, module=modules[part.name]))
-    return {name: values[name] for name in names}
+        groups = _joined(groups)
+        for values in groups:
+            with fast_arithmetic(enabled=part.role != "frontend"):
+                values.update(part.run(values, module=modules[part.name]))
+            for name in [n for n in part.signature.input_names if n not in names]:
+                del values[name]
+    return {name: torch.cat([values[name].half() for values in groups]).numpy() for name in names}
 
 
-def _image_rows(
+def _joined(groups: list[_Values]) -> list[_Values]:
+    """Neighbours of one shape as one group, up to ``BATCH`` samples."""
+    joined: list[list[_Values]] = []
+    for values in groups:
+        last = joined[-1] if joined else None
+        shapes = {name: value.shape[1:] for name, value in values.items()}
+        if (
+            last is not None
+            and {name: value.shape[1:] for name, value in last[-1].items()} == shapes
+            and sum(len(next(iter(v.values()))) for v in [*last, values]) <= BATCH
+        ):
+            last.append(values)
+        else:
+            joined.append([values])
+    return [{name: torch.cat([v[name] for v in group]) for name in group[0]} for group in joined]
+
+
+def _file_rows(
     model: Model,
+    modality: str,
     parts: list[Part],
     corpus: Corpus,
     context: Context,
@@ -217,30 +256,35 @@ def _image_rows(
     seed: int,
     title: str,
 ) -> dict[str, Tensor]:
+    """What frontend and frozen tower of one modality make of its files; (V, U, ...), the first view being plain."""
     keep_freed_memory()
-    names = _frontier(model, parts)
+    raw = model.inputs[modality]
+    assert raw.kind != "text"
+    names = _frontier(model, parts) if parts else (raw.feeds,)
     modules = {part.name: _for_inference(part.module) for part in parts}
-    feeds = model.inputs["image"]
-    assert feeds.kind == "image"
+    files = corpus.files[modality]
     digest = parts_digest(parts)
+    lengths = next((part.signature.dims["samples"] for part in parts if "samples" in part.signature.dims), None)
     tables = []
     for view in range(views):
-        moved = None if view == 0 else view_parameters(augmented or Augmentation(), len(corpus.images), view, seed=seed)
+        moved = None if view == 0 else view_parameters(augmented or Augmentation(), len(files), view, seed=seed)
 
         def compute(rows: range, moved: Tensor | None = moved) -> Rows:
-            made: dict[str, list[Tensor]] = {name: [] for name in names}
-            for batch in _batches(corpus, rows):
-                images = torch.from_numpy(np.stack([read_image(corpus.images[r]) for r in batch]))
-                if moved is not None:
-                    as_chw = images.permute(0, 3, 1, 2).float()
-                    images = augmentation.apply(as_chw, moved[batch]).round().byte().permute(0, 2, 3, 1)
-                for name, value in _run(parts, modules, {feeds.feeds: images}, names).items():
-                    made[name].append(value.half())
-            return {name: torch.cat(values).numpy() for name, values in made.items()}
+            made: list[Rows] = []
+            for start in range(rows.start, rows.stop, BATCH):
+                groups: list[_Values] = []
+                for row in range(start, min(start + BATCH, rows.stop)):
+                    value = torch.from_numpy(read_file(files[row], raw, lengths=lengths))[None]
+                    if moved is not None:
+                        as_chw = augmentation.apply(value.permute(0, 3, 1, 2).float(), moved[row : row + 1])
+                        value = as_chw.round().byte().permute(0, 2, 3, 1)
+                    groups.append({raw.feeds: value})
+                made.append(_run(parts, modules, groups, names))
+            return {name: np.concatenate([batch[name] for batch in made]) for name in names}
 
         key = cache_key(
             parts=digest,
-            images=corpus.image_sha256,
+            files=corpus.sha256[modality],
             dtype="float16",
             arithmetic=str(fast_dtype()),
             view=None if view == 0 else [repr(augmented), view, seed],
@@ -248,53 +292,26 @@ def _image_rows(
         note = "" if views == 1 else f", view {view + 1} of {views}"
         tables.append(
             cached_rows(
-                context,
-                key,
-                names,
-                compute,
-                count=len(corpus.images),
-                chunk=IMAGE_CHUNK,
-                title=f"{title}: images{note}",
+                context, key, names, compute, count=len(files), chunk=FILE_CHUNK, title=f"{title}: {modality}{note}"
             )
         )
     return {name: torch.stack([torch.from_numpy(table[name]) for table in tables]) for name in names}
 
 
-def _batches(corpus: Corpus, rows: range) -> list[list[int]]:
-    """Rows in batches of images of one size."""
-    from PIL import Image
-
-    sizes: dict[tuple[int, int], list[int]] = {}
-    for row in rows:
-        with Image.open(corpus.images[row]) as image:
-            sizes.setdefault(image.size, []).append(row)
-    if len(sizes) == 1:
-        return [list(rows)[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-    # order matters: results are joined row by row, so runs of one size only
-    batches: list[list[int]] = []
-    size_of = {row: size for size, own in sizes.items() for row in own}
-    for row in rows:
-        last = batches[-1] if batches else None
-        if last is not None and len(last) < BATCH and size_of[last[-1]] == size_of[row]:
-            last.append(row)
-        else:
-            batches.append([row])
-    return batches
-
-
 def _pixel_table(model: Model, corpus: Corpus, context: Context, *, title: str) -> Tensor:
-    part = frontend_of(model)
+    part = frontend_of(model, "image")
     frontend = _image_frontend(part)
     assert part is not None
+    files = corpus.files["image"]
 
     @torch.inference_mode()
     def compute(rows: range) -> Rows:
-        made = [frontend.resize(torch.from_numpy(read_image(corpus.images[r]))[None]) for r in rows]
+        made = [frontend.resize(torch.from_numpy(read_image(files[r]))[None]) for r in rows]
         return {"pixels": torch.cat(made).round().clamp(0, 255).to(torch.uint8).numpy()}
 
-    key = cache_key(frontend=parts_digest([part]), images=corpus.image_sha256, dtype="uint8")
+    key = cache_key(frontend=parts_digest([part]), images=corpus.sha256["image"], dtype="uint8")
     table = cached_rows(
-        context, key, ("pixels",), compute, count=len(corpus.images), chunk=IMAGE_CHUNK, title=f"{title}: decode images"
+        context, key, ("pixels",), compute, count=len(files), chunk=FILE_CHUNK, title=f"{title}: decode images"
     )
     return torch.from_numpy(table["pixels"])
 
@@ -314,16 +331,16 @@ def _text_rows(model: Model, parts: list[Part], corpus: Corpus, context: Context
         # texts of one length together: padding is paid for like any token
         texts = corpus.texts[rows.start : rows.stop]
         order = sorted(range(len(texts)), key=lengths[rows.start : rows.stop].__getitem__)
-        made: dict[str, list[Tensor]] = {name: [] for name in names}
+        made: dict[str, list[NDArray[np.generic]]] = {name: [] for name in names}
         for start in range(0, len(order), 4 * BATCH):
             ids, mask = encode(tokenizer, [texts[i] for i in order[start : start + 4 * BATCH]])
             values = {raw.ids: torch.from_numpy(ids), raw.mask: torch.from_numpy(mask)}
-            for name, value in _run(parts, {p.name: p.module for p in parts}, values, names).items():
+            for name, value in _run(parts, {p.name: p.module for p in parts}, [values], names).items():
                 if by_tokens and value.ndim == 3:  # (B, T, W), padded to one length for all
-                    value = nn.functional.pad(value, (0, 0, 0, longest - value.shape[1]))
-                made[name].append(value.half())
-        place = torch.argsort(torch.tensor(order))
-        return {name: torch.cat(values)[place].numpy() for name, values in made.items()}
+                    value = np.pad(value, ((0, 0), (0, longest - value.shape[1]), (0, 0)))
+                made[name].append(value)
+        place = np.argsort(order)
+        return {name: np.concatenate(values)[place] for name, values in made.items()}
 
     key = cache_key(
         parts=parts_digest(parts),
@@ -336,6 +353,33 @@ def _text_rows(model: Model, parts: list[Part], corpus: Corpus, context: Context
         context, key, names, compute, count=len(corpus.texts), chunk=TEXT_CHUNK, title=f"{title}: texts"
     )
     return {name: torch.from_numpy(rows) for name, rows in table.items()}
+
+
+def joint_answers(model: Model, corpus: Corpus, context: Context, *, title: str) -> Tensor:
+    """What a model that joins its modalities in one part says of every sample: (N, classes) float32, from the cache."""
+    (name,) = model.outputs
+    feeds = feeds_of(model, corpus, context, frozen=[part.name for part in model.chain], title=title)
+
+    @torch.inference_mode()
+    def compute(rows: range) -> Rows:
+        made = []
+        for start in range(rows.start, rows.stop, BATCH):
+            batch = torch.arange(start, min(start + BATCH, rows.stop))
+            values: _Values = {}
+            for modality in feeds.modalities:
+                items = corpus.choose_texts(batch, None) if modality == "text" else corpus.rows[modality][batch]
+                values |= feeds.values(modality, items)
+            made.append(model(values)[name].float())
+        return {name: torch.cat(made).numpy()}
+
+    key = cache_key(
+        parts=parts_digest(model.chain),
+        files={m: [corpus.sha256[m][i] for i in rows] for m, rows in ((m, r.tolist()) for m, r in corpus.rows.items())},
+        texts=[corpus.texts[i] for i in corpus.names[:, 0].tolist()] if corpus.names is not None else None,
+        tokenizer=hashlib.sha256((model.tokenizer_json or "").encode()).hexdigest(),
+    )
+    table = cached_rows(context, key, (name,), compute, count=len(corpus), chunk=FILE_CHUNK, title=title)
+    return torch.from_numpy(table[name])
 
 
 def _tokenizer(model: Model) -> Tokenizer:

@@ -6,6 +6,8 @@ inverse of a softmax temperature. All results are scalars in nats, means over th
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -129,3 +131,86 @@ def classifier_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Te
     student_log = torch.log_softmax(student / temperature, dim=-1)
     teacher_log = torch.log_softmax(teacher / temperature, dim=-1)
     return temperature**2 * F.kl_div(student_log, teacher_log, log_target=True, reduction="batchmean")
+
+
+def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference between the samples' cosine similarities in student and in teacher.
+
+    Student and teacher may differ in width and in everything else: what is compared is how alike samples are.
+
+    Args:
+        student, teacher: (B, D) and (B, E) float32; the teacher's detached.
+
+    Returns:
+        Scalar in [0, 4].
+
+    Source: Tung and Mori 2019, "Similarity-preserving knowledge distillation"; of a modality's own features, as the
+    Gram loss of Wei et al. 2023, "MMANet".
+    """
+    a, b = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
+    return F.mse_loss(a @ a.T, b @ b.T)
+
+
+def token_gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """The same between the tokens of each sample.
+
+    Args:
+        student, teacher: (B, N, D) and (B, N, E) float32 of equally many tokens; the teacher's detached.
+    """
+    a, b = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
+    return F.mse_loss(a @ a.transpose(1, 2), b @ b.transpose(1, 2))
+
+
+def unimodal_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """``classifier_kd`` of one modality's own decision, each sample weighted by how sure the teacher is of it.
+
+    The weight is one minus the teacher's entropy over the largest there is, so a modality that says nothing about a
+    sample teaches nothing there.
+
+    Args:
+        student, teacher: (B, C) float32 logits; the teacher's detached.
+        temperature: > 0.
+
+    Returns:
+        Scalar, nats times temperature squared, mean over rows.
+
+    Source: Wei et al. 2023, "MMANet" (entropy-weighted unimodal heads).
+    """
+    certain = torch.softmax(teacher, dim=-1)
+    entropy = -(certain * torch.log(certain + 1e-9)).sum(-1)
+    weight = 1 - entropy / math.log(max(2, teacher.shape[-1]))
+    student_log = torch.log_softmax(student / temperature, dim=-1)
+    teacher_log = torch.log_softmax(teacher / temperature, dim=-1)
+    divergence = F.kl_div(student_log, teacher_log, log_target=True, reduction="none").sum(-1)
+    return temperature**2 * (weight * divergence).mean()
+
+
+def multi_label_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """Binary cross-entropy of each class against the teacher's softened probability, times the squared temperature.
+
+    Args:
+        student, teacher: (B, C) float32 logits; the teacher's detached.
+        temperature: > 0.
+    """
+    target = torch.sigmoid(teacher / temperature)
+    return temperature**2 * F.binary_cross_entropy_with_logits(student / temperature, target)
+
+
+def angular_margin(embedding: Tensor, prototypes: Tensor, identity: Tensor, *, margin: float, scale: float) -> Tensor:
+    """Cross-entropy over identities in which the angle to one's own prototype is made wider by a margin.
+
+    Args:
+        embedding: (B, D) float32 unit vectors.
+        prototypes: (I, D) float32, of any length.
+        identity: (B,) int64 in 0..I-1.
+        margin: radians, at least 0.
+        scale: inverse temperature, > 0.
+
+    Returns:
+        Scalar, nats, mean over rows.
+
+    Source: Deng et al. 2019, "ArcFace", eq. 3.
+    """
+    cosine = (embedding @ F.normalize(prototypes, dim=-1).T).clamp(-1 + 1e-6, 1 - 1e-6)
+    own = torch.cos(torch.acos(cosine.gather(1, identity[:, None])) + margin)
+    return F.cross_entropy(scale * cosine.scatter(1, identity[:, None], own), identity)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgemm.compress.distill import distillation
-from edgemm.compress.objectives import ClassifierDistillation, ContrastiveDistillation
+from edgemm.compress.objectives import Fed
 from edgemm.compress.structure import macs_and_parameters, prune_part_
 from edgemm.compress.teach import schedule_of
 from edgemm.compress.trainer import train_
@@ -103,24 +103,19 @@ def run(
     os.replace(partial, out / REPORT)
 
 
-def _examples(
-    objective: ContrastiveDistillation | ClassifierDistillation, student: Model
-) -> dict[str, tuple[Tensor, ...]]:
-    """Inputs of every part but the frontends, from the first sample; part name -> tensors with batch 1."""
+def _examples(objective: Fed, student: Model) -> dict[str, tuple[Tensor, ...]]:
+    """Inputs of every part but the frontends, from one sample; part name -> tensors with batch 1."""
     student.eval()
     with torch.no_grad():
-        values, _, _ = objective.inputs(torch.tensor([0]), torch.Generator().manual_seed(0))
-        known = student(values)
+        known = student(objective.examples(torch.Generator().manual_seed(0)))
     return {
         part.name: tuple(known[name] for name in part.signature.input_names)
         for part in student.chain
-        if all(name in known for name in part.signature.input_names)
+        if part.role != "frontend" and all(name in known for name in part.signature.input_names)
     }
 
 
-def _accumulate_gradients_(
-    objective: ContrastiveDistillation | ClassifierDistillation, *, batches: int, batch: int, seed: int
-) -> None:
+def _accumulate_gradients_(objective: Fed, *, batches: int, batch: int, seed: int) -> None:
     """Leave the gradient of the loss over a few batches in the parameters (batch norms keep their statistics)."""
     objective.eval()
     objective.zero_grad(set_to_none=True)

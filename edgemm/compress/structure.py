@@ -14,7 +14,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from edgemm.models.efficientnet import EfficientNetLite
-from edgemm.models.fusion import MlpHead
+from edgemm.models.heads import MlpHead
 from edgemm.models.model import Part
 from edgemm.models.text import Attention, Layer, TextTransformer
 from edgemm.runtime.errors import ModelError

@@ -10,20 +10,18 @@ from pathlib import Path
 
 import torch
 
+from edgemm.compress.answering import AnswerTeaching
 from edgemm.compress.corpus import corpus_of
-from edgemm.compress.feeds import feeds_of
-from edgemm.compress.objectives import (
-    ClassifierTeaching,
-    ContrastiveTeaching,
-    augmentation_of,
-    contrast_corpus,
-)
+from edgemm.compress.embedding import ContrastiveTeaching, IdentityTeaching, check_pairs
+from edgemm.compress.feeds import Feeds, feeds_of
+from edgemm.compress.objectives import augmentation_of
 from edgemm.compress.trainer import Objective, Schedule, train_
 from edgemm.data import Dataset
-from edgemm.models.families import build_model
+from edgemm.models.families import Answer, build_model
+from edgemm.models.heads import MlpHead
 from edgemm.models.model import Model
 from edgemm.models.store import save_model
-from edgemm.recipe import TeachConfig, TeacherSection, TrainingSection
+from edgemm.recipe import Task, TeachConfig, TeacherSection, TrainingSection
 from edgemm.runtime.errors import ModelError
 from edgemm.stage import Context, Inputs
 
@@ -37,6 +35,7 @@ def run(
     teacher: TeacherSection,
     dataset: Dataset,
     family: str,
+    task: Task,
     seed: int,
     threads: int,
 ) -> None:
@@ -52,17 +51,29 @@ def run(
         DataError: samples that can't be paired or read.
     """
     torch.set_num_threads(threads)
-    model = _model(teacher, dataset, family=family, seed=seed)
+    model = _model(teacher, dataset, family=family, task=task, seed=seed)
     teach_(model, config, dataset=dataset, seed=seed, context=context)
     save_model(model, out)
 
 
-def _model(section: TeacherSection, dataset: Dataset, *, family: str, seed: int) -> Model:
-    if section.source is None:
-        return build_model(section, family=family, labels=dataset.labels, texts=dataset.all_texts(), seed=seed)
-    from edgemm.models.outside import teacher_from_source  # transformers takes seconds to import
+def _model(section: TeacherSection, dataset: Dataset, *, family: str, task: Task, seed: int) -> Model:
+    if section.source is not None:
+        from edgemm.models.outside import teacher_from_source  # transformers takes seconds to import
 
-    return teacher_from_source(section.source, family=family, labels=dataset.labels)
+        return teacher_from_source(section.source, family=family, labels=dataset.labels)
+    answer = Answer(dataset.labels, task)
+    model = build_model(section, family=family, answer=answer, texts=dataset.all_texts(), seed=seed)
+    if task == "regression":
+        start_at_mean_(model, dataset)
+    return model
+
+
+def start_at_mean_(model: Model, dataset: Dataset) -> None:
+    """Let every head of a regression start with the mean of the training samples' quantities, in place."""
+    values = [sample.value for sample in dataset.split("train") if sample.value is not None]
+    for part in model.chain:
+        if isinstance(part.module, MlpHead) and values:
+            torch.nn.init.constant_(part.module.out.bias, sum(values) / len(values))
 
 
 def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, context: Context) -> None:
@@ -79,19 +90,13 @@ def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, co
             "teach: nothing to learn, every part is a frozen tower; set teach.epochs = 0 to take the teacher as it is, "
             "or teach.freeze = 'none' to train it"
         )
-    corpus = corpus_of(dataset)
-    augmented = augmentation_of(config)
-    if model.family == "dual-encoder":
-        contrast_corpus(corpus, stage="teach")
+    corpus = corpus_of(dataset, task=model.task)
     feeds = feeds_of(
-        model, corpus, context, frozen=frozen, views=config.views, augmented=augmented, seed=seed, title="teacher"
-    )
-    objective: Objective
-    objective = (
-        ContrastiveTeaching(feeds, config) if model.family == "dual-encoder" else ClassifierTeaching(feeds, config)
-    )
+        model, corpus, context, frozen=frozen, views=config.views, augmented=augmentation_of(config), seed=seed,
+        title="teacher",
+    )  # fmt: skip
     train_(
-        objective,
+        _objective(feeds, config),
         schedule_of(config),
         samples=len(corpus),
         seed=seed,
@@ -99,6 +104,20 @@ def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, co
         progress=context.progress,
         title="teach",
     )
+
+
+def _objective(feeds: Feeds, config: TeachConfig) -> Objective:
+    """What the family is taught by."""
+    model = feeds.model
+    if model.family == "dual-encoder":
+        check_pairs(feeds, stage="teach")
+        return ContrastiveTeaching(feeds, config)
+    if model.family == "embedder":
+        feeds.corpus.require(model.inputs, stage="teach")
+        return IdentityTeaching(feeds, config)
+    if not model.placeholders:
+        feeds.corpus.require(model.inputs, stage="teach")
+    return AnswerTeaching(feeds, config)
 
 
 def schedule_of(config: TrainingSection) -> Schedule:

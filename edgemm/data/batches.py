@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgemm.data.dataset import Sample
-from edgemm.data.image import read_image
-from edgemm.runtime.errors import DataError, InputError
+from edgemm.runtime.arrays import load_array
+from edgemm.runtime.errors import BundleError, DataError, InputError
+from edgemm.runtime.images import decode_image
 from edgemm.runtime.inputs import TextEncoder
 from edgemm.runtime.manifest import RawInput
+from edgemm.runtime.signature import DimRange, Signature
 from edgemm.runtime.waveforms import decode_audio
 
 
@@ -22,11 +25,51 @@ class TakesRawInputs(Protocol):
     inputs: dict[str, RawInput]
     tokenizer_json: str | None
 
+    @property
+    def chain(self) -> Sequence[TakesValues]:
+        """Its parts."""
+        ...
+
+
+class TakesValues(Protocol):
+    """A part, as far as its signature goes."""
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes, and in which ranges."""
+        ...
+
 
 def strided_samples(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
     """At most ``limit`` samples, evenly spread, so that few of them still hold every vendor and answer."""
     count = len(samples) if limit is None else min(limit, len(samples))
     return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def read_file(path: Path, raw: RawInput, *, lengths: DimRange | None = None) -> NDArray[np.generic]:
+    """One file as the value that its modality feeds, without the batch axis, by the device's own readers.
+
+    Args:
+        lengths: samples that a sound is padded and cut to.
+
+    Returns:
+        uint8 (H, W, 3), float32 (samples,), or a tensor's own array.
+
+    Raises:
+        DataError: it can't be decoded.
+    """
+    try:
+        if raw.kind == "image":
+            return decode_image(path, where="image")
+        if raw.kind == "audio":
+            low, high = (lengths.min, lengths.max) if lengths else (1, None)
+            wave = decode_audio(path, sample_rate=raw.sample_rate, where="audio", limit=high)
+            return np.pad(wave, (0, max(0, low - len(wave))))
+        return load_array(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"data: can't read {path} ({error.strerror or error})") from error
+    except (InputError, BundleError) as error:
+        raise DataError(f"data: {error}") from error
 
 
 def raw_value_stream(
@@ -37,8 +80,8 @@ def raw_value_stream(
     Nothing is kept in memory; ``limit`` samples are taken evenly spread.
 
     Yields:
-        ``image`` uint8 (1, H, W, 3), ``input_ids`` and ``attention_mask`` int64 (1, T), ``waveform`` float32 (1, N):
-        what the model takes and the sample has.
+        ``image`` uint8 (1, H, W, 3), ``input_ids`` and ``attention_mask`` int64 (1, T), ``waveform`` float32 (1, N),
+        tensors (1, ...): what the model takes and the sample has.
 
     Raises:
         DataError: a file that can't be decoded, or none of the model's modalities in a sample.
@@ -54,17 +97,16 @@ def raw_value_stream(
         for modality, raw in model.inputs.items()
         if raw.kind == "text"
     }
+    lengths = {n: part.signature.dims.get("samples") for part in model.chain for n in part.signature.input_names}
     for sample in strided_samples(samples, limit):
         values: dict[str, NDArray[np.generic]] = {}
         try:
             for modality, raw in model.inputs.items():
-                if raw.kind == "image" and sample.image is not None:
-                    values[raw.feeds] = read_image(sample.image)[None]
-                elif raw.kind == "audio" and sample.audio is not None:
-                    values[raw.feeds] = decode_audio(sample.audio, sample_rate=raw.sample_rate, where="audio")[None]
-                elif raw.kind == "text" and sample.text is not None:
+                if raw.kind == "text" and sample.text is not None:
                     values[raw.ids], values[raw.mask] = encoders[modality].encode([sample.text])
-        except InputError as error:
+                elif raw.kind != "text" and (path := sample.file(modality)) is not None:
+                    values[raw.feeds] = read_file(path, raw, lengths=lengths.get(raw.feeds))[None]
+        except (InputError, DataError) as error:
             raise DataError(f"sample '{sample.id}': {error}") from error
         if not values:
             raise DataError(f"sample '{sample.id}' has none of what the model takes: {', '.join(model.inputs)}")

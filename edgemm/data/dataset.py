@@ -36,11 +36,18 @@ class Sample:
     value: float | None = None
     group: str | None = None
 
+    def modalities(self) -> tuple[str, ...]:
+        """Names of those that it has."""
+        known = {"image": self.image, "text": self.text, "audio": self.audio, **self.tensors}
+        return tuple(name for name, raw in known.items() if raw is not None)
+
+    def file(self, modality: str) -> Path | None:
+        """The file of a modality other than text; None where the sample lacks it."""
+        return {"image": self.image, "audio": self.audio}.get(modality) or self.tensors.get(modality)
+
     def raw(self, modality: str) -> Path | str | None:
         """The raw form of one modality: a file, or a string; None where the sample lacks it."""
-        if modality == "text":
-            return self.text
-        return {"image": self.image, "audio": self.audio}.get(modality) or self.tensors.get(modality)
+        return self.text if modality == "text" else self.file(modality)
 
 
 @dataclass(frozen=True)
@@ -177,8 +184,9 @@ def _check_sample(sample: Sample, checksums: dict[Path, str], problems: dict[Pat
 
 
 def distinct_labels(samples: Sequence[Sample]) -> tuple[str, ...]:
-    """Sorted distinct labels."""
-    return tuple(sorted({s.label for s in samples if s.label is not None}))
+    """Sorted distinct labels, of samples with one and with several."""
+    found = {s.label for s in samples if s.label is not None}
+    return tuple(sorted(found.union(*(s.labels for s in samples))))
 
 
 def unique_texts(texts: Iterable[str]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from edgemm.graph.files import publish, write_graph, write_manifest
 from edgemm.graph.parity import OnnxGraph, largest_difference
 from edgemm.graph.passes import clean_
 from edgemm.models.model import Model, Part, raw_values
+from edgemm.runtime.disk import write_array
 from edgemm.runtime.errors import CaptureError
 from edgemm.runtime.manifest import Manifest, PartEntry, TargetEntry
 from edgemm.runtime.signature import Signature, TensorSpec
@@ -136,6 +137,10 @@ def capture_model(
             (folder / "labels.json").write_text(
                 json.dumps(list(model.labels), ensure_ascii=False, indent=0), encoding="utf-8"
             )
+        placeholders = {value: f"placeholders/{value}.npy" for value in sorted(model.placeholders)}
+        for value, path in placeholders.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            write_array(folder / path, model.placeholders[value].detach().numpy())
         write_manifest(
             folder,
             Manifest(
@@ -146,6 +151,8 @@ def capture_model(
                 outputs=model.outputs,
                 targets=(TargetEntry("cpu-float32", "onnxruntime", "float32", files),),
                 labels="labels.json" if model.labels else None,
+                task=model.task,
+                placeholders=placeholders,
             ),
         )
 
@@ -265,6 +272,7 @@ def _run(model: Model, sample: Mapping[str, Tensor | np.ndarray], index: int) ->
         except TypeError as error:
             raise CaptureError(f"sample {index}: '{name}' is an array of {value.dtype}, not of numbers") from error
     for part in model.runnable(sample):
+        known.update(model.stand_ins(part, known))
         values = {name: known[name] for name in part.signature.input_names}
         try:
             _check_values(part, values)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgemm.models.fusion import unit
+from edgemm.models.heads import unit
 from edgemm.runtime.errors import ModelError
 
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
@@ -80,18 +81,17 @@ class EfficientNetLite(nn.Module):
     """Image tower: (batch, 3, S, S) float32 pixels to features, or to a unit vector of ``embed_dim``.
 
     Args:
-        input_size: pixels per side (informative: the tower is convolutional).
         stem: channels after the first convolution.
         blocks, channels, expand: per stage; fewer than 7 leaves the last stages out.
         features: channels of the last 1x1 convolution, which is the feature width.
         output: ``"pooled"``: (batch, features); ``"tokens"``: (batch, positions, features).
         embed_dim: add a linear projection and L2 normalisation (pooled only).
+        inputs: channels of what it sees.
     """
 
     def __init__(
         self,
         *,
-        input_size: int = 224,
         stem: int = 32,
         blocks: Sequence[int] = BLOCKS,
         channels: Sequence[int] = CHANNELS,
@@ -99,6 +99,7 @@ class EfficientNetLite(nn.Module):
         features: int = 1280,
         output: str = "pooled",
         embed_dim: int | None = None,
+        inputs: int = 3,
     ) -> None:
         super().__init__()
         if not len(blocks) == len(channels) == len(expand) or not 1 <= len(blocks) <= len(KERNELS):
@@ -108,8 +109,8 @@ class EfficientNetLite(nn.Module):
             )
         if output == "tokens" and embed_dim is not None:
             raise ModelError('image tower: output "tokens" has no single vector to project; leave embed_dim out')
-        self.input_size, self.output = input_size, output
-        self.stem = nn.Sequential(SameConv(3, stem, 3, 2, bias=False), _norm(stem), nn.ReLU6())
+        self.output = output
+        self.stem = nn.Sequential(SameConv(inputs, stem, 3, 2, bias=False), _norm(stem), nn.ReLU6())
         width = stem
         self.stages = nn.ModuleList()
         for i, (count, outputs) in enumerate(zip(blocks, channels, strict=True)):
@@ -124,16 +125,6 @@ class EfficientNetLite(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
-
-    @staticmethod
-    def positions(config: Mapping[str, object]) -> int:
-        """How many tokens ``output="tokens"`` gives for these keyword arguments."""
-        size, blocks = config["input_size"], config["blocks"]
-        assert isinstance(size, int)
-        assert isinstance(blocks, Sequence)
-        for stride in (2, *STRIDES[: len(blocks)]):
-            size = -(-size // stride)
-        return size * size
 
     def feature_map(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) to (B, features, S / 32, S / 32)."""
@@ -155,9 +146,32 @@ class EfficientNetLite(nn.Module):
         return self.feature_map(pixels).mean((2, 3))
 
 
+class AudioCnn(EfficientNetLite):
+    """Sound tower: (batch, mels, frames) float32 log-mel, seen as a picture of one channel.
+
+    Args:
+        sizes: EfficientNetLite's keyword arguments.
+
+    Source: Hershey et al. 2017, "CNN architectures for large-scale audio classification".
+    """
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__(inputs=1, **sizes)
+
+    def feature_map(self, pixels: Tensor) -> Tensor:
+        """(B, mels, frames) to (B, features, mels / 32, frames / 32)."""
+        return super().feature_map(pixels[:, None])
+
+
+def positions(height: int, width: int, blocks: Sequence[int]) -> int:
+    """How many tokens a tower of so many stages makes of a picture of that size."""
+    for stride in (2, *STRIDES[: len(blocks)]):
+        height, width = -(-height // stride), -(-width // stride)
+    return height * width
+
+
 def tower_config(
     *,
-    input_size: int = 224,
     width: float = 1.0,
     depth: float = 1.0,
     stem: int | None = None,
@@ -178,7 +192,6 @@ def tower_config(
     if channels is None:
         channels = [scaled_channels(c, width) for c in CHANNELS][:count]
     return {
-        "input_size": input_size,
         "stem": stem or 32,
         "blocks": list(blocks),
         "channels": list(channels),

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from edgemm.models import pretrained
 from edgemm.models.audio_frontend import AudioFrontend
-from edgemm.models.efficientnet import EfficientNetLite, tower_config
+from edgemm.models.efficientnet import EfficientNetLite, positions, tower_config
 from edgemm.models.frontend import sides
+from edgemm.models.fusion import FUSIONS
+from edgemm.models.fusion import fusion as fusion_from
 from edgemm.models.kinds import module_from_config
 from edgemm.models.model import Model, Part
 from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import tokenizer_from_json, trim_vocabulary, with_limits
-from edgemm.recipe import ImageTower, ModelSection, TextTower
+from edgemm.recipe import AudioTower, ConvTower, ImageTower, ModelSection, TensorTower, TextTower
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import ImageInput, Role, TextInput
+from edgemm.runtime.manifest import AudioInput, ImageInput, RawInput, Role, Task, TensorInput, TextInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
 BATCH = DimRange(1, 1, 32)
@@ -25,14 +28,39 @@ SIDE = DimRange(16, 128, 4096)
 
 
 @dataclass(frozen=True, slots=True)
-class _Towers:
-    """What both families start from."""
+class Answer:
+    """What a fusion-classifier says: which of the labels, how many of them, or (regression) a quantity."""
 
-    section: ModelSection
-    frontend: Part
-    image_config: Mapping[str, object]
-    text_config: Mapping[str, object]
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    task: Task = "single-label"
+
+
+@dataclass(frozen=True)
+class Tower:
+    """What leads from one modality's raw form to its features.
+
+    Args:
+        parts: a frontend where the modality has one, then the tower; the last makes ``<modality>_features``.
+        raw: how the raw form becomes values.
+        tokenizer_json: of a text tower.
+    """
+
+    modality: str
+    parts: tuple[Part, ...]
+    raw: RawInput
+    tokenizer_json: str | None = None
+
+    @property
+    def features(self) -> TensorSpec:
+        """What the tower makes: (batch, W), or (batch, N, W) tokens."""
+        return self.parts[-1].signature.outputs[0]
+
+    @property
+    def width(self) -> int:
+        """W of its features."""
+        width = self.features.shape[-1]
+        assert isinstance(width, int)
+        return width
 
 
 def part(
@@ -79,116 +107,216 @@ def text_specs() -> list[TensorSpec]:
     return [TensorSpec(name, "int64", ("batch", "tokens")) for name in ("input_ids", "attention_mask")]
 
 
-def _image_part(config: Mapping[str, object], output: str) -> Part:
-    size = config["input_size"]
-    assert isinstance(size, int)
-    width = config.get("embed_dim") or config["features"]
+def _conv_part(tower: ImageTower | AudioTower, frontend: Part, *, embed_dim: int | None) -> Part:
+    """The convolutional tower behind an image's or a sound's frontend."""
+    modality = "image" if isinstance(tower, ImageTower) else "audio"
+    seen = frontend.signature.outputs[0]
+    config = conv_tower_config(tower) | ({"embed_dim": embed_dim} if embed_dim else {})
+    width = embed_dim or config["features"]
     assert isinstance(width, int)
     shape: tuple[int | str, ...] = ("batch", width)
-    if config["output"] == "tokens":
-        count = EfficientNetLite.positions(config)
-        shape = ("batch", count, width)
-    pixels = TensorSpec("pixels", "float32", ("batch", 3, size, size))
-    spec = TensorSpec(output, "float32", shape)
-    return part("image", "tower", "image", "efficientnet-lite", config, [pixels], spec)
+    if tower.output == "tokens":
+        height, length = seen.shape[-2:]
+        assert isinstance(height, int)
+        assert isinstance(length, int)
+        shape = ("batch", positions(height, length, config["blocks"]), width)  # type: ignore[arg-type]
+    kind = "efficientnet-lite" if modality == "image" else "audio-cnn"
+    return part(
+        modality, "tower", modality, kind, config, [seen], TensorSpec(_named(modality, embed_dim), "float32", shape)
+    )
 
 
-def _text_part(config: Mapping[str, object], output: str) -> Part:
-    width = config.get("embed_dim") or config["width"]
+def _text_part(config: Mapping[str, object], *, embed_dim: int | None) -> Part:
+    width = embed_dim or config["width"]
     assert isinstance(width, int)
     shape: tuple[int | str, ...] = ("batch", width) if config["output"] == "pooled" else ("batch", "tokens", width)
     tokens = config["max_tokens"]
     assert isinstance(tokens, int)
-    spec = TensorSpec(output, "float32", shape)
+    config = {**config, **({"embed_dim": embed_dim} if embed_dim else {})}
+    spec = TensorSpec(_named("text", embed_dim), "float32", shape)
     return part("text", "tower", "text", "text-transformer", config, text_specs(), spec, tokens=tokens)
 
 
-def _inputs(text_config: Mapping[str, object]) -> dict[str, ImageInput | TextInput]:
-    tokens = text_config["max_tokens"]
-    assert isinstance(tokens, int)
-    return {"image": ImageInput(), "text": TextInput("tokenizer.json", tokens)}
+def _named(modality: str, embed_dim: int | None) -> str:
+    return f"{modality}_embedding" if embed_dim else f"{modality}_features"
 
 
-def _dual_encoder(towers: _Towers) -> Model:
-    section = towers.section
-    if section.image.output != "pooled" or section.text.output != "pooled":
-        raise ModelError('dual-encoder: both towers need output = "pooled"')
-    outputs = ("image_embedding", "text_embedding")
-    if section.projection == "tower":
-        parts = [
-            towers.frontend,
-            _image_part({**towers.image_config, "embed_dim": section.embed_dim}, outputs[0]),
-            _text_part({**towers.text_config, "embed_dim": section.embed_dim}, outputs[1]),
-        ]
-        return Model("dual-encoder", parts, inputs=_inputs(towers.text_config), outputs=outputs)
-    image = _image_part(towers.image_config, "image_features")
-    text = _text_part(towers.text_config, "text_features")
-    parts = [
-        towers.frontend, image, _projection(image, section, outputs[0]), text, _projection(text, section, outputs[1])
-    ]  # fmt: skip
-    return Model("dual-encoder", parts, inputs=_inputs(towers.text_config), outputs=outputs)
+def _image_tower(tower: ImageTower, *, embed_dim: int | None) -> Tower:
+    frontend = frontend_part(
+        {
+            "size": tower.input_size,
+            "fit": tower.fit,
+            "resample": tower.resample,
+            "mean": list(tower.mean),
+            "std": list(tower.std),
+        }
+    )
+    made = _conv_part(tower, frontend, embed_dim=embed_dim)
+    if tower.weights is not None:
+        assert isinstance(made.module, EfficientNetLite)
+        pretrained.load_image_weights_(made.module, tower.weights)
+    return Tower("image", (frontend, made), ImageInput())
 
 
-def _projection(tower: Part, section: ModelSection, output: str) -> Part:
-    features = tower.signature.outputs[0]
-    width = features.shape[-1]
+def _audio_tower(tower: AudioTower, *, embed_dim: int | None) -> Tower:
+    hop = tower.sample_rate // 100  # 10 ms
+    sizes = {"mels": tower.mels, "sample_rate": tower.sample_rate, "fft": 5 * hop // 2, "hop": hop}
+    samples = round(tower.longest_s * 100) * hop
+    frontend = audio_frontend_part("whisper-frontend", {**sizes, "samples": samples})
+    return Tower("audio", (frontend, _conv_part(tower, frontend, embed_dim=embed_dim)), AudioInput(tower.sample_rate))
+
+
+def _tensor_tower(modality: str, tower: TensorTower) -> Tower:
     config = {
-        "width": width,
+        "shape": list(tower.shape), "hidden": list(tower.hidden), "features": tower.features, "output": tower.output,
+    }  # fmt: skip
+    shape = (tower.features,) if tower.output == "pooled" else (*tower.shape[:-1], tower.features)
+    spec = TensorSpec(f"{modality}_features", "float32", ("batch", *shape))
+    given = TensorSpec(modality, "float32", ("batch", *tower.shape))
+    return Tower(
+        modality, (part(modality, "tower", modality, "tensor-mlp", config, [given], spec),), TensorInput(modality)
+    )
+
+
+def _dual_encoder(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:  # noqa: ARG001
+    return _embedding_model("dual-encoder", towers, section)
+
+
+def _embedder(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:  # noqa: ARG001
+    return _embedding_model("embedder", towers, section)
+
+
+def _embedding_model(family: str, towers: Sequence[Tower], section: ModelSection) -> Model:
+    """Every tower ends in a unit vector of the joint space, by a projection of its own where it has none inside."""
+    parts: list[Part] = []
+    for tower in towers:
+        parts += tower.parts
+        if len(tower.features.shape) != 2:
+            raise ModelError(f'{family}: the {tower.modality} tower needs output = "pooled"')
+        if tower.features.name != f"{tower.modality}_embedding":
+            parts.append(_projection(tower, section))
+    outputs = [f"{tower.modality}_embedding" for tower in towers]
+    return Model(family, parts, inputs={tower.modality: tower.raw for tower in towers}, outputs=outputs)
+
+
+def _projection(tower: Tower, section: ModelSection) -> Part:
+    config = {
+        "width": tower.width,
         "embed_dim": section.embed_dim,
         "hidden": section.projection_hidden,
         "dropout": section.dropout,
     }
-    spec = TensorSpec(output, "float32", ("batch", section.embed_dim))
-    return part(f"{tower.name}_projection", "head", tower.modality, "projection", config, [features], spec)
+    spec = TensorSpec(f"{tower.modality}_embedding", "float32", ("batch", section.embed_dim))
+    return part(f"{tower.modality}_projection", "head", tower.modality, "projection", config, [tower.features], spec)
 
 
-def _fusion_classifier(towers: _Towers) -> Model:
-    section, fusion = towers.section, towers.section.fusion
-    if not towers.labels:
+def _fusion_classifier(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:
+    """Towers, then one fusion and its head; or a head for each modality and a decision of them; or both."""
+    if answer.task != "regression" and not answer.labels:
         raise ModelError("fusion-classifier: the data has no labels; name a label column")
-    attends = fusion.mode == "cross-attention"
-    if (section.image.output == "tokens") != attends or section.text.output != "pooled":
-        raise ModelError(
-            f"fusion-classifier: fusion.mode '{fusion.mode}' needs image.output = "
-            f'"{"tokens" if attends else "pooled"}" and text.output = "pooled"'
+    mode = section.fusion.mode
+    parts = [part for tower in towers for part in tower.parts]
+    output = "value" if answer.task == "regression" else "logits"
+    voices: list[TensorSpec] = []
+    if mode != "late":
+        fused = _fusion(towers, section)
+        parts.append(fused)
+        parts.append(
+            _head(
+                "head",
+                None,
+                fused.signature.outputs[0],
+                section,
+                answer,
+                output if mode != "hybrid" else f"fused_{output}",
+            )
         )
-    image = _image_part(towers.image_config, "image_features")
-    text = _text_part(towers.text_config, "text_features")
-    specs = [image.signature.outputs[0], text.signature.outputs[0]]
-    config: dict[str, object] = {
-        "image_width": specs[0].shape[-1],
-        "text_width": specs[1].shape[-1],
-        "width": fusion.width,
-        "dropout": section.dropout,
-    }
-    if attends:
-        kind, config["heads"], copies = "cross-attention-fusion", fusion.heads, 3
-    else:
-        kind, config["mode"], config["concat"], config["norm"] = "fusion", fusion.mode, fusion.concat, fusion.norm
-        copies = {"concat": 2, "hadamard": 3 if fusion.concat else 1}.get(fusion.mode, 1)
-    fused = TensorSpec("fused", "float32", ("batch", copies * fusion.width))
-    head = {
-        "width": copies * fusion.width,
-        "classes": len(towers.labels),
-        "hidden": section.head_hidden,
-        "dropout": section.dropout,
-    }
-    logits = TensorSpec("logits", "float32", ("batch", len(towers.labels)))
-    parts = [
-        towers.frontend,
-        image,
-        text,
-        part("fusion", "fusion", None, kind, config, specs, fused),
-        part("head", "head", None, "mlp-head", head, [fused], logits),
-    ]
+        voices.append(parts[-1].signature.outputs[0])
+    if mode in ("late", "hybrid"):
+        for tower in towers:
+            if len(tower.features.shape) != 2:
+                raise ModelError(f"fusion-classifier: fusion.mode '{mode}' needs {tower.modality}.output = \"pooled\"")
+            parts.append(
+                _head(
+                    f"{tower.modality}_head",
+                    tower.modality,
+                    tower.features,
+                    section,
+                    answer,
+                    f"{tower.modality}_{output}",
+                )
+            )
+            voices.append(parts[-1].signature.outputs[0])
+        decided = TensorSpec(output, "float32", voices[0].shape)
+        parts.append(
+            part("decision", "fusion", None, "decision", {"voices": len(voices), "task": answer.task}, voices, decided)
+        )
+    placeholders = {}
+    if section.fusion.missing == "placeholder":
+        for tower in towers:
+            shape = [1 if isinstance(d, str) else d for d in tower.features.shape]
+            placeholders[tower.features.name] = torch.zeros(shape)
     return Model(
-        "fusion-classifier", parts, inputs=_inputs(towers.text_config), outputs=("logits",), labels=towers.labels
+        "fusion-classifier",
+        parts,
+        inputs={tower.modality: tower.raw for tower in towers},
+        outputs=(output,),
+        labels=answer.labels if answer.task != "regression" else (),
+        task=answer.task,
+        placeholders=placeholders,
     )
 
 
-FAMILIES: Mapping[str, Callable[[_Towers], Model]] = {
+def _fusion(towers: Sequence[Tower], section: ModelSection) -> Part:
+    fusion = section.fusion
+    mode = "concat" if fusion.mode == "hybrid" else fusion.mode
+    takes = FUSIONS[mode].takes
+    for tower in towers:
+        tokens = len(tower.features.shape) == 3
+        asks = mode == "cross-attention" and tower.modality == fusion.query
+        if tokens and (takes == "pooled" or asks):
+            raise ModelError(
+                f"fusion-classifier: fusion.mode '{fusion.mode}' needs {tower.modality}.output = \"pooled\""
+            )
+        if not tokens and takes == "tokens" and not asks and not isinstance(tower.raw, TensorInput):
+            raise ModelError(
+                f"fusion-classifier: fusion.mode '{fusion.mode}' needs {tower.modality}.output = \"tokens\""
+            )
+    config: dict[str, Any] = {
+        "mode": mode,
+        "widths": {tower.modality: tower.width for tower in towers},
+        "width": fusion.width,
+        "heads": fusion.heads,
+        "layers": fusion.layers,
+        "query": fusion.query,
+        "concat": fusion.concat,
+        "norm": fusion.norm,
+        "dropout": section.dropout,
+    }
+    spec = TensorSpec("fused", "float32", ("batch", fusion_from(**config).out_width))
+    longest = max((tower.raw.max_tokens for tower in towers if isinstance(tower.raw, TextInput)), default=0)
+    return part("fusion", "fusion", None, "fusion", config, [tower.features for tower in towers], spec, tokens=longest)
+
+
+def _head(
+    name: str, modality: str | None, features: TensorSpec, section: ModelSection, answer: Answer, output: str
+) -> Part:
+    classes = 1 if answer.task == "regression" else len(answer.labels)
+    config = {
+        "width": features.shape[-1],
+        "classes": classes,
+        "hidden": section.head_hidden,
+        "dropout": section.dropout,
+    }
+    return part(
+        name, "head", modality, "mlp-head", config, [features], TensorSpec(output, "float32", ("batch", classes))
+    )
+
+
+FAMILIES: Mapping[str, Callable[[Sequence[Tower], ModelSection, Answer], Model]] = {
     "dual-encoder": _dual_encoder,
     "fusion-classifier": _fusion_classifier,
+    "embedder": _embedder,
 }
 """Family -> what joins its towers into a Model. Losses are chosen in ``compress``, metrics in ``measure``."""
 
@@ -197,7 +325,7 @@ def build_model(
     section: ModelSection,
     *,
     family: str,
-    labels: Sequence[str] = (),
+    answer: Answer = Answer(),
     texts: Sequence[str] = (),
     tokenizer_json: str | None = None,
     token_order: Sequence[int] | None = None,
@@ -208,7 +336,7 @@ def build_model(
     Args:
         section: towers and what joins them.
         family: a name in ``FAMILIES``.
-        labels: classes (fusion-classifier).
+        answer: what a fusion-classifier says.
         texts: what a trimmed vocabulary has to cover.
         tokenizer_json: for a text tower without weights of its own (a student takes its teacher's).
         token_order: which ids of that tokenizer a trimmed vocabulary keeps first; None: its own order.
@@ -219,43 +347,60 @@ def build_model(
     """
     if family not in FAMILIES:
         raise ModelError(f"family '{family}' is unknown; expected one of {', '.join(FAMILIES)}")
+    inside = family != "fusion-classifier" and section.projection == "tower"
+    embed_dim = section.embed_dim if inside else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        image_config = image_tower_config(section.image)
-        text_config, tokenizer, rows = text_tower_config(
-            section.text, texts=texts, tokenizer_json=tokenizer_json, token_order=token_order
-        )
-        towers = _Towers(section, _frontend(section.image), image_config, text_config, tuple(labels))
-        model = FAMILIES[family](towers)
-    model.tokenizer_json = tokenizer
-    if section.image.weights is not None:
-        module = model.part("image").module
-        assert isinstance(module, EfficientNetLite)
-        pretrained.load_image_weights_(module, section.image.weights)
-    if section.text.weights is not None:
-        module = model.part("text").module
-        assert isinstance(module, TextTransformer)
-        pretrained.load_text_weights_(module, section.text.weights, rows=rows)
+        towers: list[Tower] = []
+        for modality, tower in section.towers.items():
+            if isinstance(tower, ImageTower):
+                towers.append(_image_tower(tower, embed_dim=embed_dim))
+            elif isinstance(tower, AudioTower):
+                towers.append(_audio_tower(tower, embed_dim=embed_dim))
+            elif isinstance(tower, TextTower):
+                config, tokenizer, rows = text_tower_config(
+                    tower, texts=texts, tokenizer_json=tokenizer_json, token_order=token_order
+                )
+                towers.append(_text_tower(tower, config, tokenizer, rows, embed_dim=embed_dim))
+            else:
+                towers.append(_tensor_tower(modality, tower))
+        model = FAMILIES[family](towers, section, answer)
+    model.tokenizer_json = next((t.tokenizer_json for t in towers if t.tokenizer_json is not None), None)
     model.eval()
     return model
 
 
-def _frontend(tower: ImageTower) -> Part:
-    return frontend_part(
-        {
-            "size": tower.input_size,
-            "fit": tower.fit,
-            "resample": tower.resample,
-            "mean": list(tower.mean),
-            "std": list(tower.std),
-        }
-    )
+def _text_tower(
+    tower: TextTower, config: Mapping[str, object], tokenizer: str, rows: list[int] | None, *, embed_dim: int | None
+) -> Tower:
+    made = _text_part(config, embed_dim=embed_dim)
+    if tower.weights is not None:
+        assert isinstance(made.module, TextTransformer)
+        pretrained.load_text_weights_(made.module, tower.weights, rows=rows)
+    return Tower("text", (made,), TextInput("tokenizer.json", tower.max_tokens), tokenizer)
 
 
-def image_tower_config(tower: ImageTower) -> dict[str, object]:
-    """``EfficientNetLite``'s keyword arguments for a recipe's image tower."""
+def weightless(section: ModelSection) -> tuple[ModelSection, str | None]:
+    """The section without pretrained weights but of their sizes, and the tokenizer they come with: for a dry run.
+
+    Raises:
+        ModelError: text weights that aren't there.
+    """
+    changed: dict[str, object] = {}
+    tokenizer = None
+    for name, tower in (("image", section.image), ("audio", section.audio)):
+        if tower is not None:
+            changed[name] = tower.model_copy(update={"weights": None})
+    if section.text is not None and section.text.weights is not None:
+        known, tokenizer = pretrained.text_description(section.text.weights)
+        sizes = {key: getattr(section.text, key) or known[key] for key in ("width", "heads", "ffn")}
+        changed["text"] = section.text.model_copy(update={"weights": None, **sizes})
+    return section.model_copy(update=changed), tokenizer
+
+
+def conv_tower_config(tower: ConvTower) -> dict[str, object]:
+    """``EfficientNetLite``'s keyword arguments for a recipe's image or audio tower."""
     return tower_config(
-        input_size=tower.input_size,
         width=tower.width,
         depth=tower.depth,
         stem=tower.stem,

@@ -1,135 +1,268 @@
-"""Projections, fusions of image and text features, and the classifier head: the small parts after the towers."""
+"""Fusions: the features of several modalities become one vector, which the head answers from.
+
+``FUSIONS`` is the table of them. Each takes ``widths`` (modality -> width of its features, in the order of its
+inputs) and those options of the recipe's section that its constructor names; ``out_width`` says how wide its result is,
+``takes`` whether it wants pooled features (B, W), tokens (B, N, W), or whatever there is. To add one: a module of
+that shape and a line in the table (and its name in ``recipe.FusionMode``).
+
+Rows of tokens that are all zero are padding, which towers that put out tokens leave there.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from edgemm.models.text import Layer
 from edgemm.runtime.errors import ModelError
 
-MODES = ("hadamard", "concat", "sum", "mean")
-
-
-def unit(x: Tensor) -> Tensor:
-    """(B, D) to length 1 (zero stays zero); fewer operators in ONNX than ``F.normalize``, which clamps and expands."""
-    result: Tensor = x / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + 1e-12)
-    return result
-
-
-class Projection(nn.Module):
-    """Features to unit vectors of a joint space: linear, or linear plus a residual hidden layer.
-
-    Args:
-        hidden: width of the hidden layer; 0 for a plain linear projection.
-    """
-
-    def __init__(self, *, width: int, embed_dim: int, hidden: int = 0, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, embed_dim)
-        self.up = nn.Linear(width, hidden) if hidden else None
-        self.down = nn.Linear(hidden, embed_dim) if hidden else None
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, width) to unit vectors (B, embed_dim)."""
-        x = self.linear(features)
-        if self.up is not None and self.down is not None:
-            x = x + self.down(self.dropout(F.gelu(self.up(features))))
-        return unit(x)
+Takes = Literal["pooled", "tokens", "either"]
 
 
 class Fusion(nn.Module):
-    """Pooled image and text features to one vector.
+    """What every fusion says of itself."""
 
-    Both sides are projected to ``width`` and squashed by tanh, then multiplied (``hadamard``), joined
-    (``concat``), added (``sum``) or averaged (``mean``). With ``concat`` a product keeps its two factors beside it.
-    ``norm`` brings the features of both towers to one scale first, by LayerNorm.
+    takes: Takes = "pooled"
+    out_width: int
+
+
+class _Sides(Fusion):
+    """What fusions of pooled features share: every side normalised on request, projected and squashed by tanh."""
+
+    def __init__(self, widths: Mapping[str, int], *, width: int, norm: bool, dropout: float) -> None:
+        super().__init__()
+        self.out_width = width
+        self.norms = nn.ModuleList(nn.LayerNorm(w) for w in widths.values()) if norm else None
+        self.sides = nn.ModuleList(nn.Linear(w, width) for w in widths.values())
+        self.dropout = nn.Dropout(dropout)
+
+    def normalised(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Each (B, W) to (B, W)."""
+        if self.norms is None:
+            return list(features)
+        return [norm(x) for norm, x in zip(self.norms, features, strict=True)]
+
+    def projected(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Each (B, W) to (B, width) in -1..1."""
+        sides = zip(self.sides, self.normalised(features), strict=True)
+        return [self.dropout(torch.tanh(side(x))) for side, x in sides]
+
+
+class Concat(_Sides):
+    """All sides beside each other: (B, sides * width)."""
+
+    def __init__(self, widths: Mapping[str, int], *, width: int, norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__(widths, width=width, norm=norm, dropout=dropout)
+        self.out_width = len(widths) * width
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """See the class."""
+        return torch.cat(self.projected(features), dim=-1)
+
+
+class Sum(_Sides):
+    """Additive: (B, width)."""
+
+    def __init__(self, widths: Mapping[str, int], *, width: int, norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__(widths, width=width, norm=norm, dropout=dropout)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """See the class."""
+        sides = self.projected(features)
+        result = sides[0]
+        for side in sides[1:]:
+            result = result + side
+        return result
+
+
+class Mean(Sum):
+    """The sum by the number of sides: (B, width)."""
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """See the class."""
+        result: Tensor = super().forward(*features) * (1 / len(features))
+        return result
+
+
+class Hadamard(_Sides):
+    """The product of all sides: (B, width), or with ``concat`` the sides beside it: (B, (1 + sides) * width).
+
+    Source: Kim et al. 2017, "Hadamard product for low-rank bilinear pooling".
     """
 
     def __init__(
-        self,
-        *,
-        image_width: int,
-        text_width: int,
-        width: int,
-        mode: str = "hadamard",
-        concat: bool = False,
-        norm: bool = False,
-        dropout: float = 0.0,
+        self, widths: Mapping[str, int], *, width: int, concat: bool = False, norm: bool = False, dropout: float = 0.0
     ) -> None:
-        super().__init__()
-        if mode not in MODES:
-            raise ModelError(f"fusion: mode '{mode}'; expected one of {', '.join(MODES)}")
-        self.mode, self.concat = mode, concat
-        self.image_norm = nn.LayerNorm(image_width) if norm else None
-        self.text_norm = nn.LayerNorm(text_width) if norm else None
-        self.image = nn.Linear(image_width, width)
-        self.text = nn.Linear(text_width, width)
-        self.dropout = nn.Dropout(dropout)
+        super().__init__(widths, width=width, norm=norm, dropout=dropout)
+        self.concat = concat
+        self.out_width = (1 + len(widths)) * width if concat else width
 
-    def forward(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """(B, image_width) and (B, text_width) to (B, width), or to (B, 2 or 3 x width) where sides are joined."""
-        if self.image_norm is not None and self.text_norm is not None:
-            image_features, text_features = self.image_norm(image_features), self.text_norm(text_features)
-        image = self.dropout(torch.tanh(self.image(image_features)))
-        text = self.dropout(torch.tanh(self.text(text_features)))
-        if self.mode == "concat":
-            return torch.cat((image, text), dim=-1)
-        if self.mode == "hadamard":
-            product: Tensor = image * text
-            return torch.cat((product, image, text), dim=-1) if self.concat else product
-        added: Tensor = image + text
-        return added if self.mode == "sum" else added * 0.5
+    def forward(self, *features: Tensor) -> Tensor:
+        """See the class."""
+        sides = self.projected(features)
+        product = sides[0]
+        for side in sides[1:]:
+            product = product * side
+        return torch.cat((product, *sides), dim=-1) if self.concat else product
 
 
-class CrossAttentionFusion(nn.Module):
-    """The text feature looks at image tokens: one multi-head cross-attention layer, then a gated product.
+class Gated(_Sides):
+    """A sum in which all features together say, unit by unit, how much of each side is let through: (B, width).
 
-    The pooled text is the only query, so its cost grows with the image's positions alone.
+    Source: Arevalo et al. 2017, "Gated multimodal units".
     """
 
-    def __init__(self, *, image_width: int, text_width: int, width: int, heads: int = 8, dropout: float = 0.0) -> None:
+    def __init__(self, widths: Mapping[str, int], *, width: int, norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__(widths, width=width, norm=norm, dropout=dropout)
+        self.gates = nn.ModuleList(nn.Linear(sum(widths.values()), width) for _ in widths)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """See the class."""
+        everything = torch.cat(self.normalised(features), dim=-1)
+        sides = self.projected(features)
+        gated = [torch.sigmoid(gate(everything)) * side for gate, side in zip(self.gates, sides, strict=True)]
+        result = gated[0]
+        for side in gated[1:]:
+            result = result + side
+        return result
+
+
+class Hierarchical(_Sides):
+    """Step by step: the first two sides, what came of them with the third, and so on: (B, width).
+
+    Source: Majumder et al. 2018, "Multimodal sentiment analysis using hierarchical fusion".
+    """
+
+    def __init__(self, widths: Mapping[str, int], *, width: int, norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__(widths, width=width, norm=norm, dropout=dropout)
+        self.steps = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(len(widths) - 1))
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """See the class."""
+        first, *others = self.projected(features)
+        for step, side in zip(self.steps, others, strict=True):
+            first = self.dropout(torch.tanh(step(torch.cat((first, side), dim=-1))))
+        return first
+
+
+class CrossAttention(Fusion):
+    """One modality's pooled feature looks at the tokens of each other: (B, (1 + 2 * others) * width).
+
+    The pooled feature is the only query, so the cost grows with the others' tokens alone. Of each other modality there
+    is what was seen, times the query and by itself; the query follows.
+    """
+
+    takes = "tokens"
+
+    def __init__(
+        self, widths: Mapping[str, int], *, width: int, query: str = "text", heads: int = 8, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ModelError(f"fusion: width {width} is no multiple of heads {heads}")
-        self.head_dim = width // heads
-        self.query = nn.Linear(text_width, width)
-        self.key = nn.Linear(image_width, width)
-        self.value = nn.Linear(image_width, width)
-        self.text = nn.Linear(text_width, width)
-        self.norm = nn.LayerNorm(width)
+        others = [w for name, w in widths.items() if name != query]
+        self.place, self.head_dim = list(widths).index(query), width // heads
+        self.out_width = (1 + 2 * len(others)) * width
+        self.queries = nn.ModuleList(nn.Linear(widths[query], width) for _ in others)
+        self.keys = nn.ModuleList(nn.Linear(w, width) for w in others)
+        self.values = nn.ModuleList(nn.Linear(w, width) for w in others)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in others)
+        self.side = nn.Linear(widths[query], width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """(B, N, image_width) and (B, text_width) to (B, 3 x width): attended x text, attended, text."""
-        q = self.query(text_features)[:, None, :].unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, 1, D)
-        k = self.key(image_features).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        v = self.value(image_features).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        weights = torch.softmax(torch.matmul(q * self.head_dim**-0.5, k.transpose(-1, -2)), dim=-1)
-        seen = torch.matmul(weights, v).transpose(1, 2).flatten(1)  # (B, H, 1, D) -> (B, H * D)
-        seen = self.dropout(torch.tanh(self.norm(seen)))
-        text = self.dropout(torch.tanh(self.text(text_features)))
-        return torch.cat((seen * text, seen, text), dim=-1)
+    def forward(self, *features: Tensor) -> Tensor:
+        """(B, W) of the query's modality and (B, N, W) or (B, W) of the others, in the order of ``widths``."""
+        asks = features[self.place]
+        side = self.dropout(torch.tanh(self.side(asks)))
+        parts: list[Tensor] = []
+        others = [x for i, x in enumerate(features) if i != self.place]
+        for tokens, query, key, value, norm in zip(
+            others, self.queries, self.keys, self.values, self.norms, strict=True
+        ):
+            seen = self._attended(query(asks), _as_tokens(tokens), key, value)
+            seen = self.dropout(torch.tanh(norm(seen)))
+            parts += [seen * side, seen]
+        return torch.cat((*parts, side), dim=-1)
+
+    def _attended(self, query: Tensor, tokens: Tensor, key: nn.Module, value: nn.Module) -> Tensor:
+        q = query.unflatten(-1, (-1, self.head_dim))[:, :, None]  # type: ignore[no-untyped-call]  # (B, H, 1, D)
+        k = key(tokens).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        v = value(tokens).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        scores = torch.matmul(q * self.head_dim**-0.5, k.transpose(-1, -2)) + _padding_bias(tokens)
+        return torch.matmul(torch.softmax(scores, dim=-1), v).transpose(1, 2).flatten(1)  # (B, H, 1, D) -> (B, H * D)
 
 
-class MlpHead(nn.Module):
-    """Classifier: dropout and one linear layer, or two with ReLU between.
+class Early(Fusion):
+    """All modalities' tokens in one transformer; what stands in front answers: (B, width).
 
-    Args:
-        hidden: width of the hidden layer; 0 for a linear classifier.
+    Source: Devlin et al. 2019, "BERT"; Li et al. 2019, "VisualBERT".
     """
 
-    def __init__(self, *, width: int, classes: int, hidden: int = 0, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.up = nn.Linear(width, hidden) if hidden else None
-        self.out = nn.Linear(hidden or width, classes)
+    takes = "either"
 
-    def forward(self, fused: Tensor) -> Tensor:
-        """(B, width) to logits (B, classes)."""
-        x = self.dropout(fused)
-        if self.up is not None:
-            x = self.dropout(F.relu(self.up(x)))
-        result: Tensor = self.out(x)
+    def __init__(
+        self, widths: Mapping[str, int], *, width: int, layers: int = 2, heads: int = 8, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ModelError(f"fusion: width {width} is no multiple of heads {heads}")
+        self.out_width = width
+        self.sides = nn.ModuleList(nn.Linear(w, width) for w in widths.values())
+        self.kinds = nn.Parameter(torch.randn(len(widths), width) * 0.02)  # which modality a token is of
+        self.first = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(Layer(width, heads, width // heads, 2 * width) for _ in range(layers))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """(B, W) or (B, N, W) of each modality, in the order of ``widths``."""
+        tokens = [_as_tokens(x) for x in features]
+        # made of the features, so that the batch stays dynamic in ONNX
+        first = tokens[0][:, :1, :1] * 0 + self.first
+        bias = torch.cat((first[:, None, None, :, 0] * 0, *(_padding_bias(x) for x in tokens)), dim=-1)
+        sides = [side(x) + self.kinds[i] for i, (side, x) in enumerate(zip(self.sides, tokens, strict=True))]
+        x = self.dropout(self.norm(torch.cat((first, *sides), dim=1)))
+        for layer in self.layers:
+            x = layer(x, bias)
+        result: Tensor = x[:, 0]
         return result
+
+
+def _as_tokens(x: Tensor) -> Tensor:
+    """(B, N, W) as it is, (B, W) as one token."""
+    return x[:, None] if x.ndim == 2 else x
+
+
+def _padding_bias(tokens: Tensor) -> Tensor:
+    """(B, N, W) to an additive mask (B, 1, 1, N): 0, or -1e4 where all of a token is zero."""
+    there = (tokens.abs().amax(-1) > 0).to(tokens.dtype)
+    return ((there - 1.0) * 1e4)[:, None, None, :]
+
+
+FUSIONS: Mapping[str, type[Fusion]] = {
+    "concat": Concat,
+    "sum": Sum,
+    "mean": Mean,
+    "hadamard": Hadamard,
+    "gated": Gated,
+    "hierarchical": Hierarchical,
+    "cross-attention": CrossAttention,
+    "early": Early,
+}
+"""Mode -> what joins features into one vector; ``late`` needs none, ``hybrid`` is ``late`` with ``concat`` added."""
+
+
+def fusion(*, mode: str, widths: Mapping[str, int], **options: object) -> Fusion:
+    """The fusion of that mode, given those options that it takes (kind ``fusion``).
+
+    Raises:
+        ModelError: a mode that isn't in the table, or options that contradict each other.
+    """
+    if mode not in FUSIONS:
+        raise ModelError(f"fusion: mode '{mode}'; expected one of {', '.join(FUSIONS)}")
+    taken = inspect.signature(FUSIONS[mode]).parameters
+    return FUSIONS[mode](widths, **{name: value for name, value in options.items() if name in taken})

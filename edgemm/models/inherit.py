@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from edgemm.models.efficientnet import EfficientNetLite, MBConv
-from edgemm.models.families import build_model
-from edgemm.models.fusion import Projection
+from edgemm.models.families import Answer, build_model
+from edgemm.models.heads import Projection
 from edgemm.models.model import Model
 from edgemm.models.text import Layer, TextTransformer
 from edgemm.models.tokenizer import nearest_tokens, tokenizer_from_json
@@ -58,7 +58,7 @@ def build_student(
     student = build_model(
         section,
         family=family,
-        labels=teacher.labels,
+        answer=Answer(teacher.labels, teacher.task or "single-label"),
         texts=texts,
         tokenizer_json=teacher.tokenizer_json,
         token_order=token_order(teacher, texts),
@@ -66,27 +66,36 @@ def build_student(
     )
     drawn = {part.name: _weights(part.module) for part in student.chain}
     parts = {part.name: part.module for part in teacher.chain}
-    if section.inherit in ("all", "image") and section.image.weights is None:
-        source, target = parts.get("image"), student.part("image").module
-        if isinstance(source, EfficientNetLite) and isinstance(target, EfficientNetLite):
-            inherit_image_(target, source)
-    if section.inherit in ("all", "text") and section.text.weights is None:
-        source, target = parts.get("text"), student.part("text").module
-        if isinstance(source, TextTransformer) and isinstance(target, TextTransformer):
-            assert teacher.tokenizer_json is not None
-            assert student.tokenizer_json is not None
-            rows = shared_rows(student.tokenizer_json, teacher.tokenizer_json)
-            inherit_text_(target, source, rows=rows)
+    loaded = {modality for modality, tower in section.towers.items() if getattr(tower, "weights", None) is not None}
+    for modality in section.towers:
+        if section.inherit not in ("all", modality):
+            continue
+        source, target = parts.get(modality), student.part(modality).module
+        if modality not in loaded and source is not None:
+            _inherit_tower_(student, teacher, target, source)
+        _inherit_projection_(target, parts.get(f"{modality}_projection"))
     if section.inherit == "all":
         _inherit_joints_(student, teacher)
-    for name in ("image", "text"):
-        if section.inherit in ("all", name):
-            _inherit_projection_(student.part(name).module, parts.get(f"{name}_projection"))
-    loaded = {name for name, tower in (("image", section.image), ("text", section.text)) if tower.weights is not None}
     for part in student.chain:
         if drawn[part.name] and part.name not in loaded and section.inherit in ("all", part.name):
             say(f"{part.name}: {_how_much(drawn[part.name], _weights(part.module))}")
     return student
+
+
+def _inherit_tower_(student: Model, teacher: Model, target: torch.nn.Module, source: torch.nn.Module) -> None:
+    """Towers of one kind; what has no rule here, or is of another kind, keeps its random weights."""
+    if isinstance(source, EfficientNetLite) and type(source) is type(target):
+        inherit_image_(target, source)
+    elif isinstance(source, TextTransformer) and isinstance(target, TextTransformer):
+        assert teacher.tokenizer_json is not None
+        assert student.tokenizer_json is not None
+        inherit_text_(target, source, rows=shared_rows(student.tokenizer_json, teacher.tokenizer_json))
+    elif _shapes(source) == _shapes(target):
+        target.load_state_dict(source.state_dict())
+
+
+def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
 
 
 def _weights(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -124,15 +133,18 @@ def _inherit_projection_(tower: torch.nn.Module, source: torch.nn.Module | None)
 
 
 def _inherit_joints_(student: Model, teacher: Model) -> None:
-    """Copy fusion and head where the towers' features are as wide as the teacher's, so that all shapes agree."""
+    """Copy fusion, heads and placeholders where the towers' features are as wide as the teacher's: all shapes agree."""
     sources = {part.name: part for part in teacher.chain}
     for part in student.chain:
         source = sources.get(part.name)
-        if part.modality is not None or source is None or source.kind != part.kind:
+        if part.role not in ("fusion", "head") or source is None or source.kind != part.kind:
             continue
-        state, own = source.module.state_dict(), part.module.state_dict()
-        if {n: v.shape for n, v in state.items()} == {n: v.shape for n, v in own.items()}:
-            part.module.load_state_dict(state)
+        if _shapes(source.module) == _shapes(part.module):
+            part.module.load_state_dict(source.module.state_dict())
+    with torch.no_grad():
+        for name, value in student.placeholders.items():
+            if name in teacher.placeholders and teacher.placeholders[name].shape == value.shape:
+                value.copy_(teacher.placeholders[name])
 
 
 def shared_rows(student_tokenizer: str, teacher_tokenizer: str) -> list[int]:
@@ -222,7 +234,7 @@ def inherit_image_(student: EfficientNetLite, teacher: EfficientNetLite) -> None
     """
     with torch.no_grad():
         kept = important(_weight(teacher.stem), len(_weight(student.stem)))
-        _conv_(student.stem, teacher.stem, kept, torch.arange(3))
+        _conv_(student.stem, teacher.stem, kept, None)
         for ours, theirs in zip(_stages(student), _stages(teacher), strict=False):
             outputs = _stage_channels(theirs, len(_weight(ours[0].project)))
             inputs = kept

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from edgemm.models.audio_frontend import AstFrontend, ClapFrontend, WaveformFrontend, WhisperFrontend
-from edgemm.models.efficientnet import EfficientNetLite
+from edgemm.models.efficientnet import AudioCnn, EfficientNetLite
 from edgemm.models.frontend import ImageFrontend
-from edgemm.models.fusion import CrossAttentionFusion, Fusion, MlpHead, Projection
+from edgemm.models.fusion import fusion
+from edgemm.models.heads import Decision, MlpHead, Projection
+from edgemm.models.tensors import TensorMlp
 from edgemm.models.text import TextTransformer
 from edgemm.runtime.errors import ModelError
 
@@ -33,11 +35,13 @@ KINDS: Mapping[str, Callable[..., nn.Module]] = {
     "ast-frontend": AstFrontend,
     "waveform-frontend": WaveformFrontend,
     "efficientnet-lite": EfficientNetLite,
+    "audio-cnn": AudioCnn,
     "text-transformer": TextTransformer,
+    "tensor-mlp": TensorMlp,
     "projection": Projection,
-    "fusion": Fusion,
-    "cross-attention-fusion": CrossAttentionFusion,
+    "fusion": fusion,
     "mlp-head": MlpHead,
+    "decision": Decision,
     "hf": _hf,
     "python": _python,
 }

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import RawInput, Role
+from edgemm.runtime.manifest import RawInput, Role, Task
 from edgemm.runtime.signature import Signature
 
 
@@ -55,6 +55,8 @@ class Model(nn.Module):
         inputs: modality -> how its raw form becomes values.
         outputs: names of the values that the model is asked for.
         labels: class names where a value ``logits`` is among the outputs.
+        task: of a classifier or regressor; what its output means.
+        placeholders: value -> (1, ...) that stands in for it where its modality is missing; learnt like a weight.
 
     Raises:
         ModelError: two parts of one name, or a part whose inputs nothing makes.
@@ -68,6 +70,8 @@ class Model(nn.Module):
         inputs: Mapping[str, RawInput],
         outputs: Iterable[str],
         labels: Iterable[str] = (),
+        task: Task | None = None,
+        placeholders: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.family = family
@@ -75,6 +79,8 @@ class Model(nn.Module):
         self.inputs = dict(inputs)
         self.outputs = tuple(outputs)
         self.labels = tuple(labels)
+        self.task = task
+        self.placeholders = nn.ParameterDict(dict(placeholders or {}))
         self.tokenizer_json: str | None = None  # content of tokenizer.json where a modality is text
         self.modules_by_part = nn.ModuleDict({part.name: part.module for part in self.chain})
         self._check_chain()
@@ -89,7 +95,7 @@ class Model(nn.Module):
                     f"part '{part.name}': nothing before it makes {missing}; values known there: {sorted(known)}"
                 )
             known.update(part.signature.output_names)
-        if missing := [n for n in self.outputs if n not in known]:
+        if missing := [n for n in (*self.outputs, *self.placeholders) if n not in known]:
             raise ModelError(f"model '{self.family}': no part makes its outputs {missing}")
 
     def part(self, name: str) -> Part:
@@ -100,8 +106,8 @@ class Model(nn.Module):
         raise ModelError(f"no part '{name}'; this model has {[p.name for p in self.chain]}")
 
     def runnable(self, given: Iterable[str]) -> Iterator[Part]:
-        """The parts, in order, that can run from the values named in ``given``."""
-        known = set(given)
+        """The parts, in order, that can run from the values named in ``given`` and from placeholders."""
+        known = {*given, *self.placeholders}
         for part in self.chain:
             if known.issuperset(part.signature.input_names):
                 known.update(part.signature.output_names)
@@ -110,14 +116,24 @@ class Model(nn.Module):
     def forward(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run every part whose inputs exist; returns the given values and all that were made.
 
-        A part whose outputs are all given already (cached teacher values) is not run again.
+        A part whose outputs are all given already (cached teacher values) is not run again. A value that nothing makes
+        is its placeholder, where it has one.
         """
         known = dict(values)
         for part in self.runnable(values):
-            if all(name in known for name in part.signature.output_names):
-                continue
-            known.update(part.run(known))
+            if not all(name in known for name in part.signature.output_names):
+                known.update(self.stand_ins(part, known))
+                known.update(part.run(known))
         return known
+
+    def stand_ins(self, part: Part, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Placeholders for those inputs of ``part`` that are not among ``values``, for as many samples."""
+        count = max((len(value) for value in values.values()), default=1)
+        return {
+            name: self.placeholders[name].expand(count, *self.placeholders[name].shape[1:])
+            for name in part.signature.input_names
+            if name not in values
+        }
 
 
 def raw_values(inputs: Mapping[str, RawInput]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from edgemm.models.families import BATCH, frontend_part, text_specs
 from edgemm.models.frontend import frontend_from_processor
-from edgemm.models.fusion import unit
+from edgemm.models.heads import unit
 from edgemm.models.hub import snapshot
 from edgemm.models.kinds import KINDS
 from edgemm.models.model import Model, Part

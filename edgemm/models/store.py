@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edgemm.models.kinds import module_from_config
 from edgemm.models.model import Model, Part
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import AudioInput, ImageInput, RawInput, TensorInput, TextInput
+from edgemm.runtime.manifest import AudioInput, ImageInput, RawInput, Task, TensorInput, TextInput
 from edgemm.runtime.signature import Signature
 
 FORMAT = 1
@@ -57,8 +57,11 @@ def save_model(model: Model, folder: Path) -> None:
         "inputs": {modality: asdict(raw) for modality, raw in model.inputs.items()},
         "outputs": list(model.outputs),
         "labels": list(model.labels),
+        "task": model.task,
+        "placeholders": sorted(model.placeholders),
     }
-    state = {
+    state = {f"placeholders/{name}": value.detach().clone() for name, value in model.placeholders.items()}
+    state |= {
         f"{part.name}/{key}": value.detach().contiguous().clone()
         for part in model.chain
         for key, value in part.module.state_dict().items()
@@ -86,6 +89,8 @@ class _Saved:
     inputs: dict[str, RawInput]
     outputs: list[str]
     labels: list[str]
+    task: Task | None
+    placeholders: list[str]
 
 
 def load_model(folder: Path, *, factory: str | None = None) -> Model:
@@ -127,9 +132,21 @@ def load_model(folder: Path, *, factory: str | None = None) -> Model:
                 Signature.from_json(entry["signature"]), module,
             )
         )  # fmt: skip
+    try:
+        placeholders = {name: state.pop(f"placeholders/{name}") for name in saved.placeholders}
+    except KeyError as error:
+        raise ModelError(f"{weights}: {error} is missing, a placeholder that model.json names") from error
     if state:
         raise ModelError(f"{weights}: '{next(iter(state))}' belongs to no part of model.json; expected only its parts")
-    model = Model(saved.family, parts, inputs=saved.inputs, outputs=saved.outputs, labels=saved.labels)
+    model = Model(
+        saved.family,
+        parts,
+        inputs=saved.inputs,
+        outputs=saved.outputs,
+        labels=saved.labels,
+        task=saved.task,
+        placeholders=placeholders,
+    )
     tokenizer = folder / "tokenizer.json"
     if tokenizer.exists():
         model.tokenizer_json = _tokenizer_text(tokenizer)
@@ -170,7 +187,10 @@ def _read(folder: Path) -> _Saved:
                 entry[key]
             if not isinstance(entry["config"], dict):
                 raise TypeError(f"config of part '{entry['name']}' is no object")
-        return _Saved(content["family"], content["parts"], inputs, content["outputs"], content["labels"])
+        return _Saved(
+            content["family"], content["parts"], inputs, content["outputs"], content["labels"],
+            content.get("task"), content.get("placeholders", []),
+        )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: not a model description ({type(error).__name__}: {error})") from error
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgemm.models.fusion import unit
+from edgemm.models.heads import unit
 from edgemm.runtime.errors import ModelError
 
 

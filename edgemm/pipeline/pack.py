@@ -147,9 +147,10 @@ def _join(first: Archive, sources: Sequence[Source], out: Path) -> Manifest:
                 if path.endswith(".onnx"):
                     _copy(archive, path, out, digests, apart=source.name)
     texts = [raw for raw in manifest.inputs.values() if isinstance(raw, TextInput)]
-    for path in [*(raw.tokenizer for raw in texts), *([manifest.labels] if manifest.labels else [])]:
+    labels = [manifest.labels] if manifest.labels else []
+    for path in [*(raw.tokenizer for raw in texts), *labels, *manifest.placeholders.values()]:
         if _copy(first, path, out, digests, apart="") != path:
-            raise BundleError(f"{path}: taken by a graph; a tokenizer or labels file can't share its name")
+            raise BundleError(f"{path}: taken by a graph; no other file can share its name")
     return replace(
         manifest,
         targets=tuple(targets),
@@ -185,7 +186,7 @@ def gallery_samples(dataset: Dataset, config: PackConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for split in config.gallery_splits or tuple(dataset.splits):
         for sample in dataset.split(split):
-            raw = getattr(sample, config.gallery, None)
+            raw = sample.raw(config.gallery)
             if raw is not None and sample.label is not None and _may_ship(dataset, sample):
                 found.setdefault(sample.label, raw)
     if not found:
@@ -202,7 +203,7 @@ def golden_samples(dataset: Dataset, modalities: Sequence[str]) -> list[Sample]:
     usable = [
         sample
         for sample in dataset.split(split)
-        if _may_ship(dataset, sample) and all(getattr(sample, m, None) is not None for m in modalities)
+        if _may_ship(dataset, sample) and all(sample.raw(m) is not None for m in modalities)
     ]
     if not usable:
         raise DataError(f"split '{split}': no sample that has {list(modalities)} and may be shipped")
@@ -250,13 +251,15 @@ def _add_golden(out: Path, manifest: Manifest, dataset: Dataset, config: PackCon
         sample = usable[index * len(usable) // count]
         inputs: dict[str, str] = {}
         for modality, raw in manifest.inputs.items():
-            value = getattr(sample, modality)
             if raw.kind == "text":
-                inputs[modality] = value
+                assert sample.text is not None
+                inputs[modality] = sample.text
                 continue
-            inputs[modality] = f"golden/{index}-{modality}{value.suffix.lower()}"
+            path = sample.file(modality)
+            assert path is not None
+            inputs[modality] = f"golden/{index}-{modality}{path.suffix.lower()}"
             (out / "golden").mkdir(exist_ok=True)
-            shutil.copyfile(value, out / inputs[modality])
+            shutil.copyfile(path, out / inputs[modality])
         golden.append(GoldenSample(inputs))
     return replace(manifest, golden=tuple(golden))
 

@@ -24,7 +24,17 @@ from edgemm.pipeline.run import check_engines, with_targets
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.stages import corridor_nodes
 from edgemm.pipeline.store import Record, Store
-from edgemm.recipe import DistillConfig, ModelSection, PruneConfig, Recipe, TeachConfig, load_recipe
+from edgemm.recipe import (
+    AudioTower,
+    DistillConfig,
+    ImageTower,
+    ModelSection,
+    PruneConfig,
+    Recipe,
+    TeachConfig,
+    TextTower,
+    load_recipe,
+)
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import EdgemmError
 from edgemm.stage import Context, Inputs, Silent
@@ -145,21 +155,25 @@ def few_samples(dataset: Dataset) -> Dataset:
 
 
 def _shallow(section: _Section) -> _Section:
-    """One block in each of the first stages of the image tower and one text layer, of the widths that the section has.
+    """One block in each of the first stages of a CNN and one transformer layer, of the widths that the section has.
 
-    Three stages hold every kind of block there is, and tracing takes time by the block.
+    Three stages hold every kind of block there is, and tracing takes time by the block. A tower of Hugging Face's
+    stays as it is.
     """
-    image, text = section.image, section.text
-    stages = min(3, len(image.blocks)) if image.blocks else 3
-    sizes = {
-        "blocks": (1,) * stages,
-        "channels": image.channels and image.channels[:stages],
-        "expand": image.expand and image.expand[:stages],
-        "depth": 1.0,
-    }
-    return section.model_copy(
-        update={"image": image.model_copy(update=sizes), "text": text.model_copy(update={"layers": 1})}
-    )
+    changed: dict[str, ImageTower | AudioTower | TextTower] = {}
+    for name, tower in (("image", section.image), ("audio", section.audio)):
+        if tower is not None:
+            stages = min(3, len(tower.blocks)) if tower.blocks else 3
+            sizes = {
+                "blocks": (1,) * stages,
+                "channels": tower.channels and tower.channels[:stages],
+                "expand": tower.expand and tower.expand[:stages],
+                "depth": 1.0,
+            }
+            changed[name] = tower.model_copy(update=sizes)
+    if section.text is not None:
+        changed["text"] = section.text.model_copy(update={"layers": 1})
+    return section.model_copy(update=changed)
 
 
 def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
@@ -169,20 +183,14 @@ def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
 
     def draw(inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG001
         from edgemm.compress.teach import teach_
-        from edgemm.models.families import build_model
-        from edgemm.models.pretrained import text_description
+        from edgemm.models.families import Answer, build_model, weightless
         from edgemm.models.store import save_model
 
-        section, tokenizer = recipe.teacher, None
-        if section.text.weights is not None:
-            known, tokenizer = text_description(section.text.weights)
-            sizes = {k: getattr(section.text, k) or known[k] for k in ("width", "heads", "ffn")}
-            section = section.model_copy(update={"text": section.text.model_copy(update={"weights": None, **sizes})})
-        section = section.model_copy(update={"image": section.image.model_copy(update={"weights": None})})
+        section, tokenizer = weightless(recipe.teacher)
         model = build_model(
             section,
             family=recipe.family,
-            labels=dataset.labels,
+            answer=Answer(dataset.labels, recipe.task),
             texts=dataset.all_texts(),
             tokenizer_json=tokenizer,
             seed=recipe.seed,

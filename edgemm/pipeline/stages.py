@@ -37,7 +37,7 @@ GRAPH = ("onnx", "onnx-ir", "onnxruntime", "numpy", "Pillow", "tokenizers")
 # What of edgemm a stage runs, besides this file, which chooses its samples and options. A test follows the imports.
 _ALWAYS = ("pipeline/stages.py", "stage.py")
 _READING = tuple(
-    f"runtime/{name}.py" for name in ("disk", "errors", "fields", "images", "manifest", "paths", "signature")
+    f"runtime/{name}.py" for name in ("arrays", "disk", "errors", "fields", "images", "manifest", "paths", "signature")
 )
 TRAINING_CODE = (*_ALWAYS, "compress", "data", "models", "recipe.py", *_READING)
 CAPTURE_CODE = (*_ALWAYS, "data", "graph", "models", "recipe.py", "runtime")
@@ -69,8 +69,9 @@ def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
     Raises:
         DataError: data that can't be calibrated on, packed or measured on.
     """
+    modalities = modalities_of(recipe)
     if {"measure", "pack"} & set(recipe.stages):  # what packing needs of the data shows before a day of training
-        golden_samples(dataset, ("image", "text"))
+        golden_samples(dataset, modalities)
         if recipe.family == "dual-encoder" and recipe.pack.gallery != "none":
             gallery_samples(dataset, recipe.pack)
     if "measure" in recipe.stages:
@@ -83,13 +84,18 @@ def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
     return [*models, *graphs, *corridor.bundle([node.name for node in graphs])]
 
 
+def modalities_of(recipe: Recipe) -> tuple[str, ...]:
+    """The modalities of the models, as far as the recipe alone says them: those of the student's towers or teacher's."""
+    return tuple(recipe.student.towers or recipe.teacher.towers)
+
+
 def check_calibration(recipe: Recipe, dataset: Dataset) -> None:
     """Raise DataError where a target is to be calibrated and the training samples lack a modality."""
     target = next((t for t in recipe.targets if t.precision != "float32"), None)
     if target is None or "quantize" not in recipe.stages:
         return
-    for modality in ("image", "text"):
-        if all(getattr(sample, modality) is None for sample in dataset.split("train")):
+    for modality in modalities_of(recipe):
+        if all(sample.raw(modality) is None for sample in dataset.split("train")):
             raise DataError(
                 f"target '{target.name}': no sample of split 'train' has '{modality}', and {target.precision} is "
                 'calibrated on real ones; give some, or set precision = "float32"'
@@ -118,7 +124,13 @@ class _Corridor:
     def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
         self.recipe, self.dataset = recipe, dataset
         self.data = dataset_facts(dataset)
-        self.training = {"family": recipe.family, "seed": recipe.seed, "threads": recipe.threads, "data": self.data}
+        self.training = {
+            "family": recipe.family,
+            "task": recipe.task,
+            "seed": recipe.seed,
+            "threads": recipe.threads,
+            "data": self.data,
+        }
 
     # --- models ------------------------------------------------------------------------------------------------------
 
@@ -169,7 +181,15 @@ class _Corridor:
     def _teach(self, inputs: Inputs, out: Path, context: Context) -> None:
         from edgemm.compress import teach
 
-        teach.run(self.recipe.teach, inputs, out, context, teacher=self.recipe.teacher, **self._shared())
+        teach.run(
+            self.recipe.teach,
+            inputs,
+            out,
+            context,
+            teacher=self.recipe.teacher,
+            task=self.recipe.task,
+            **self._shared(),
+        )
 
     def _distill(self, inputs: Inputs, out: Path, context: Context) -> None:
         from edgemm.compress import distill
@@ -302,7 +322,7 @@ class _Corridor:
         count = self._calibration_samples
         for index in range(count):
             sample = samples[index * len(samples) // count]
-            raws = {m: getattr(sample, m, None) for m in opened.manifest.inputs}
+            raws = {m: sample.raw(m) for m in opened.manifest.inputs}
             yield opened.values(**{m: raw for m, raw in raws.items() if raw is not None})
 
     def _build(self, inputs: Inputs, out: Path, context: Context) -> None:

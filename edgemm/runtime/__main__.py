@@ -150,7 +150,7 @@ def _given(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load_npy(path: str) -> Any:
-    from edgemm.runtime.bundle import load_array
+    from edgemm.runtime.arrays import load_array
 
     try:
         return load_array(Path(path).read_bytes(), path)

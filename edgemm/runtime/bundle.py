@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgemm.runtime.archive import Archive, open_archive
+from edgemm.runtime.arrays import load_array, load_arrays
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError
-from edgemm.runtime.fields import one_line
 from edgemm.runtime.inputs import InputReader, Samples, Value, check_feed, join
 from edgemm.runtime.manifest import GoldenSample, Manifest, PartEntry, TargetEntry, fed_values
 from edgemm.runtime.prediction import GallerySet, LabelSet, Prediction, Ranker
@@ -189,7 +188,7 @@ class Bundle:
             top: matches per sample.
             given: modality -> one sample or a list of them. Image: path, bytes, PIL image, uint8 (H, W, 3) or
                 (batch, H, W, 3). Text: string. Audio: path, bytes, float32 (samples,) at the bundle's rate.
-                Tensor: array, with or without the batch axis.
+                Tensor: array, with or without the batch axis, or a path of an .npy.
 
         Returns:
             The outputs that could be made, with the batch as first axis. A batch larger than the graphs' range is cut
@@ -429,29 +428,6 @@ def _run_part(part: Part, values: dict[str, Value]) -> None:
     ]
     for name in part.output_names:
         values[name] = join([row[name] for row in rows])
-
-
-def load_array(data: bytes, name: str) -> Array:
-    """The array of a ``.npy`` file's bytes, never unpickled. Raises BundleError naming the file."""
-    try:
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
-        raise BundleError(f"{name}: not a .npy array: {one_line(error)}") from error
-    if not isinstance(loaded, np.ndarray):
-        raise BundleError(f"{name}: got a .npz, expected one .npy array")
-    return loaded
-
-
-def load_arrays(data: bytes, name: str) -> dict[str, Array]:
-    """The arrays of an ``.npz`` file's bytes, never unpickled. Raises BundleError naming the file."""
-    import zipfile
-    import zlib
-
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
-            return {key: loaded[key] for key in loaded.files}
-    except (ValueError, OSError, EOFError, SyntaxError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise BundleError(f"{name}: not an .npz of arrays: {one_line(error)}") from error
 
 
 def _largest_error(made: Array | None, expected: Array | None) -> float:

@@ -6,11 +6,13 @@ bundle then runs a part per sample, so ``predict([a, b])`` is what ``predict(a)`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from edgemm.runtime.arrays import load_array
 from edgemm.runtime.errors import BundleError, EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.images import decode_image
@@ -107,6 +109,10 @@ class InputReader:
 
     def _as_tensors(self, raw: Any, kind: TensorInput, modality: str) -> np.ndarray:
         spec, _ = self._specs[kind.feeds]
+        if isinstance(raw, (str, os.PathLike)):
+            raw = _read_array(raw, modality)
+        elif isinstance(raw, (list, tuple)) and raw and all(isinstance(one, (str, os.PathLike)) for one in raw):
+            raw = [_read_array(one, f"{modality}[{i}]") for i, one in enumerate(raw)]
         try:
             array = np.asarray(raw)
             if array.dtype != spec.dtype:
@@ -221,6 +227,17 @@ def _fits(shape: tuple[int, ...], wanted: tuple[Dim, ...]) -> bool:
     return len(shape) == len(wanted) and all(
         isinstance(w, str) or w == got for w, got in zip(wanted, shape, strict=True)
     )
+
+
+def _read_array(path: str | os.PathLike[str], where: str) -> np.ndarray:
+    """The array of an ``.npy`` file."""
+    try:
+        with open(path, "rb") as file:
+            return load_array(file.read(), str(path))
+    except OSError as error:
+        raise InputError(f"{where}: can't read {path} ({error.strerror or error})") from error
+    except BundleError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def join(arrays: list[np.ndarray]) -> Value:

@@ -290,7 +290,7 @@ def test_family_and_classes_have_to_be_the_recipes(tmp_path: Path) -> None:
         {"batch": DimRange(1, 1, 8)},
     )  # fmt: skip
     config = {"width": 2, "classes": 2}
-    from edgemm.models.fusion import MlpHead
+    from edgemm.models.heads import MlpHead
 
     part = Part("head", "head", None, "mlp-head", config, logits, MlpHead(width=2, classes=2))
     inputs = {"x": TensorInput("x")}

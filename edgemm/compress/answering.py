@@ -1,0 +1,312 @@
+"""Objectives of fusion classifiers and regressors: towers are run per modality, what joins them on the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgemm.compress import losses
+from edgemm.compress.feeds import Feeds
+from edgemm.compress.objectives import Drawn, Fed
+from edgemm.models.model import Model
+from edgemm.recipe import DistillConfig, TeachConfig
+from edgemm.runtime.errors import ModelError
+
+
+class _Answering(Fed):
+    """What teaching and distilling share: features of every modality, with placeholders for what is missing."""
+
+    def __init__(self, feeds: Feeds, config: TeachConfig | DistillConfig) -> None:
+        super().__init__(feeds, config)
+        self.modality_dropout = config.modality_dropout
+        self.task = self.model.task or "single-label"
+        if not {"logits", "value"} & set(self.model.outputs):
+            raise ModelError(f"the model ends in {list(self.model.outputs)}; a classifier ends in 'logits' or 'value'")
+        if self.corpus.truth is not None:
+            # quantities come in any scale: the loss sees them in units of their spread
+            self.spread = self.corpus.truth.std().clamp(min=1e-6) if self.task == "regression" else torch.ones(())
+
+    @property
+    def output(self) -> str:
+        """The value that answers."""
+        return "value" if self.task == "regression" else "logits"
+
+    def kept(self, drawn: Mapping[str, Drawn], generator: torch.Generator) -> dict[str, Tensor]:
+        """Modality -> (B,) bool: present, and not taken away by modality dropout, which leaves at least one."""
+        kept = {m: one.present for m, one in drawn.items()}
+        if not self.modality_dropout:
+            return kept
+        count = len(next(iter(kept.values())))
+        stay = {m: torch.rand(count, generator=generator) >= self.modality_dropout for m in kept}
+        some = torch.stack([kept[m] & stay[m] for m in kept]).any(0)
+        return {m: kept[m] & (stay[m] | ~some) for m in kept}
+
+    def features(
+        self, drawn: Mapping[str, Drawn], kept: Mapping[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """What the towers make of a batch: name -> (B, ...), placeholders where a sample's modality isn't kept."""
+        made: dict[str, Tensor] = {}
+        for modality, one in drawn.items():
+            there = kept[modality].nonzero().flatten()
+            if len(there) == 0:
+                continue
+            items, views = one.items[there], one.views[there]
+            # many questions, few images: each distinct file of the batch goes through the tower once
+            distinct, place = torch.unique(items, return_inverse=True) if modality != "text" else (items, None)
+            shown = views if place is None else views.new_zeros(len(distinct)).scatter(0, place, views)
+            values = self.values(modality, distinct, shown, generator)
+            for name, value in tower_values(self.model, modality, values).items():
+                rows = value if place is None else value[place.to(value.device)]
+                made[name] = self._filled(name, rows, there, len(one.items))
+        return made
+
+    def _filled(self, name: str, rows: Tensor, there: Tensor, count: int) -> Tensor:
+        """(n, ...) rows at places ``there`` of (count, ...), the placeholder elsewhere."""
+        if len(there) == count:
+            return rows
+        stand_in = self.model.placeholders[name]
+        everywhere = stand_in.expand(count, *rows.shape[1:])
+        filled: Tensor = everywhere.index_copy(0, there.to(rows.device), rows.to(stand_in.dtype))
+        return filled
+
+
+def tower_values(model: Model, modality: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What one modality's frontend and tower make, for the parts that join modalities; raw values where they take them."""
+    known = dict(values)
+    for part in model.chain:
+        if part.modality == modality and part.role in ("frontend", "tower"):
+            if set(part.signature.output_names) <= known.keys():
+                continue
+            if set(part.signature.input_names) <= known.keys():
+                known.update(part.run(known))
+    own = {p.name for p in model.chain if p.modality == modality and p.role in ("frontend", "tower")}
+    wanted = {n for part in model.chain if part.name not in own for n in part.signature.input_names}
+    return {name: value for name, value in known.items() if name in wanted}
+
+
+class AnswerTeaching(_Answering):
+    """Cross-entropy, binary cross-entropy or squared error, by task.
+
+    Rare classes count for more where ``balance`` is ``"weights"``, and come more often where it is ``"sampling"``.
+    """
+
+    def __init__(self, feeds: Feeds, config: TeachConfig) -> None:
+        super().__init__(feeds, config)
+        self.label_smoothing = config.label_smoothing
+        self.class_weights: Tensor | None = None
+        self.sample_weights: Tensor | None = None
+        if config.balance != "none":
+            if self.task != "single-label":
+                raise ModelError(
+                    f"teach.balance: '{config.balance}' is for single-label classes, the task is {self.task}"
+                )
+            known = self.corpus.label.clamp(min=0)
+            counts = torch.bincount(known, minlength=len(self.model.labels)).clamp(min=1).float()
+            weights = len(known) / (len(counts) * counts)
+            if config.balance == "weights":
+                self.class_weights = weights
+            else:
+                self.sample_weights = weights[known] * (self.corpus.label >= 0)
+
+    def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """See Objective."""
+        if self.sample_weights is not None:
+            rows = torch.multinomial(self.sample_weights, len(rows), replacement=True, generator=generator)
+        drawn = self.draw(rows, generator)
+        answer: Tensor = self.model(self.features(drawn, self.kept(drawn, generator), generator))[self.output]
+        return self.error(answer, rows)
+
+    def error(self, answer: Tensor, rows: Tensor) -> Tensor:
+        """The task's loss of (B, classes) for samples ``rows``."""
+        return task_loss(self, answer, rows, label_smoothing=self.label_smoothing, weights=self.class_weights)
+
+
+def task_loss(
+    objective: _Answering,
+    answer: Tensor,
+    rows: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy with labels (those that training doesn't know don't count), or by task what stands for it."""
+    corpus = objective.corpus
+    if objective.task == "single-label":
+        return F.cross_entropy(
+            answer,
+            corpus.label[rows].to(answer.device),
+            weight=None if weights is None else weights.to(answer.device),
+            label_smoothing=label_smoothing,
+            ignore_index=-1,
+        )
+    assert corpus.truth is not None
+    truth = corpus.truth[rows].to(answer.device)
+    if objective.task == "multi-label":
+        return F.binary_cross_entropy_with_logits(answer, truth)
+    return F.mse_loss(answer / objective.spread, truth / objective.spread)
+
+
+class AnswerDistillation(_Answering):
+    """The task's loss, the divergence to the teacher's answers, and what its features and its single voices say.
+
+    The teacher sees every modality that a sample has, also where the student has to do without.
+
+    Args:
+        teacher: its parts that join modalities are run on the cached features of each batch.
+        teacher_feeds: the cache; None where the teacher has no towers of its own, and ``answers`` holds what it says.
+        answers: (N, classes) of the teacher for every sample.
+    """
+
+    def __init__(
+        self,
+        feeds: Feeds,
+        config: DistillConfig,
+        *,
+        teacher: Model,
+        teacher_feeds: Feeds | None,
+        answers: Tensor | None = None,
+    ) -> None:
+        super().__init__(feeds, config)
+        self.config, self.teacher_feeds, self.answers = config, teacher_feeds, answers
+        object.__setattr__(self, "teacher", teacher)  # no submodule: it is neither trained nor saved
+        if config.mixed and teacher_feeds is None:
+            raise ModelError("distill.mixed: this teacher joins its modalities in one part; set distill.mixed = 0")
+        if config.unimodal and not self._voices():
+            raise ModelError(
+                "distill.unimodal: teacher and student have no decisions of single modalities in common; give both "
+                'fusion.mode = "late" or "hybrid", or set distill.unimodal = 0'
+            )
+        self.adapters = nn.ModuleDict()
+        self.centres: dict[str, Tensor] = {}  # pooled features share a large mean, which would hide what differs
+        made = {spec.name: spec for part in self.model.chain for spec in part.signature.outputs}
+        cached = teacher_feeds.cached if teacher_feeds is not None else {}
+        for name, rows in [(name, rows) for values in cached.values() for name, rows in values.items()]:
+            if config.feature and name in made and rows.is_floating_point():
+                width = made[name].shape[-1]
+                assert isinstance(width, int)
+                # of one width they should be the same features, as a fusion that was inherited expects
+                self.adapters[name] = nn.Linear(width, rows.shape[-1]) if width != rows.shape[-1] else nn.Identity()
+                self.centres[name] = rows.float().flatten(0, -2).mean(0)
+
+    def _voices(self) -> list[str]:
+        """Values in which single modalities decide, in student and teacher."""
+        names = [f"{modality}_{self.output}" for modality in self.model.inputs]
+        ours, theirs = (
+            {n for part in m.chain for n in part.signature.output_names} for m in (self.model, self._teacher)
+        )
+        return [name for name in names if name in ours and name in theirs]
+
+    @property
+    def _teacher(self) -> Model:
+        teacher: Model = self.__dict__["teacher"]
+        return teacher
+
+    def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """See Objective."""
+        config = self.config
+        drawn = self.draw(rows, generator)
+        kept = self.kept(drawn, generator)
+        made = self.features(drawn, kept, generator)
+        answered = self.model(made)
+        given = self._given(drawn)
+        if self.answers is not None:
+            target = {self.output: self.answers[rows].to(self.device)}
+        else:
+            with torch.no_grad():
+                target = self._teacher(given)
+        loss: Tensor = answered[self.output].new_zeros(())
+        if config.task:
+            loss = loss + config.task * task_loss(self, answered[self.output], rows)
+        if config.kd:
+            loss = loss + config.kd * self._kd(answered[self.output], target[self.output])
+        if config.unimodal:
+            for name in self._voices():
+                divergence = losses.unimodal_kd if self.task == "single-label" else losses.multi_label_kd
+                loss = loss + config.unimodal / len(self._voices()) * divergence(
+                    answered[name], target[name], temperature=config.temperature
+                )
+        if config.mixed and "text" in drawn:
+            loss = loss + config.kd * self._mixed(made, given, len(rows), generator)
+        return loss + self._of_features(made, given, drawn, kept)
+
+    def _kd(self, answer: Tensor, target: Tensor) -> Tensor:
+        temperature = self.config.temperature
+        if self.task == "single-label":
+            return losses.classifier_kd(answer, target, temperature=temperature)
+        if self.task == "multi-label":
+            return losses.multi_label_kd(answer, target, temperature=temperature)
+        return F.mse_loss(answer / self.spread, target / self.spread)
+
+    def _given(self, drawn: Mapping[str, Drawn]) -> dict[str, Tensor]:
+        """The teacher's cached features of a batch, its placeholders where a sample lacks a modality."""
+        given: dict[str, Tensor] = {}
+        if self.teacher_feeds is None:
+            return given
+        for modality, one in drawn.items():
+            for name, value in self.teacher_feeds.values(modality, one.items, views=one.views).items():
+                lacking = ~one.present
+                if lacking.any():
+                    value = value.clone()
+                    value[lacking] = self._teacher.placeholders[name].detach().to(value.dtype)
+                given[name] = value.to(self.device)
+        return given
+
+    def _of_features(
+        self,
+        made: Mapping[str, Tensor],
+        given: Mapping[str, Tensor],
+        drawn: Mapping[str, Drawn],
+        kept: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Distances of the towers' features to the teacher's, where the student was given the modality."""
+        config = self.config
+        loss = torch.zeros((), device=self.device)
+        where = {f"{modality}_features": kept[modality] for modality in drawn}
+        for name, adapter in self.adapters.items():
+            if name not in made:
+                continue
+            rows = where.get(name, torch.ones(len(made[name]), dtype=torch.bool))
+            if not rows.any():
+                continue
+            ours, theirs = _pooled(made[name])[rows], _pooled(given[name])[rows]
+            centre = self.centres[name].to(self.device)
+            distance = losses.feature_distance(adapter(ours) - centre, theirs - centre)
+            loss = loss + config.feature * distance / len(self.adapters)
+        if config.gram:
+            for name, rows in where.items():
+                if name in made and name in given and rows.any():
+                    loss = loss + config.gram / len(where) * _gram(made[name][rows], given[name][rows])
+        return loss
+
+    def _mixed(
+        self, made: Mapping[str, Tensor], given: Mapping[str, Tensor], count: int, generator: torch.Generator
+    ) -> Tensor:
+        """Divergence to the teacher on samples with other samples' texts, which no label is needed for.
+
+        The towers' outputs are used again, so it costs a run of fusion and head only.
+        """
+        assert self.teacher_feeds is not None
+        moved = {n for part in self.model.chain if part.modality == "text" for n in part.signature.output_names}
+        stay = torch.arange(count).repeat(self.config.mixed)
+        move = torch.cat([torch.randperm(count, generator=generator) for _ in range(self.config.mixed)])
+        student = self.model({n: value[move if n in moved else stay] for n, value in made.items()})[self.output]
+        texts = self.teacher_feeds.cached.get("text", {})
+        with torch.no_grad():
+            mixed = {n: value[move if n in texts else stay] for n, value in given.items()}
+            target = self._teacher(mixed)[self.output]
+        return self._kd(student, target)
+
+
+def _gram(student: Tensor, teacher: Tensor) -> Tensor:
+    """Of tokens where both have equally many, else of the samples of the batch."""
+    if student.ndim == 3 and teacher.ndim == 3 and student.shape[1] == teacher.shape[1]:
+        return losses.token_gram_distance(student, teacher)
+    return losses.similarity_distance(_pooled(student), _pooled(teacher))
+
+
+def _pooled(value: Tensor) -> Tensor:
+    """(B, W) as it is, (B, N, W) as its mean over N."""
+    return value.mean(1) if value.ndim == 3 else value

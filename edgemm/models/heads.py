@@ -1,0 +1,85 @@
+"""Projections and heads: the small parts behind towers and fusion."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def unit(x: Tensor) -> Tensor:
+    """(B, D) to length 1 (zero stays zero); fewer operators in ONNX than ``F.normalize``, which clamps and expands."""
+    result: Tensor = x / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + 1e-12)
+    return result
+
+
+class Projection(nn.Module):
+    """Features to unit vectors of a joint space: linear, or linear plus a residual hidden layer.
+
+    Args:
+        hidden: width of the hidden layer; 0 for a plain linear projection.
+    """
+
+    def __init__(self, *, width: int, embed_dim: int, hidden: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, embed_dim)
+        self.up = nn.Linear(width, hidden) if hidden else None
+        self.down = nn.Linear(hidden, embed_dim) if hidden else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, width) to unit vectors (B, embed_dim)."""
+        x = self.linear(features)
+        if self.up is not None and self.down is not None:
+            x = x + self.down(self.dropout(F.gelu(self.up(features))))
+        return unit(x)
+
+
+class MlpHead(nn.Module):
+    """Classifier or regressor: dropout and one linear layer, or two with ReLU between.
+
+    Args:
+        classes: outputs; 1 for a quantity.
+        hidden: width of the hidden layer; 0 for a linear one.
+    """
+
+    def __init__(self, *, width: int, classes: int, hidden: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.up = nn.Linear(width, hidden) if hidden else None
+        self.out = nn.Linear(hidden or width, classes)
+
+    def forward(self, fused: Tensor) -> Tensor:
+        """(B, width) to (B, classes)."""
+        x = self.dropout(fused)
+        if self.up is not None:
+            x = self.dropout(F.relu(self.up(x)))
+        result: Tensor = self.out(x)
+        return result
+
+
+class Decision(nn.Module):
+    """Late fusion: every voice has decided for itself, and a learnt weight says how much each counts.
+
+    One class of several: the log of the weighted mean of the voices' softmax. Independent classes and quantities: the
+    weighted mean of their logits or values.
+
+    Args:
+        voices: how many decide.
+        task: ``"single-label"``, ``"multi-label"`` or ``"regression"``.
+
+    Source: Kittler et al. 1998, "On combining classifiers" (sum rule).
+    """
+
+    def __init__(self, *, voices: int, task: str = "single-label") -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(voices))
+        self.task = task
+
+    def forward(self, *decisions: Tensor) -> Tensor:
+        """(B, classes) of each voice to (B, classes)."""
+        weights = torch.softmax(self.weights, dim=0)
+        if self.task != "single-label":
+            return torch.stack([w * x for w, x in zip(weights.unbind(), decisions, strict=True)]).sum(0)
+        mixed = torch.stack([w * torch.softmax(x, -1) for w, x in zip(weights.unbind(), decisions, strict=True)]).sum(0)
+        return torch.log(mixed + 1e-9)

@@ -1,0 +1,33 @@
+"""Arrays in files: ``.npy`` and ``.npz``, never unpickled."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+from edgemm.runtime.errors import BundleError
+from edgemm.runtime.fields import one_line
+
+
+def load_array(data: bytes, name: str) -> np.ndarray:
+    """The array of a ``.npy`` file's bytes, never unpickled. Raises BundleError naming the file."""
+    try:
+        loaded = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError) as error:
+        raise BundleError(f"{name}: not a .npy array: {one_line(error)}") from error
+    if not isinstance(loaded, np.ndarray):
+        raise BundleError(f"{name}: got a .npz, expected one .npy array")
+    return loaded
+
+
+def load_arrays(data: bytes, name: str) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file's bytes, never unpickled. Raises BundleError naming the file."""
+    import zipfile
+    import zlib
+
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
+            return {key: loaded[key] for key in loaded.files}
+    except (ValueError, OSError, EOFError, SyntaxError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleError(f"{name}: not an .npz of arrays: {one_line(error)}") from error
