@@ -74,7 +74,7 @@ class _Answering(Fed):
 
 
 def tower_values(model: Model, modality: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What one modality's frontend and tower make, for the parts that join modalities; raw values where they take them."""
+    """What one modality's frontend and tower make for the parts that join them; raw values where they take those."""
     known = dict(values)
     for part in model.chain:
         if part.modality == modality and part.role in ("frontend", "tower"):

@@ -100,10 +100,11 @@ def corpus_of(
     """
     samples = dataset.split(split)
     modalities = dict.fromkeys(name for s in samples for name in s.modalities() if name != "text")
-    files = {
-        m: {path: row for row, path in enumerate(dict.fromkeys(p for s in samples if (p := s.file(m)) is not None))}
-        for m in modalities
-    }
+    files: dict[str, dict[Path, int]] = {modality: {} for modality in modalities}
+    for sample in samples:
+        for modality, known in files.items():
+            if (path := sample.file(modality)) is not None:
+                known.setdefault(path, len(known))
     names: list[list[str]] = []
     for sample in samples:
         others = dataset.texts.get(sample.label, ()) if sample.label is not None else ()

@@ -148,7 +148,7 @@ def _only_extra(corpus: Corpus) -> Corpus:
 
 @torch.inference_mode()
 def _embeddings(model: Model, cached: Mapping[str, Tensor], name: str) -> Tensor:
-    """Run what comes after frozen towers on their cached rows, (V, U, ...) or (U, ...); to (V, U, D) or (U, D) float32."""
+    """What comes after frozen towers, of their cached rows (V, U, ...) or (U, ...): (V, U, D) or (U, D) float32."""
     if name in cached:
         return cached[name].float()
     (features,) = [key for key in cached if key.endswith("_features")] or [next(iter(cached))]

@@ -35,7 +35,7 @@ def run(
     teacher: TeacherSection,
     dataset: Dataset,
     family: str,
-    task: Task,
+    task: Task = "single-label",
     seed: int,
     threads: int,
 ) -> None:
@@ -44,6 +44,7 @@ def run(
     Args:
         inputs: none is read.
         teacher: its towers and what joins them, or where a trained one is.
+        task: of a fusion-classifier.
         threads: of torch; the sums of training depend on it in the last bit.
 
     Raises:

@@ -85,7 +85,7 @@ def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
 
 
 def modalities_of(recipe: Recipe) -> tuple[str, ...]:
-    """The modalities of the models, as far as the recipe alone says them: those of the student's towers or teacher's."""
+    """The modalities of the models as far as the recipe says them: those of the student's towers, or the teacher's."""
     return tuple(recipe.student.towers or recipe.teacher.towers)
 
 

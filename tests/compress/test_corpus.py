@@ -29,10 +29,9 @@ def test_each_image_and_text_stands_once() -> None:
             ]
         )
     )
-    assert corpus.images == (a, b)
+    assert corpus.files == {"image": (a, b)}
     assert corpus.texts == ("what", "where")
-    assert corpus.image_row is not None
-    assert corpus.image_row.tolist() == [0, 0, 1]
+    assert corpus.rows["image"].tolist() == [0, 0, 1]
     assert corpus.choose_texts(torch.arange(3), None).tolist() == [0, 1, 0]
     assert corpus.label.tolist() == [1, 0, 1]
 
@@ -52,9 +51,25 @@ def test_other_names_of_a_concept_are_drawn_as_often_as_its_own() -> None:
     ).unique().tolist() == [3]
 
 
-def test_samples_that_only_sometimes_have_a_text_are_an_error() -> None:
-    with pytest.raises(DataError, match="1 of 2 samples have a text; expected all or none"):
-        corpus_of(dataset([Sample("1", image=Path("a"), text="x"), Sample("2", image=Path("b"))]))
+def test_what_a_sample_lacks_is_marked_and_can_be_required() -> None:
+    corpus = corpus_of(dataset([Sample("1", image=Path("a"), text="x"), Sample("2", image=Path("b")), Sample("3", text="y")]))
+    rows = torch.arange(3)
+    assert corpus.present("image", rows).tolist() == [True, True, False]
+    assert corpus.present("text", rows).tolist() == [True, False, True]
+    assert corpus.present("audio", rows).tolist() == [False, False, False]
+    with pytest.raises(DataError, match="teach: 2 of 3 samples of split 'train' have 'text'; expected all"):
+        corpus.require(["text"], stage="teach")
+
+
+def test_several_labels_and_quantities_become_rows_of_numbers() -> None:
+    several = [Sample("1", text="x", labels=("b", "a")), Sample("2", text="y", labels=())]
+    data = Dataset({"train": several}, labels=("a", "b", "c"), evaluate=("train",))
+    truth = corpus_of(data, task="multi-label").truth
+    assert truth is not None
+    assert truth.tolist() == [[1, 1, 0], [0, 0, 0]]
+    amounts = Dataset({"train": [Sample("1", text="x", value=2.5), Sample("2", text="y")]}, labels=(), evaluate=("train",))
+    with pytest.raises(DataError, match="sample '2': no value"):
+        corpus_of(amounts, task="regression")
 
 
 def test_extra_texts_stand_at_the_end_and_never_repeat_a_sample() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from edgemm.compress.distill import distillation
 from edgemm.data import Dataset
-from edgemm.models.families import build_model
+from edgemm.models.families import Answer, build_model
 from edgemm.models.inherit import build_student
 from edgemm.models.model import Model
 from edgemm.recipe import AugmentConfig, DistillConfig, StudentSection, TeacherSection
@@ -19,7 +19,7 @@ STILL = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
 
 
 def teacher_of(section: TeacherSection, dataset: Dataset) -> Model:
-    return build_model(section, family="fusion-classifier", labels=dataset.labels, seed=0)
+    return build_model(section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0)
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_any_pair(
@@ -43,7 +43,7 @@ def test_an_image_asked_twice_in_a_batch_gives_the_loss_of_two_samples(
     tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
 ) -> None:
     teacher = teacher_of(teacher_section, questions)
-    student = build_model(teacher_section, family="fusion-classifier", labels=questions.labels, seed=3)
+    student = build_model(teacher_section, family="fusion-classifier", answer=Answer(questions.labels), seed=3)
     config = DistillConfig(task=1, kd=0, feature=0, augment=STILL)
     objective = distillation(
         student, teacher, config, dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path)

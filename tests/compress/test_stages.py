@@ -37,9 +37,8 @@ def recall(folder: Path, dataset: Dataset, split: str, tmp_path: Path) -> float:
     corpus = corpus_of(dataset, split)
     feeds = feeds_of(model, corpus, context(tmp_path), frozen=[], title="")
     with torch.no_grad():
-        assert corpus.image_row is not None
-        image = model(feeds.image_values(corpus.image_row))["image_embedding"]
-        text = model(feeds.text_values(corpus.choose_texts(torch.arange(len(corpus)), None)))["text_embedding"]
+        image = model(feeds.values("image", corpus.rows["image"]))["image_embedding"]
+        text = model(feeds.values("text", corpus.choose_texts(torch.arange(len(corpus)), None)))["text_embedding"]
     nearest = corpus.concept[(image @ text.T).argmax(1)]
     return float((nearest == corpus.concept).float().mean())
 
@@ -49,9 +48,8 @@ def accuracy(folder: Path, dataset: Dataset, split: str, tmp_path: Path) -> floa
     corpus = corpus_of(dataset, split)
     feeds = feeds_of(model, corpus, context(tmp_path), frozen=[], title="")
     with torch.no_grad():
-        assert corpus.image_row is not None
-        values = feeds.image_values(corpus.image_row)
-        values |= feeds.text_values(corpus.choose_texts(torch.arange(len(corpus)), None))
+        values = feeds.values("image", corpus.rows["image"])
+        values |= feeds.values("text", corpus.choose_texts(torch.arange(len(corpus)), None))
         return float((model(values)["logits"].argmax(1) == corpus.label).float().mean())
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgemm.models.efficientnet import EfficientNetLite
-from edgemm.models.families import build_model
+from edgemm.models.families import Answer, build_model
 from edgemm.models.inherit import build_student, important, strided
 from edgemm.models.model import Model
 from edgemm.models.store import load_model, save_model
@@ -72,7 +72,7 @@ def test_a_classifier_keeps_its_labels(tmp_path: Path) -> None:
         fusion=Fusion(mode="cross-attention", width=16, heads=2),
         head_hidden=8,
     )
-    model = build_model(section, family="fusion-classifier", labels=("no", "yes"), seed=0)
+    model = build_model(section, family="fusion-classifier", answer=Answer(("no", "yes")), seed=0)
     save_model(model, tmp_path)
     loaded = load_model(tmp_path)
     assert loaded.labels == ("no", "yes")
@@ -272,7 +272,7 @@ def test_a_corrupt_or_foreign_checkpoint_is_one_clear_line(
         (
             "dual-encoder",
             {"image": {"output": "tokens"}},
-            r'dual-encoder: both towers need output = "pooled"',
+            r'dual-encoder: the image tower needs output = "pooled"',
         ),
         ("dual-encoder", {"text": {"weights": "package:minilm-l6", "vocabulary": "trimmed"}}, r"needs texts"),
         (
@@ -288,6 +288,6 @@ def test_a_corrupt_or_foreign_checkpoint_is_one_clear_line(
     ],
 )
 def test_a_section_that_contradicts_itself_is_told(family: str, section: dict[str, object], message: str) -> None:
-    values = {"text": {"weights": "package:minilm-l6"}, **section}
+    values = {"image": {}, "text": {"weights": "package:minilm-l6"}, **section}
     with pytest.raises(ModelError, match=message):
         build_model(TeacherSection.model_validate(values), family=family, seed=0)

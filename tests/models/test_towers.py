@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from edgemm.models import pretrained
-from edgemm.models.efficientnet import EfficientNetLite, scaled_channels, tower_config
-from edgemm.models.fusion import CrossAttentionFusion, Fusion, MlpHead, Projection
+from edgemm.models.efficientnet import EfficientNetLite, positions, scaled_channels, tower_config
+from edgemm.models.heads import MlpHead, Projection
 from edgemm.models.text import TextTransformer, load_bert_weights_
 from edgemm.models.tokenizer import encode, nearest_tokens, tokenizer_from_json, trim_vocabulary, with_limits
 from edgemm.runtime.errors import ModelError
@@ -125,9 +125,9 @@ def test_channels_scale_as_in_the_original() -> None:
 
 def test_towers_give_what_their_arguments_say() -> None:
     pixels = torch.zeros(2, 3, 64, 64)
-    config = tower_config(input_size=64, blocks=(1, 1, 1), channels=(8, 16, 24), features=40, output="tokens")
+    config = tower_config(blocks=(1, 1, 1), channels=(8, 16, 24), features=40, output="tokens")
     tower = EfficientNetLite(**config).eval()  # type: ignore[arg-type]
-    assert tower(pixels).shape == (2, EfficientNetLite.positions(config), 40)
+    assert tower(pixels).shape == (2, positions(64, 64, (1, 1, 1)), 40)
     text = TextTransformer(vocab=20, layers=1, width=16, heads=2, embedding_rank=4, embed_dim=8).eval()
     made = text(torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64))
     torch.testing.assert_close(made.norm(dim=-1), torch.ones(2))
@@ -135,31 +135,6 @@ def test_towers_give_what_their_arguments_say() -> None:
         EfficientNetLite(output="tokens", embed_dim=8)
     with pytest.raises(ModelError, match="width 16 is no multiple of heads 3"):
         TextTransformer(vocab=20, width=16, heads=3)
-
-
-@pytest.mark.parametrize(
-    ("mode", "concat", "width"),
-    [("hadamard", False, 8), ("hadamard", True, 24), ("concat", False, 16), ("sum", False, 8), ("mean", False, 8)],
-)
-def test_every_fusion_joins_both_sides(mode: str, concat: bool, width: int) -> None:
-    torch.manual_seed(0)
-    fusion = Fusion(image_width=6, text_width=4, width=8, mode=mode, concat=concat)
-    image, text = torch.randn(3, 6, requires_grad=True), torch.randn(3, 4, requires_grad=True)
-    fused = fusion(image, text)
-    assert fused.shape == (3, width)
-    gradients = torch.autograd.grad(fused.sum(), (image, text))
-    assert all(g.abs().sum() > 0 for g in gradients)
-
-
-def test_cross_attention_follows_the_question() -> None:
-    torch.manual_seed(0)
-    fusion = CrossAttentionFusion(image_width=6, text_width=4, width=8, heads=2).eval()
-    image = torch.randn(1, 9, 6)
-    one, other = fusion(image, torch.randn(1, 4)), fusion(image, torch.randn(1, 4))
-    assert one.shape == (1, 24)
-    assert not torch.allclose(one[:, 8:16], other[:, 8:16])
-    # positions are a set to it
-    torch.testing.assert_close(fusion(image, text := torch.randn(1, 4)), fusion(image.flip(1), text))
 
 
 def test_heads_and_projections_take_an_optional_hidden_layer() -> None:
