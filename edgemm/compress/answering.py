@@ -202,6 +202,8 @@ class AnswerDistillation(_Answering):
     @property
     def _teacher(self) -> Model:
         teacher: Model = self.__dict__["teacher"]
+        if next(teacher.parameters()).device != self.device:  # it goes where the objective is trained
+            teacher.to(self.device)
         return teacher
 
     def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:

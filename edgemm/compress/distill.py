@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgemm.compress.answering import AnswerDistillation
 from edgemm.compress.corpus import Corpus, corpus_of, made_up_texts
-from edgemm.compress.embedding import EmbeddingDistillation, check_pairs, check_widths
+from edgemm.compress.embedding import EmbeddingDistillation, check_hidden, check_pairs, check_widths
 from edgemm.compress.feeds import Feeds, feeds_of, joint_answers
 from edgemm.compress.objectives import augmentation_of
 from edgemm.compress.teach import schedule_of
@@ -58,6 +58,7 @@ def run(
         say=lambda line: context.progress.say(f"distill: {line}"),
     )
     if config.epochs:
+        check_hidden(model, teacher, config)
         objective = distillation(model, teacher, config, dataset=dataset, seed=seed, context=context)
         train_(
             objective,
@@ -101,11 +102,6 @@ def distillation(
         more = feeds_of(teacher, _only_extra(corpus), context, frozen=names, title="teacher, made-up texts").cached
         tables["text"] = {name: torch.cat((rows, more["text"][name])) for name, rows in tables["text"].items()}
     features = {m: rows[f"{m}_features"] for m, rows in tables.items() if f"{m}_features" in rows}
-    if config.hidden and not features:
-        raise ModelError(
-            "distill.hidden: the teacher has no features before its embeddings, since its projections are inside its "
-            "towers; set distill.hidden = 0"
-        )
     return EmbeddingDistillation(
         fed,
         config,

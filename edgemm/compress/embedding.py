@@ -232,6 +232,38 @@ def embedding_width(model: Model) -> int:
     return width
 
 
+def feature_widths(model: Model) -> dict[str, int]:
+    """Modality -> width of the features that its embedding is projected from, where they can be had."""
+    found: dict[str, int] = {}
+    for part in model.chain:
+        if part.role != "tower" or part.modality is None:
+            continue
+        if isinstance(part.module, EfficientNetLite | TextTransformer) and part.module.projection is not None:
+            found[part.modality] = part.module.projection.in_features
+        elif (spec := part.signature.outputs[0]).name == f"{part.modality}_features" and isinstance(spec.shape[-1], int):
+            found[part.modality] = spec.shape[-1]
+    return found
+
+
+def check_hidden(student: Model, teacher: Model, config: DistillConfig) -> None:
+    """The loss that compares features needs one width. Raises ModelError naming what differs."""
+    if not config.hidden or student.family == "fusion-classifier":
+        return
+    cached = {spec.name for part in teacher.chain for spec in part.signature.outputs}
+    ours, theirs = feature_widths(student), feature_widths(teacher)
+    for modality in student.inputs:
+        if f"{modality}_features" not in cached:
+            raise ModelError(
+                f"distill.hidden: the teacher has no {modality} features before its embeddings, since its projection is "
+                "inside its tower; set distill.hidden = 0"
+            )
+        if ours.get(modality) != theirs.get(modality):
+            raise ModelError(
+                f"distill.hidden: the student's {modality} features are {ours.get(modality)} wide, the teacher's "
+                f"{theirs.get(modality)}; make them equal, or set distill.hidden = 0"
+            )
+
+
 def check_widths(student: Model, teacher: Model, config: DistillConfig) -> None:
     """The losses that compare embeddings need one width.
 

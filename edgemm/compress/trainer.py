@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -113,7 +114,9 @@ def train_(
         return
     keep_freed_memory()
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half the time for a CNN on CPUs
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    # a batch in which no sample has some modality leaves that tower's parameters without a gradient
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
     batch = min(schedule.batch, samples)
     per_epoch = samples // batch
     steps = per_epoch * schedule.epochs
@@ -169,7 +172,7 @@ def train_(
     accelerator.wait_for_everyone()
     if averaged:
         _assign_(objective, averaged)
-    objective.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    objective.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     objective.eval()
 
 

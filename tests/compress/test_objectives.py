@@ -50,10 +50,12 @@ def test_an_image_asked_twice_in_a_batch_gives_the_loss_of_two_samples(
     )
     objective.eval()
     rows = torch.tensor([5, 4, 0, 1, 9])  # neighbours ask about one image
-    assert objective.corpus.image_row is not None
-    assert len(objective.corpus.image_row[rows].unique()) < len(rows)
+    images = objective.corpus.rows["image"][rows]
+    assert len(images.unique()) < len(rows)
     with torch.no_grad():
-        values, _, _ = objective.inputs(rows, torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        texts = objective.draw(rows, generator)["text"].items
+        values = objective.feeds.values("image", images) | objective.feeds.values("text", texts)
         expected = F.cross_entropy(student(values)["logits"], objective.corpus.label[rows])
         got = objective(rows, torch.Generator().manual_seed(0))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)  # convolutions sum differently by batch size

@@ -62,8 +62,8 @@ def test_efficientnet_lite0_equals_the_package_it_was_loaded_from(lite0: Efficie
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(weights), str(tmp_path)], check=True)
     with torch.no_grad():
         got = lite0.feature_map(pixels)
-    # the same operators in the same order; only the thread count could reorder a sum
-    np.testing.assert_allclose(got.numpy(), np.load(tmp_path / "features.npy"), atol=1e-5)
+    # the same operators in the same order; threads and memory layout can reorder a sum
+    np.testing.assert_allclose(got.numpy(), np.load(tmp_path / "features.npy"), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
