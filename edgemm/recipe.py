@@ -797,9 +797,9 @@ def docs_from_schema() -> str:
         lines.extend(["", title, "", about, "", "| key | type | default | meaning |", "|---|---|---|---|"])
         nested: list[tuple[str, str]] = []
         for name, field in section["properties"].items():
-            reference, is_list = _reference(field)
+            reference, suffix = _reference(field)
             if reference:
-                nested.append((f"{name}[]" if is_list else name, reference))
+                nested.append((name + suffix, reference))
                 continue
             default = "**needed**" if name in required else f"`{json.dumps(field.get('default'), ensure_ascii=False)}`"
             lines.append(f"| `{name}` | {_type_name(field)} | {default} | {field.get('description', '')} |")
@@ -813,13 +813,14 @@ def docs_from_schema() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _reference(field: Mapping[str, Any]) -> tuple[str | None, bool]:
+def _reference(field: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The section that a field holds, and what its heading ends in where it holds several: a list, or by name."""
     for candidate in (field, *field.get("anyOf", ()), *field.get("allOf", ())):
-        if "$ref" in candidate:
-            return candidate["$ref"].rsplit("/", 1)[1], False
-        if "$ref" in candidate.get("items", {}):
-            return candidate["items"]["$ref"].rsplit("/", 1)[1], True
-    return None, False
+        for inner, suffix in (("", ""), ("items", "[]"), ("additionalProperties", ".NAME")):
+            held = candidate.get(inner) if inner else candidate
+            if isinstance(held, dict) and "$ref" in held:
+                return held["$ref"].rsplit("/", 1)[1], suffix
+    return None, ""
 
 
 def _type_name(field: Mapping[str, Any]) -> str:

