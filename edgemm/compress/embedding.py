@@ -256,7 +256,7 @@ def check_hidden(student: Model, teacher: Model, config: DistillConfig) -> None:
     for modality in student.inputs:
         if f"{modality}_features" not in cached:
             raise ModelError(
-                f"distill.hidden: the teacher has no {modality} features before its embeddings, since its projection is "
+                f"distill.hidden: the teacher has no {modality} features before its embeddings; its projection is "
                 "inside its tower; set distill.hidden = 0"
             )
         if ours.get(modality) != theirs.get(modality):

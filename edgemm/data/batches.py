@@ -46,6 +46,16 @@ def strided_samples(samples: Sequence[Sample], limit: int | None) -> list[Sample
     return [samples[i * len(samples) // count] for i in range(count)]
 
 
+def covering_samples(samples: Sequence[Sample], modalities: Sequence[str], limit: int | None) -> list[Sample]:
+    """At most ``limit`` samples that have every modality, evenly spread; where none has all, some of each modality."""
+    complete = [s for s in samples if all(s.raw(m) is not None for m in modalities)]
+    if complete:
+        return strided_samples(complete, limit)
+    each = None if limit is None else -(-limit // len(modalities))
+    found = [s for m in modalities for s in strided_samples([s for s in samples if s.raw(m) is not None], each)]
+    return list({s.id: s for s in found}.values())[:limit]
+
+
 def read_file(path: Path, raw: RawInput, *, lengths: DimRange | None = None) -> NDArray[np.generic]:
     """One file as the value that its modality feeds, without the batch axis, by the device's own readers.
 
@@ -77,7 +87,7 @@ def raw_value_stream(
 ) -> Iterator[Mapping[str, NDArray[np.generic]]]:
     """Raw values one sample at a time, as the device would feed them: for calibration, parity and golden samples.
 
-    Nothing is kept in memory; ``limit`` samples are taken evenly spread.
+    Nothing is kept in memory; ``limit`` samples are taken evenly spread, of those that have every modality.
 
     Yields:
         ``image`` uint8 (1, H, W, 3), ``input_ids`` and ``attention_mask`` int64 (1, T), ``waveform`` float32 (1, N),
@@ -98,7 +108,7 @@ def raw_value_stream(
         if raw.kind == "text"
     }
     lengths = {n: part.signature.dims.get("samples") for part in model.chain for n in part.signature.input_names}
-    for sample in strided_samples(samples, limit):
+    for sample in covering_samples(samples, tuple(model.inputs), limit):
         values: dict[str, NDArray[np.generic]] = {}
         try:
             for modality, raw in model.inputs.items():

@@ -120,6 +120,8 @@ def trim_vocabulary(
     special = {t["content"] for t in content.get("added_tokens", [])} | {content["model"]["unk_token"]} | set(keep)
     for token in content.get("post_processor", {}).get("special_tokens", {}) if content.get("post_processor") else ():
         special.add(token)
+    if padding := content.get("padding"):
+        special.add(padding["pad_token"])
     kept = {vocab[token] for token in special if token in vocab}
     kept |= {i for token, i in vocab.items() if len(token.removeprefix(prefix)) == 1}
     tokenizer = tokenizer_from_json(tokenizer_json)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from edgemm.data import Dataset, open_dataset
+from edgemm.data import Dataset, Sample, open_dataset
+from edgemm.data.batches import covering_samples
 from edgemm.measure.accuracy import check_samples
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
 from edgemm.pipeline.node import Node
@@ -318,22 +319,22 @@ class _Corridor:
                 keep_float=frozenset(config.keep_float),
             ),
             rollback=config.rollback,
-            samples=self._calibration_samples,
+            samples=len(self._calibration_samples),
         )
 
     @property
-    def _calibration_samples(self) -> int:
-        return min(self.recipe.quantize.samples, len(self.dataset.split("train")))
+    def _calibration_samples(self) -> list[Sample]:
+        limit = self.recipe.quantize.samples
+        samples = self.dataset.split("train")
+        modalities = modalities_of(self.recipe) or samples[0].modalities()
+        return covering_samples(samples, modalities, limit)
 
     def _raw_values(self, bundle: Path) -> Iterator[Mapping[str, Any]]:
         """Training samples as the bundle's raw values, one at a time."""
         from edgemm.runtime.bundle import Bundle
 
         opened = Bundle.open(bundle)
-        samples = self.dataset.split("train")
-        count = self._calibration_samples
-        for index in range(count):
-            sample = samples[index * len(samples) // count]
+        for sample in self._calibration_samples:
             raws = {m: sample.raw(m) for m in opened.manifest.inputs}
             yield opened.values(**{m: raw for m, raw in raws.items() if raw is not None})
 
