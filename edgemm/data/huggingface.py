@@ -201,7 +201,7 @@ def _locator(config: DataConfig, cache: Path) -> Callable[[str], Path]:
 
             with xopen(name, "rb") as file:
                 return keep_bytes(file.read(), cache)
-        path = inside(name)
+        path = None if "://" in name else inside(name)
         if path is None:
             raise DataError(f"'{name}' is not in the data's own folder")
         return path
