@@ -58,8 +58,8 @@ class DataConfig(Section):
     )
     name: str | None = Field(
         None,
-        description="datasets: a name on the hub, or imagefolder, audiofolder, webdataset, parquet, json, csv; none: "
-        "root says enough",
+        description="datasets: a name on the hub (owner/name), or imagefolder, audiofolder, webdataset, parquet, json, "
+        "csv; none: root says enough",
     )
     subset: str | None = Field(None, description="datasets: the configuration of a name on the hub that has several")
     files: dict[str, LocalPath] = Field(

@@ -24,7 +24,8 @@ from edgemm.runtime.fields import one_line
 from edgemm.stage import Progress
 
 BUILDERS = ("imagefolder", "audiofolder", "webdataset", "parquet", "json", "csv")
-_HUB_NAME = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?")
+# With an owner: bare words are builders, and one of the library's further ones ("pandas") unpickles.
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_TIMEOUT_S = 5.0
 
 
@@ -77,7 +78,7 @@ def _streams(config: DataConfig) -> Mapping[str, Any]:
     except ImportError as error:
         raise DataError('data.kind: datasets is not installed; pip install "edgemm[build]"') from error
     if _is_on_hub(config):
-        _check_hub(str(config.name))
+        _check_hub(config)
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(logging.CRITICAL)  # what it would say becomes one line of ours
     from datasets.packaged_modules.webdataset.webdataset import WebDataset
@@ -111,10 +112,14 @@ def _undecoded(stream: Any) -> Any:
     return stream
 
 
-def _check_hub(name: str) -> None:
-    """One quick question, where the library would ask for half a minute."""
+def _check_hub(config: DataConfig) -> None:
+    """A name that can only be the hub's; then one quick question, where the library would ask for half a minute."""
+    name = str(config.name)
     if not _HUB_NAME.fullmatch(name):
-        raise DataError(f"data.name: got '{name}', expected NAME or OWNER/NAME on the hub, or {', '.join(BUILDERS)}")
+        raise DataError(f"data.name: got '{name}', expected OWNER/NAME on the hub, or {', '.join(BUILDERS)}")
+    if config.root is not None or config.files:
+        key = "files" if config.files else "root"
+        raise DataError(f"data.{key}: '{name}' on the hub brings its own files; leave out data.{key}")
     if Path(name).exists():
         raise DataError(f"data.name: '{name}' is also a folder here; give it as data.root, or run somewhere else")
     import requests

@@ -194,11 +194,19 @@ def test_a_hub_that_does_not_answer_is_one_clear_line_at_once(tmp_path: Path, mo
     assert time.monotonic() - started < 10
 
 
+def test_the_librarys_builder_that_unpickles_is_out_of_reach(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.pkl", b"\x80\x04cbuiltins\nprint\n.")
+    with pytest.raises(DataError, match=r"data.name: got 'pandas', expected OWNER/NAME on the hub"):
+        opened(tmp_path / "cache", name="pandas", files={"train": str(path)})
+    with pytest.raises(DataError, match=r"data: can't open"):
+        opened(tmp_path / "cache", root=str(tmp_path))
+
+
 def test_no_script_of_a_dataset_is_run(tmp_path: Path) -> None:
     write(tmp_path / "d" / "d.py", f"open({str(tmp_path / 'ran')!r}, 'w')".encode())
     with pytest.raises(DataError, match=r"can't open .*cripts are no longer supported"):
         opened(tmp_path / "cache", root=str(tmp_path / "d"))
-    with pytest.raises(DataError, match=r"data.name: got '../d.py', expected NAME or OWNER/NAME"):
+    with pytest.raises(DataError, match=r"data.name: got '../d.py', expected OWNER/NAME on the hub"):
         opened(tmp_path / "cache", name="../d.py")
     assert not (tmp_path / "ran").exists()
 
@@ -208,6 +216,8 @@ def test_no_script_of_a_dataset_is_run(tmp_path: Path) -> None:
     [
         ({}, "data.name: datasets needs a name on the hub or a builder, or data.root a folder"),
         ({"name": "csv"}, "data.files: csv needs data.files or data.root"),
+        ({"name": "pandas"}, "data.name: got 'pandas', expected OWNER/NAME on the hub, or imagefolder"),
+        ({"name": "acme/cats", "root": "."}, "data.root: 'acme/cats' on the hub brings its own files"),
         ({"root": "none"}, "data.root: none is no folder; give a name on the hub as data.name"),
         ({"name": "csv", "files": {"train": "none/*.csv"}}, r"data.files.train: no file matches none/\*.csv"),
     ],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow
@@ -12,7 +15,8 @@ import pytest
 
 from edgemm.data import Dataset, open_dataset
 from edgemm.recipe import DataConfig
-from edgemm.runtime.errors import DataError
+from edgemm.runtime.errors import DataError, StoreError
+from edgemm.stage import Silent, Task
 from tests.data.media import npy, png, sound, write
 
 
@@ -234,3 +238,25 @@ def test_a_parquet_file_that_is_cut_is_one_clear_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"can't read .*none.parquet"):
         opened(tmp_path / "none.parquet")
+
+
+def test_reading_and_checking_report_how_far_they_are(tmp_path: Path) -> None:
+    class Told(Silent):
+        titles: ClassVar[list[tuple[str, int]]] = []
+
+        @contextmanager
+        def task(self, title: str, *, total: int) -> Iterator[Task]:
+            self.titles.append((title, total))
+            with super().task(title, total=total) as task:
+                yield task
+
+    write(tmp_path / "d.csv", b"text\na\nb\n")
+    config = DataConfig.model_validate({"kind": "table", "root": str(tmp_path / "d.csv")})
+    open_dataset(config, cache=tmp_path / "cache", progress=Told())
+    assert Told.titles == [("checking the data", 2)]
+
+
+def test_a_cache_that_can_not_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    write(tmp_path / "cache", b"a file where the folder should be")
+    with pytest.raises(StoreError, match=r"can't keep the files of the data .* choose another store with --store"):
+        parquet(tmp_path, {"image": [png(1)]})
