@@ -27,6 +27,7 @@ BUILDERS = ("imagefolder", "audiofolder", "webdataset", "parquet", "json", "csv"
 # With an owner: bare words are builders, and one of the library's further ones ("pandas") unpickles.
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_TIMEOUT_S = 5.0
+_PARQUET_ROWS = 16  # in memory at a time; else it is a row group
 
 
 def huggingface(config: DataConfig, *, cache: Path, broken: Broken, progress: Progress) -> Dataset:
@@ -47,7 +48,8 @@ def huggingface(config: DataConfig, *, cache: Path, broken: Broken, progress: Pr
         rows = _rows(streams[theirs], theirs)
         if _is_on_hub(config):
             rows = itertools.islice(rows, config.limit)  # what lies behind the limit is not fetched
-        splits[ours] = _samples(config, rows, streams[theirs].features, ours, cache, broken, progress)
+        features = streams[theirs].features or {}
+        splits[ours] = _samples(config, rows, features, split=ours, cache=cache, broken=broken, progress=progress)
     if "train" not in splits:
         raise DataError(f"data.splits: no split 'train' among {', '.join(splits)}; map one: train = \"...\"")
     return Dataset(
@@ -89,6 +91,8 @@ def _streams(config: DataConfig) -> Mapping[str, Any]:
     options: dict[str, Any] = {"data_files": dict(config.files)} if config.files else {}
     if config.name is not None and config.root is not None:
         options["data_dir"] = config.root
+    if config.name == "parquet":
+        options["batch_size"] = _PARQUET_ROWS
     try:
         found = datasets.load_dataset(where, config.subset, streaming=True, **options)
         return {str(name): _undecoded(stream) for name, stream in found.items()}
@@ -149,7 +153,8 @@ def _rows(stream: Any, split: str) -> Iterator[Mapping[str, object]]:
 def _samples(
     config: DataConfig,
     rows: Iterator[Mapping[str, object]],
-    features: Mapping[str, Any] | None,
+    features: Mapping[str, Any],
+    *,
     split: str,
     cache: Path,
     broken: Broken,
@@ -163,9 +168,7 @@ def _samples(
             if columns is None:
                 columns = mapped_columns(config, list(row), where=f"split '{split}'")
                 columns.pop("split", None)  # which split a row is of is said by the data's own
-            named = {
-                ours: _named(cell_of(row, theirs), (features or {}).get(theirs)) for ours, theirs in columns.items()
-            }
+            named = {ours: _named(cell_of(row, theirs), features.get(theirs)) for ours, theirs in columns.items()}
             name = f"{split}/{row.get('__key__', number)}"
             try:
                 reader = RowReader({ours: ours for ours in columns}, config.tensors, locate, cache)

@@ -102,6 +102,23 @@ def test_shards_give_every_modality_their_columns_name(tmp_path: Path) -> None:
     assert [s.id for s in data.split("val")] == ["val/4"]
 
 
+def test_a_sample_of_a_shard_may_lack_a_member(tmp_path: Path) -> None:
+    members = [(f"{i}.{e}", d) for i in range(6) for e, d in (("png", png(i)), ("wav", sound()), ("txt", b"a"))]
+    path = tar(tmp_path / "d.tar", [*members, ("6.png", png(6)), ("7.txt", b"b"), ("8.wav", sound(pitch=2))])
+    data = opened(
+        tmp_path / "cache",
+        name="webdataset",
+        files={"train": str(path)},
+        columns={"image": "png", "audio": "wav", "text": "txt"},
+    )
+    assert [(bool(s.image), bool(s.audio), s.text) for s in data.split("train")[5:]] == [
+        (True, True, "a"),
+        (True, False, None),
+        (False, False, "b"),
+        (False, True, None),
+    ]
+
+
 def test_names_that_climb_out_of_a_tar_write_nothing_outside_the_cache(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "er"
     folder.mkdir(parents=True)
