@@ -8,7 +8,6 @@ Why thin: ``edgemm --help`` has to answer at once, so nothing but typer is impor
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -329,7 +328,9 @@ def pack(
 
 def store_path(given: Path | None) -> Path:
     """The store: as given, or ``$EDGEMM_STORE``, or ``.edgemm`` in the working folder."""
-    return given or Path(os.environ.get("EDGEMM_STORE") or ".edgemm")
+    from edgemm.pipeline.store import default_store
+
+    return given or default_store()
 
 
 def _on_device(verb: str, arguments: Sequence[str]) -> None:

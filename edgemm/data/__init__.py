@@ -1,5 +1,6 @@
 """Datasets, batches and calibration samples."""
 
-from edgemm.data.dataset import Dataset, Sample, open_dataset
+from edgemm.data.dataset import Dataset, Sample
+from edgemm.data.opening import open_dataset
 
 __all__ = ["Dataset", "Sample", "open_dataset"]

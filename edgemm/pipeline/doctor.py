@@ -22,7 +22,8 @@ _INPUTS = {
     "audio": ("soundfile", "soundfile", 'pip install "edgemm[audio]"'),
 }
 _WORKBENCH = (
-    "torch", "transformers", "accelerate", "torch-pruning", "onnx", "onnx-ir", "onnxscript", "pydantic", "safetensors",
+    "torch", "transformers", "accelerate", "datasets", "torch-pruning", "onnx", "onnx-ir", "onnxscript", "pydantic",
+    "safetensors",
 )  # fmt: skip
 
 

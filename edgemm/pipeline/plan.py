@@ -54,7 +54,7 @@ def plan_recipe(path: Path, overrides: Sequence[str], *, store: Path, targets: S
     """
     recipe = with_targets(load_recipe(path, overrides), targets)
     check_engines(recipe)
-    dataset = open_dataset(recipe.data)
+    dataset = open_dataset(recipe.data, cache=store / "cache", progress=progress_for())
     splits = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
     print(f"{recipe.name}: {recipe.family}, seed {recipe.seed}; samples: {splits}")
     for line in dataset.broken:

@@ -71,7 +71,7 @@ def run_recipe(
 
     from edgemm.pipeline.stages import nodes_of  # with torch and everything
 
-    nodes = nodes_of(recipe, progress=progress)
+    nodes = nodes_of(recipe, cache=opened.cache, progress=progress)
     if last is not None:
         nodes = [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(last)]
     again = [n.name for n in nodes if first is not None and STAGES.index(n.stage) >= STAGES.index(first)]

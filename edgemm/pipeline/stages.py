@@ -64,13 +64,16 @@ ENGINES = {
 }  # fmt: skip
 
 
-def nodes_of(recipe: Recipe, *, progress: Progress) -> list[Node]:
+def nodes_of(recipe: Recipe, *, cache: Path, progress: Progress) -> list[Node]:
     """The stage runs of a recipe, in an order in which each finds its inputs made.
+
+    Args:
+        cache: the store's, where files of samples that come as bytes are kept.
 
     Raises:
         DataError: the data is opened and checked here, before anything runs.
     """
-    dataset = open_dataset(recipe.data)
+    dataset = open_dataset(recipe.data, cache=cache, progress=progress)
     for line in dataset.broken:
         progress.say(f"left out: {line}")
     return corridor_nodes(recipe, dataset)

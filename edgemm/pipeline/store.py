@@ -9,6 +9,7 @@ complete. A lock per key lets two processes cooperate: the second waits and take
     partial/<key>/                   being written; thrown away when found again
     scratch/<key>/                   checkpoints of a long stage; survives a kill, removed when published
     cache/<code>/                    content-addressed caches that stages of the same code share
+    cache/files/                     files of samples that came as bytes, by their sha256
     locks/, runs/                    one lock per key; one file per run
 
 What was made again doesn't replace what another run may be reading: the record then names the new content, and the old
@@ -251,6 +252,11 @@ class Store:
             remove(final)  # without a record: a drop that was interrupted
             partial.rename(final)
         _sync(final.parent)
+
+
+def default_store() -> Path:
+    """Where the store is when nobody says: ``$EDGEMM_STORE``, or ``.edgemm`` in the working folder."""
+    return Path(os.environ.get("EDGEMM_STORE") or ".edgemm")
 
 
 def write_json(path: Path, value: Any) -> None:

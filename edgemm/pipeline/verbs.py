@@ -16,7 +16,7 @@ import numpy as np
 
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.progress import progress_for
-from edgemm.pipeline.store import writing_out
+from edgemm.pipeline.store import default_store, writing_out
 from edgemm.recipe import MeasureConfig, load_recipe
 from edgemm.runtime.errors import BundleError, InputError
 from edgemm.stage import Artifact, Context
@@ -133,7 +133,6 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
 
 def measure(bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequence[str]) -> None:
     """Measure bundles side by side on a recipe's evaluation splits; the first is the reference."""
-    from edgemm.data import open_dataset
     from edgemm.measure.examples import read_examples
     from edgemm.measure.stage import measure_bundles
     from edgemm.measure.table import rows
@@ -152,7 +151,7 @@ def measure(bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequenc
         name if names.count(name) == 1 else f"{name} {index + 1}": path
         for index, (name, path) in enumerate(zip(names, bundles, strict=True))
     }
-    dataset = open_dataset(loaded.data)
+    dataset = _opened(loaded)
     config: MeasureConfig = loaded.measure
     with _folder(out) as (folder, context):
         measured = measure_bundles(
@@ -202,10 +201,15 @@ def pack(bundle: Path, out: Path) -> None:
 
 
 def _recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+    recipe = load_recipe(path, overrides)
+    return recipe, {"dataset": _opened(recipe), "seed": recipe.seed, "threads": recipe.threads}
+
+
+def _opened(recipe: Recipe) -> Dataset:
+    """The recipe's data; files of samples that come as bytes are kept where a run would keep them."""
     from edgemm.data import open_dataset
 
-    recipe = load_recipe(path, overrides)
-    return recipe, {"dataset": open_dataset(recipe.data), "seed": recipe.seed, "threads": recipe.threads}
+    return open_dataset(recipe.data, cache=default_store() / "cache", progress=progress_for())
 
 
 @contextmanager

@@ -36,6 +36,15 @@ def decode_audio(raw: Any, *, sample_rate: int, where: str, limit: int | None = 
             another dtype or shape.
         EngineNotInstalled: soundfile is needed and not installed.
     """
+    mono, rate = read_audio(raw, sample_rate=sample_rate, where=where, limit=limit)
+    return resample(mono, rate, sample_rate)[:limit]
+
+
+def read_audio(raw: Any, *, sample_rate: int, where: str, limit: int | None = None) -> tuple[np.ndarray, int]:
+    """``decode_audio`` before the resampling: float32 (samples,), channels averaged, and their rate in Hz.
+
+    Of a longer file no more is decoded than ``limit`` samples at ``sample_rate`` need. Raises what it raises.
+    """
     if isinstance(raw, np.ndarray):
         if not np.issubdtype(raw.dtype, np.floating):
             raise InputError(f"{where}: got an array of {raw.dtype}, expected float32 in -1..1")
@@ -48,8 +57,7 @@ def decode_audio(raw: Any, *, sample_rate: int, where: str, limit: int | None = 
         samples = samples.astype(np.float32, copy=False)
     if not np.isfinite(samples).all():
         raise InputError(f"{where}: {int((~np.isfinite(samples)).sum())} samples are NaN or infinite")
-    mono = samples if samples.ndim == 1 else samples.mean(axis=1)
-    return resample(mono, rate, sample_rate)[:limit]
+    return samples if samples.ndim == 1 else samples.mean(axis=1), rate
 
 
 def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:

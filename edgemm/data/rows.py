@@ -1,0 +1,180 @@
+"""Rows: one row of a table or a stream becomes a sample, its files on disk.
+
+What a cell may be:
+
+- ``image``, ``audio`` and every column of ``data.tensors``: a path; the bytes of the file; ``{bytes, path}`` as Hugging
+  Face writes it. A tensor may also be a (nested) list of numbers.
+- ``text``: a string.
+- ``label``, ``group``, ``split``: a string or a number. ``value``: a finite number. ``labels``: a list, or one string
+  with ``|`` between; an empty one says that no class is right.
+
+An empty or null ``image``, ``audio``, ``text`` or tensor is a modality that the sample lacks; a sample that lacks all
+is broken, and so is one whose ``label``, ``labels`` or ``value`` is empty though there is a column for it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgemm.data.dataset import Sample
+from edgemm.data.files import keep_bytes
+from edgemm.recipe import DataConfig
+from edgemm.runtime.errors import DataError
+
+MODALITIES = ("image", "text", "audio")
+COLUMNS = (*MODALITIES, "label", "labels", "value", "group", "split")
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Turns rows into samples.
+
+    Args:
+        columns: our name -> the row's; only those that the rows have.
+        tensors: which of ours are tensors.
+        locate: the file that a path in a cell means.
+        cache: where bytes are kept.
+    """
+
+    columns: Mapping[str, str]
+    tensors: Sequence[str]
+    locate: Callable[[str], Path]
+    cache: Path
+
+    def sample(self, row: Mapping[str, object], name: str) -> tuple[str, Sample]:
+        """Split and sample of a row.
+
+        Args:
+            name: id of the sample.
+
+        Raises:
+            DataError: a cell that is something else; the message says which, the caller says where.
+        """
+        cells = {ours: cell_of(row, theirs) for ours, theirs in self.columns.items()}
+        tensors = {t: path for t in self.tensors if (path := self._file(t, _listed(cells.get(t)))) is not None}
+        sample = Sample(
+            id=name,
+            image=self._file("image", cells.get("image")),
+            text=_text(cells.get("text")),
+            audio=self._file("audio", cells.get("audio")),
+            tensors=tensors,
+            label=_needed("label", cells["label"]) if "label" in cells else None,
+            labels=_labels(cells["labels"]) if "labels" in cells else (),
+            value=_number(cells["value"]) if "value" in cells else None,
+            group=_plain("group", cells.get("group")),
+        )
+        if sample.image is None and sample.audio is None and sample.text is None and not tensors:
+            empty = [ours for ours in cells if ours in MODALITIES or ours in self.tensors]
+            raise DataError(f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty; a sample needs one")
+        return _plain("split", cells.get("split")) or "train", sample
+
+    def _file(self, ours: str, cell: object) -> Path | None:
+        if isinstance(cell, Mapping) and set(cell) <= {"bytes", "path"}:
+            cell = cell.get("path") if cell.get("bytes") is None else cell.get("bytes")
+        if cell is None or (isinstance(cell, str) and not cell.strip()):
+            return None
+        if isinstance(cell, bytes):
+            return keep_bytes(cell, self.cache)
+        if isinstance(cell, str):
+            return self.locate(cell)
+        raise DataError(f"{ours}: got {type(cell).__name__}, expected a path or the bytes of a file")
+
+
+def mapped_columns(config: DataConfig, present: Sequence[str], *, where: str) -> dict[str, str]:
+    """Our name -> the data's, for what the data has.
+
+    Raises:
+        DataError: a name in ``data.columns`` or ``data.tensors`` that is unknown or not there, or no modality at all.
+    """
+    names = (*COLUMNS, *config.tensors)
+    if doubled := sorted(name for name in config.tensors if name in COLUMNS or config.tensors.count(name) > 1):
+        raise DataError(f"data.tensors: '{doubled[0]}' has a meaning already; map the column to another name")
+    if unknown := sorted(set(config.columns) - set(names)):
+        raise DataError(f"data.columns: unknown '{unknown[0]}'; expected some of {', '.join(names)}")
+    found = {}
+    for ours in names:
+        theirs = config.columns.get(ours, ours)
+        if theirs in present or theirs.partition(".")[0] in present:
+            found[ours] = theirs
+        elif ours in config.columns or ours in config.tensors:
+            raise DataError(f"{where}: no column '{theirs}'; it has {', '.join(sorted(present))}")
+    if not {*MODALITIES, *config.tensors} & set(found):
+        raise DataError(
+            f"{where}: no column image, text or audio; map yours in data.columns, or name data.tensors; "
+            f"it has {', '.join(sorted(present))}"
+        )
+    if "label" in found and "labels" in found:
+        raise DataError(f"{where}: columns label and labels; a sample has one class or several, map one of them away")
+    return found
+
+
+def cell_of(row: Mapping[str, object], column: str) -> object:
+    """The cell of a column; ``"json.caption"`` is ``caption`` inside ``json``."""
+    if column in row or "." not in column:
+        return row.get(column)
+    head, _, rest = column.partition(".")
+    inner = row.get(head)
+    return cell_of(inner, rest) if isinstance(inner, Mapping) else None
+
+
+def _listed(cell: object) -> object:
+    """A list of numbers as the bytes of a ``.npy`` (float32); anything else as it is."""
+    if not isinstance(cell, (list, np.ndarray)):
+        return cell
+    try:
+        array = np.asarray(cell, np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError("a list that is not of numbers, or whose rows differ in length") from error
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def _text(cell: object) -> str | None:
+    if cell is None:
+        return None
+    if not isinstance(cell, str):
+        raise DataError(f"text is no string: {cell!r:.60}")
+    return cell.strip() or None
+
+
+def _plain(ours: str, cell: object) -> str | None:
+    if cell is None:
+        return None
+    if not isinstance(cell, (str, int, float)):
+        raise DataError(f"{ours}: got {type(cell).__name__}, expected a string or a number")
+    return str(cell).strip() or None
+
+
+def _needed(ours: str, cell: object) -> str:
+    plain = _plain(ours, cell)
+    if plain is None:
+        raise DataError(f"{ours} is empty")
+    return plain
+
+
+def _labels(cell: object) -> tuple[str, ...]:
+    if cell is None:
+        raise DataError("labels is empty; [] says that no class is right")
+    items = cell.split("|") if isinstance(cell, str) and cell.strip() else [] if isinstance(cell, str) else cell
+    if not isinstance(items, (list, tuple)):
+        raise DataError(f"labels: got {type(cell).__name__}, expected a list")
+    return tuple(dict.fromkeys(_needed("a label of labels", item) for item in items))
+
+
+def _number(cell: object) -> float:
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        raise DataError("value is empty")
+    try:
+        number = math.nan if isinstance(cell, bool) or not isinstance(cell, (str, int, float)) else float(cell)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"value: got {cell!r:.60}, expected a finite number")
+    return number

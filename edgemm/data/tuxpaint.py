@@ -1,0 +1,88 @@
+"""Tux Paint's stamps: pictures, their names, and the names spoken by people in a dozen languages (GPL-2).
+
+They come as Debian's package ``tuxpaint-stamps-default``; ``data.root`` is its folder ``usr/share/tuxpaint/stamps``:
+
+    <category>/.../frog.png            the picture
+    <category>/.../frog.txt            its name: English in the first line, then ``es.utf8=Una rana.``
+    <category>/.../frog_desc_es.ogg    the name, spoken in Spanish; ``frog_desc.ogg`` in English
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from edgemm.data.dataset import Dataset, Sample, distinct_labels, held_out, texts_of
+from edgemm.recipe import DataConfig
+from edgemm.runtime.errors import DataError
+
+_CLIP = re.compile(r"_desc(?:_([A-Za-z]{2,3}(?:_[A-Z]{2})?))?\.(?:ogg|wav)$")
+
+
+def tuxpaint(config: DataConfig) -> Dataset:
+    """Splits ``train`` and ``unseen``, the latter of concepts never trained on.
+
+    A sample is one stamp: its picture, its English name, and the name spoken in ``data.language`` where somebody spoke
+    it. The concept is the name: stamps that share one are in the same split. ``data.label``: the concept, with the
+    category as group, or the category. Stamps without a PNG (drawn as SVG only) or without a name are left out.
+
+    Raises:
+        DataError: a folder that holds no stamps, or a language in which nobody spoke.
+    """
+    if config.root is None or not (root := Path(config.root)).is_dir():
+        raise DataError(
+            f"data.root: got {config.root}, expected the folder usr/share/tuxpaint/stamps of Debian's package "
+            "tuxpaint-stamps-default (apt-get download tuxpaint-stamps-default; dpkg -x FILE FOLDER)"
+        )
+    pictures = sorted(path for path in root.glob("*/**/*.png") if path.is_file())
+    spoken = {stem: path for path in _clips(root, config.language) for stem in [_CLIP.sub("", str(path))]}
+    if pictures and not spoken:
+        languages = sorted({_language(path) for ending in ("ogg", "wav") for path in root.rglob(f"*_desc*.{ending}")})
+        raise DataError(f"data.language: nobody spoke '{config.language}'; there are {', '.join(languages)}")
+    splits: dict[str, list[Sample]] = {"train": [], "unseen": []}
+    nameless = 0
+    for path in pictures:
+        stem, category = path.with_suffix(""), path.relative_to(root).parts[0]
+        concept = _name(path.with_suffix(".txt"))
+        if not concept:
+            nameless += 1  # a mirrored picture of another stamp
+            continue
+        splits["unseen" if held_out(f"tuxpaint/{concept}", config.unseen_fraction) else "train"].append(
+            Sample(
+                str(stem.relative_to(root)),
+                image=path,
+                text=concept,
+                audio=spoken.get(str(stem)),
+                label=category if config.label == "category" else concept,
+                group=category,
+            )
+        )
+    if not splits["train"] or not splits["unseen"]:
+        raise DataError(f"{root}: not enough stamps; expected <category>/.../<name>.png and .txt in it")
+    drawn = sum(not path.with_suffix(".png").exists() for path in root.rglob("*.svg"))
+    left_out = ((drawn, "stamps that are SVG only"), (nameless, "stamps without a name"))
+    return Dataset(
+        splits,
+        labels=distinct_labels(splits["train"]),
+        evaluate=("unseen",),
+        texts=texts_of(splits) if config.label == "concept" else {},
+        broken=tuple(f"{count} {what}" for count, what in left_out if count),
+    )
+
+
+def _clips(root: Path, language: str) -> list[Path]:
+    suffix = "_desc" if language == "en" else f"_desc_{language}"
+    return [path for ending in ("wav", "ogg") for path in root.rglob(f"*{suffix}.{ending}")]  # ogg wins
+
+
+def _language(path: Path) -> str:
+    match = _CLIP.search(path.name)
+    return (match[1] or "en") if match else "en"
+
+
+def _name(path: Path) -> str:
+    """``"A frog."`` to ``"A frog"``; empty without the file."""
+    if not path.is_file():
+        return ""
+    first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    return " ".join(first.split()).rstrip(". ")
