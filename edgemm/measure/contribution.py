@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure.encode import Rows, combine, encode, split_chain
+from edgemm.measure.encode import Rows, combine, encode, read_item, split_chain
 from edgemm.measure.metrics import Statistic, mean_of
 from edgemm.runtime.bundle import Bundle, load_array
 from edgemm.runtime.errors import DataError
@@ -137,7 +137,7 @@ def contributions(
     split_ = split_chain(bundle, list(bundle.manifest.inputs))
     rows: dict[str, Rows] = {}
     for modality, names in split_.alone.items():
-        read = [_read(bundle, modality, raw) for raw in raws[modality]]
+        read = [read_item(bundle, modality, raw) for raw in raws[modality]]
         rows[modality] = encode(bundle, modality, read, names, advance=advance) if read else {n: [] for n in names}
         for name in names:  # an index of -1 is the placeholder
             if (path := bundle.manifest.placeholders.get(name)) is not None:
@@ -261,15 +261,6 @@ def _items(
             lacks = samples[int(np.argmax(which[modality] < 0))].id
             raise DataError(f"{where}, sample '{lacks}': no {modality}, and the bundle has no placeholder for it")
     return players, which, raws
-
-
-def _read(bundle: Bundle, modality: str, raw: Any) -> Any:
-    if bundle.manifest.inputs[modality].kind != "tensor":
-        return raw
-    try:
-        return load_array(raw.read_bytes(), str(raw))
-    except OSError as error:
-        raise DataError(f"{raw}: can't be read ({error.strerror or error})") from error
 
 
 def _truth(bundle: Bundle, split: str, samples: Sequence[Sample], labels: Sequence[str]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure.encode import encode, split_chain
+from edgemm.measure.encode import encode, read_item, split_chain
 from edgemm.measure.metrics import retrieval_ranks
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, DataError
@@ -72,7 +72,8 @@ def embed(
         if len(own) != 1:
             continue
         items = distinct(samples, modality)
-        rows = encode(bundle, modality, list(items), own, advance=advance)[own[0]]
+        read = [read_item(bundle, modality, raw) for raw in items]
+        rows = encode(bundle, modality, read, own, advance=advance)[own[0]]
         vectors = np.concatenate(rows).astype(np.float32)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         first = list(items.values())
@@ -120,6 +121,7 @@ def searches(embedded: Mapping[str, Mapping[str, Embedded]], *, shown_groups: Se
 
     Raises:
         BundleError: the bundles' embeddings differ in width, so that they are of two spaces.
+        DataError: a query whose label nothing in the gallery has.
     """
     found: list[Search] = []
     modalities = [m for m in next(iter(embedded.values())) if all(m in each for each in embedded.values())]
@@ -135,7 +137,8 @@ def searches(embedded: Mapping[str, Mapping[str, Embedded]], *, shown_groups: Se
             positive = np.asarray(asked.labels)[:, None] == np.asarray(searched.labels)[None, :]
             has = positive.any(axis=1)
             if not has.all():
-                raise BundleError(f"{query}→{gallery}: '{asked.labels[int(np.argmin(has))]}' is not in the gallery")
+                label = asked.labels[int(np.argmin(has))]
+                raise DataError(f"{query}→{gallery}: nothing of '{label}' in the gallery; give it a {gallery} too, or leave out its {query}")
             scores = asked.vectors @ searched.vectors.T
             may = np.array(
                 [not shown_groups or gallery == "text" or group in shown_groups for group in searched.groups]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgemm.measure.attention import Watched, grid, look, word_weights
 from edgemm.measure.contribution import Contributions, answers, losses
+from edgemm.measure.encode import read_item
 from edgemm.measure.examples import thumbnail
 from edgemm.measure.towers import Embedded, Search
 from edgemm.report import figures
@@ -134,7 +134,8 @@ def classifier_cases(
                 name,
                 said[name][i][0],
                 right[name][i],
-                f"probability {said[name][i][1]:.2f}, loss {lost[name][i]:.2f}",
+                f"probability {said[name][i][1]:.2f}, "
+                + (f"loss {lost[name][i]:.2f}" if np.isfinite(lost[name][i]) else "no class for the right answer"),
                 seen=viewer.see(_given(viewer.bundle, samples[i])),
             )
             for name, viewer in viewers.items()
@@ -166,7 +167,7 @@ def retrieval_cases(
     shown_groups: Sequence[str],
     progress: Progress,
 ) -> list[Section]:
-    """Per direction: the queries that the last model ranks worst, those first that only it fails; with what they found."""
+    """Per direction: the queries that the last model ranks worst, those first that only it fails."""
     names = list(viewers)
     last = names[-1]
     own = [s for s in found if s.query_of == s.gallery_of]
@@ -192,7 +193,7 @@ def retrieval_cases(
                     rank, among = int(search.ranks[i]), len(embedded[name][gallery].labels)
                     hits = [_found(viewer.bundle, gallery, embedded[name][gallery], j, asked.labels[i])
                             for j in search.nearest[i]]  # fmt: skip
-                    seen = viewer.see({query: asked.raws[i]})
+                    seen = viewer.see({query: read_item(viewer.bundle, query, asked.raws[i])})
                     told.append(Answer(name, f"rank {rank}", rank == 1, f"of {among}", hits, seen))
                 cases.append(_case(viewers[last].bundle, {query: asked.raws[i]}, asked.labels[i], told))
                 task.advance()
@@ -204,13 +205,8 @@ def retrieval_cases(
 
 
 def _given(bundle: Bundle, sample: Sample) -> dict[str, Any]:
-    """The raw modalities of a sample that can be followed: arrays have no picture of where something looks."""
-    inputs = bundle.manifest.inputs
-    given = {m: raw for m, kind in inputs.items() if (raw := sample.raw(m)) is not None and kind.kind != "tensor"}
-    for modality, kind in inputs.items():
-        if kind.kind == "tensor" and isinstance(path := sample.raw(modality), Path):
-            given[modality] = np.load(path, allow_pickle=False)  # type: ignore[assignment]
-    return given
+    """The raw modalities of a sample, as ``predict`` takes them."""
+    return {m: read_item(bundle, m, raw) for m in bundle.manifest.inputs if (raw := sample.raw(m)) is not None}
 
 
 def _is_right(answer: str, sample: Sample, *, independent: bool) -> bool:

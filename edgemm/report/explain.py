@@ -181,8 +181,9 @@ def tower_table(split: str, found: Sequence[Search], variants: Sequence[str]) ->
             s for s in found if (s.query, s.gallery, s.query_of, s.gallery_of)
             == (search.query, search.gallery, first, first)
         )  # fmt: skip
-        clusters = np.arange(len(search.ranks))
-        cells: list[Cell] = [(f"{search.query}→{search.gallery}", ""), (search.query_of, ""), (search.gallery_of, "")]
+        direction = f"{search.query}→{search.gallery}"
+        clusters = search.clusters  # pictures of one concept are not independent
+        cells: list[Cell] = [(direction, f"{len(clusters)} queries"), (search.query_of, ""), (search.gallery_of, "")]
         for k in (1, 10):
             recall = metrics.recall_at(search.ranks, k)
             change = "" if search is whole else words.points(
@@ -191,11 +192,10 @@ def tower_table(split: str, found: Sequence[Search], variants: Sequence[str]) ->
             cells += [_cell(_points(metrics.estimate(recall, clusters=clusters))), _cell(change)]
         rows.append(tuple(cells if len(variants) > 1 else (*cells[:4], cells[5])))
     against = f"against {first}"
-    header = ("direction", "query tower", "gallery tower", "R@1, %", against, "R@10, %", against)
+    header: tuple[str, ...] = ("direction", "query tower", "gallery tower", "R@1, %", against, "R@10, %", against)
     if len(variants) == 1:
         header = (*header[:4], header[5])
-    count = len(found[0].ranks) if found else 0
-    return Table(f"{split}: whose tower finds what ({count} queries)", header, tuple(rows))
+    return Table(f"{split}: whose tower finds what", header, tuple(rows))
 
 
 def write_explanation(out: Path, explanation: Explanation) -> None:
@@ -205,6 +205,7 @@ def write_explanation(out: Path, explanation: Explanation) -> None:
 
 def render_explanation(explanation: Explanation) -> str:
     """The page as a string."""
+    figures_ = [_bars(split, found) for split, found in explanation.contributions.items()]
     return fill(
         "explain.html",
         {
@@ -212,9 +213,10 @@ def render_explanation(explanation: Explanation) -> str:
             "family": explanation.family.replace("_", " "),
             "version": __version__,
             "answer": _answer(explanation),
-            "figures": [_bars(split, found) for split, found in explanation.contributions.items()],
+            "figures": figures_,
             "tables": [_shown(table) for table in explanation.tables()],
             "groups": [_shown(t) for s, found in explanation.contributions.items() for t in group_tables(s, found)],
+            "misleads": any(bar["series"] == 4 for figure in figures_ for bar in figure["bars"]),
             "classifies": bool(explanation.contributions),
             "pair": len(explanation.variants) == 2,
             "sections": [_section(s) for s in explanation.sections if s.cases],
@@ -240,7 +242,7 @@ def _answer(explanation: Explanation) -> str:
 
 def _bars(split: str, found: Mapping[str, Contributions]) -> dict[str, Any]:
     bars = []
-    for index, (variant, each) in enumerate(found.items()):
+    for variant, each in found.items():
         rows = each.rows(SHUFFLED, ACCURACY)
         for key, values in rows.items():
             value = float(values.mean())
@@ -251,7 +253,7 @@ def _bars(split: str, found: Mapping[str, Contributions]) -> dict[str, Any]:
                     "sub": key != "all",
                     "said": f"{variant}, {name}: {100 * value:.1f} points",
                     "width": f"{min(100 * abs(value), 100):.1f}",
-                    "series": 4 if value < 0 else 5 if key == "all" else 1 if key == "none" else 2 + index,
+                    "series": 4 if value < 0 else {"all": 5, "none": 1, "text": 2, "image": 3}.get(key, 6),
                     "value": _estimate(values, np.ones(len(values), bool), each.clusters),
                 }
             )
