@@ -203,9 +203,16 @@ def other_items(which: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
     return turned
 
 
-def statistic(values: PerSample, within: Sequence[bool] | NDArray[np.bool_] | None = None) -> Statistic:
-    """The mean over the samples, or over those of a group: for ``metrics.estimate`` and ``metrics.difference``."""
-    return mean_of(values if within is None else values[np.asarray(within)])
+def mean_within(values: PerSample, inside: NDArray[np.bool_], *, signed: bool = False) -> Statistic:
+    """The mean over the samples of a group: for ``metrics.estimate`` and ``metrics.difference``.
+
+    Args:
+        values: (samples,).
+        inside: (samples,), those of the group.
+        signed: a contribution and no share, so that all zeros mean zero and not a share of which none was seen.
+    """
+    mean = mean_of(values[inside])
+    return (lambda weights: mean(weights)) if signed else mean
 
 
 def losses(found: Contributions, samples: Sequence[Sample], *, independent: bool = False) -> PerSample:

@@ -138,7 +138,10 @@ def searches(embedded: Mapping[str, Mapping[str, Embedded]], *, shown_groups: Se
             has = positive.any(axis=1)
             if not has.all():
                 label = asked.labels[int(np.argmin(has))]
-                raise DataError(f"{query}→{gallery}: nothing of '{label}' in the gallery; give it a {gallery} too, or leave out its {query}")
+                raise DataError(
+                    f"{query}→{gallery}: nothing of '{label}' in the gallery; give it a {gallery} too, or leave out "
+                    f"its {query}"
+                )
             scores = asked.vectors @ searched.vectors.T
             may = np.array(
                 [not shown_groups or gallery == "text" or group in shown_groups for group in searched.groups]

@@ -34,8 +34,9 @@ _MOST_SECONDS: Final = 60
 
 @dataclass
 class Viewer:
-    """One open bundle, and its parts that attend."""
+    """One open bundle, and its parts that attend; ``name`` tells its drawings from another's on one page."""
 
+    name: str
     bundle: Bundle
     watched: Mapping[str, Watched]
     drawn: int = 0
@@ -88,8 +89,7 @@ class Viewer:
                     if len(weights) > max(frames):
                         return None
         self.drawn += 1
-        name = f"strip-{id(self)}-{self.drawn}"
-        return figures.waveform(wave, weights, rate=kind.sample_rate, name=name)
+        return figures.waveform(wave, weights, rate=kind.sample_rate, name=f"strip-{self.name}-{self.drawn}")
 
 
 def classifier_cases(

@@ -88,7 +88,9 @@ def explain_bundles(
         raise InputError(
             f"{' and '.join(bundles)}: one is a classifier and one is not; expected two bundles of one task"
         )
-    viewers = {name: Viewer(bundle, watch(bundle)) for name, bundle in bundles.items()}
+    viewers = {
+        name: Viewer(f"{number}", bundle, watch(bundle)) for number, (name, bundle) in enumerate(bundles.items())
+    }
     notes = [
         f"“{name}”: no attention found in its graphs, so no maps of where it looks."
         for name, viewer in viewers.items()

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgemm import __version__
 from edgemm.measure import metrics, words
-from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions, PerSample, statistic
+from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions, mean_within
 from edgemm.measure.metrics import Estimate
 from edgemm.measure.towers import Search
 from edgemm.report import figures
@@ -145,18 +145,14 @@ def _contribution_table(
     columns = {name: each.rows(absent, measure) for name, each in found.items()}
     rows: list[tuple[Cell, ...]] = []
     for key in next(iter(columns.values())):
-        cells = [_estimate(column[key], inside, clusters) for column in columns.values()]
-        if len(columns) == 2:
-            before, after = (statistic(column[key], inside) for column in columns.values())
-            cells.append(words.points(metrics.difference(after, before, clusters=clusters)))
+        means = [mean_within(column[key], inside, signed=key not in ("all", "none")) for column in columns.values()]
+        cells = [_points(metrics.estimate(mean, clusters=clusters)) for mean in means]
+        if len(means) == 2:
+            cells.append(words.points(metrics.difference(means[1], means[0], clusters=clusters)))
         name = {"all": "with everything", "none": "with nothing"}.get(key, f"{key} brings")
         rows.append(((name, ""), *(_cell(cell) for cell in cells)))
     more = ("difference, points",) if len(found) == 2 else ()
     return Table(f"{title} ({len(clusters)} samples)", ("", *(f"{name}, points" for name in found), *more), tuple(rows))
-
-
-def _estimate(values: PerSample, inside: np.ndarray, clusters: Sequence[str]) -> str:
-    return _points(metrics.estimate(statistic(values, inside), clusters=clusters))
 
 
 def _points(e: Estimate) -> str:
@@ -246,6 +242,7 @@ def _bars(split: str, found: Mapping[str, Contributions]) -> dict[str, Any]:
         rows = each.rows(SHUFFLED, ACCURACY)
         for key, values in rows.items():
             value = float(values.mean())
+            mean = mean_within(values, np.ones(len(values), bool), signed=key not in ("all", "none"))
             name = {"all": variant, "none": "with nothing"}.get(key, f"{key} brings")
             bars.append(
                 {
@@ -254,7 +251,7 @@ def _bars(split: str, found: Mapping[str, Contributions]) -> dict[str, Any]:
                     "said": f"{variant}, {name}: {100 * value:.1f} points",
                     "width": f"{min(100 * abs(value), 100):.1f}",
                     "series": 4 if value < 0 else {"all": 5, "none": 1, "text": 2, "image": 3}.get(key, 6),
-                    "value": _estimate(values, np.ones(len(values), bool), each.clusters),
+                    "value": _points(metrics.estimate(mean, clusters=each.clusters)),
                 }
             )
     return {"title": f"{split}: accuracy, and what brings it, in points", "bars": bars}

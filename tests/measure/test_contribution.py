@@ -19,9 +19,9 @@ from edgemm.measure.contribution import (
     answers,
     contributions,
     losses,
+    mean_within,
     other_items,
     shapley,
-    statistic,
     steps,
 )
 from edgemm.measure.metrics import estimate
@@ -40,10 +40,7 @@ def test_shapley_values_of_a_game_worked_by_hand() -> None:
         return np.array([float("right" in members and len(members) > 1)])
 
     players = ("left", "other left", "right")
-    game = {
-        frozenset(p for p, taken in zip(players, bits, strict=True) if taken): None
-        for bits in np.ndindex(2, 2, 2)
-    }
+    game = {frozenset(p for p, taken in zip(players, bits, strict=True) if taken): None for bits in np.ndindex(2, 2, 2)}
     found = shapley({members: worth(members) for members in game}, players)
     assert {p: float(v[0]) for p, v in found.items()} == pytest.approx(
         {"left": 1 / 6, "other left": 1 / 6, "right": 2 / 3}
@@ -90,9 +87,7 @@ def test_contributions_sum_to_what_is_lost_without_anything(good_classifier: Pat
     found = contributions(Bundle.open(good_classifier), "test", question_samples(tmp_path))
     for measure in (ACCURACY, PROBABILITY):
         brought = sum(found.shapley(SHUFFLED, measure).values())
-        np.testing.assert_allclose(
-            brought, found.full(SHUFFLED, measure) - found.empty(SHUFFLED, measure), atol=1e-12
-        )
+        np.testing.assert_allclose(brought, found.full(SHUFFLED, measure) - found.empty(SHUFFLED, measure), atol=1e-12)
     assert found.full(SHUFFLED, ACCURACY).mean() == 1.0
     for values in found.shapley(SHUFFLED, ACCURACY).values():
         assert values.mean() > 0.1  # neither the question nor the picture alone says whether it is yes
@@ -240,8 +235,14 @@ def test_steps_says_how_many_there_are(good_classifier: Path, tmp_path: Path) ->
 def test_a_group_is_estimated_on_its_own_samples() -> None:
     values = np.array([0.0, 1.0, 1.0, 1.0])
     inside = np.array([True, True, False, False])
-    assert estimate(statistic(values, inside), clusters=["a", "b"]).value == 0.5
-    assert estimate(statistic(values), clusters=list("abcd")).value == 0.75
+    assert estimate(mean_within(values, inside), clusters=["a", "b"]).value == 0.5
+
+
+def test_a_contribution_of_nothing_is_no_share_that_was_never_seen() -> None:
+    nothing, everyone = np.zeros(4), np.ones(4, bool)
+    brought = estimate(mean_within(nothing, everyone, signed=True), clusters=list("abcd"))
+    assert (brought.low, brought.high) == (0.0, 0.0)
+    assert estimate(mean_within(nothing, everyone), clusters=list("abcd")).high > 0.3  # an accuracy of 0 in 4
 
 
 def test_no_sample_is_given_its_own_item() -> None:
