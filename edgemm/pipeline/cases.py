@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemm.measure.attention import Watched, grid, look, word_weights
-from edgemm.measure.contribution import Contributions, answers, losses
+from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions, answers, losses
 from edgemm.measure.encode import read_item
 from edgemm.measure.examples import thumbnail
 from edgemm.measure.towers import Embedded, Search
@@ -106,10 +106,7 @@ def classifier_cases(
     independent = viewers[last].bundle.manifest.task == "multi-label"
     said = {name: answers(each, independent=independent) for name, each in found.items()}
     lost = {name: losses(each, samples, independent=independent) for name, each in found.items()}
-    right = {
-        name: [_is_right(a, s, independent=independent) for (a, _), s in zip(said[name], samples, strict=True)]
-        for name in names
-    }
+    right = {name: (each.full(SHUFFLED, ACCURACY) == 1.0).tolist() for name, each in found.items()}
     may = [i for i, s in enumerate(samples) if not shown_groups or s.group in shown_groups]
     by_loss = sorted((i for i in may if np.isfinite(lost[last][i])), key=lambda i: (-lost[last][i], i))
     wrong = [i for i in by_loss if not right[last][i]]
@@ -207,12 +204,6 @@ def retrieval_cases(
 def _given(bundle: Bundle, sample: Sample) -> dict[str, Any]:
     """The raw modalities of a sample, as ``predict`` takes them."""
     return {m: read_item(bundle, m, raw) for m in bundle.manifest.inputs if (raw := sample.raw(m)) is not None}
-
-
-def _is_right(answer: str, sample: Sample, *, independent: bool) -> bool:
-    if not independent:
-        return answer == sample.label
-    return set(answer.split(", ")) == (set(sample.labels) or {"none"})
 
 
 def _agreement(names: Sequence[str], right: Mapping[str, Sequence[bool]]) -> str:

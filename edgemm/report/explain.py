@@ -228,11 +228,11 @@ def _answer(explanation: Explanation) -> str:
         return "Which tower finds what, where the models look, and what they get most wrong."
     split, found = next(iter(explanation.contributions.items()))
     name, last = list(found.items())[-1]
-    said = [f"{m} {100 * float(v.mean()):.1f}" for m, v in last.shapley(SHUFFLED, ACCURACY).items()]
+    said = [f"{m} brings {words.signed(100 * float(v.mean()))}" for m, v in last.shapley(SHUFFLED, ACCURACY).items()]
     full, empty = (100 * float(v.mean()) for v in (last.full(SHUFFLED, ACCURACY), last.empty(SHUFFLED, ACCURACY)))
     return (
-        f"Of {full:.1f} % accuracy of “{name}” on {split}, {empty:.1f} come without looking at anything; in points, "
-        f"{', '.join(said)} are brought by what it is shown."
+        f"“{name}” is right in {full:.1f} % of {split}, and in {empty:.1f} % where all that it is shown belongs to "
+        f"other samples. In points, {', '.join(said)}."
     )
 
 

@@ -117,7 +117,10 @@ def test_one_model_has_no_difference_and_no_word_of_a_second() -> None:
     page = render_explanation(alone)
     assert "difference, points" not in page
     assert "overlook" not in page
-    assert "Of 75.0 % accuracy of “after” on test, 0.0 come without looking at anything" in page
+    assert (
+        "“after” is right in 75.0 % of test, and in 0.0 % where all that it is shown belongs to other samples" in page
+    )
+    assert "image brings 0.0, text brings +75.0." in page
 
 
 def test_heat_is_laid_over_the_patch_that_has_the_weight() -> None:
