@@ -310,6 +310,33 @@ def measure(
 
 
 @app.command()
+def explain(
+    bundles: Annotated[
+        list[Path], typer.Argument(metavar="BUNDLE [BUNDLE2]", help="One bundle, or two to set side by side.")
+    ],
+    data: Annotated[Path, typer.Option("--data", metavar="RECIPE", help="On whose data.")],
+    out: OutOption,
+    split: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--split", metavar="NAME", help="Of the data.  [default: what the recipe evaluates on]"),
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    r"""Show what a model does, before and after.
+
+    What each modality brings, where it looks, and what it gets most wrong; explain.html in DIR.
+
+    \b
+    Examples:
+      edgemm explain out/vqa-rad/bundle --data export/recipes/vqa-rad.toml -o out/explained
+      edgemm explain TEACHER out/vqa-rad/bundle --data export/recipes/vqa-rad.toml --split test -o out/explained
+    """
+    from edgemm.pipeline.explain import explain
+
+    explain(bundles, data, overrides or [], split=split, out=out)
+
+
+@app.command()
 def pack(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="ZIP", help="The zip to write.", show_default=False)],

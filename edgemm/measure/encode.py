@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.runtime.bundle import Bundle, Part
-from edgemm.runtime.errors import BundleError
+from edgemm.runtime.bundle import Bundle, Part, load_array
+from edgemm.runtime.errors import BundleError, DataError
 from edgemm.runtime.manifest import fed_values
 
 BATCH = 32
@@ -97,6 +97,20 @@ def encode(
                 rows[name][i] = row
         advance(len(chunk))
     return rows
+
+
+def read_item(bundle: Bundle, modality: str, raw: Any) -> Any:
+    """One raw item as ``encode`` takes it: an array out of a ``.npy`` file, anything else as it is.
+
+    Raises:
+        BundleError, DataError: a ``.npy`` file that can't be read.
+    """
+    if bundle.manifest.inputs[modality].kind != "tensor":
+        return raw
+    try:
+        return load_array(raw.read_bytes(), str(raw))
+    except OSError as error:
+        raise DataError(f"{raw}: can't be read ({error.strerror or error})") from error
 
 
 def combine(

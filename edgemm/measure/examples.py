@@ -5,6 +5,7 @@ Law: ``read_examples(write_examples(e)) == e``; pictures lie beside the JSON as 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -83,10 +84,17 @@ def read_examples(folder: Path) -> tuple[Example, ...]:
 
 def write_thumbnail(image: np.ndarray, path: Path) -> None:
     """Write a small PNG copy of a uint8 (height, width, 3) image, its longer side at most 320 pixels."""
+    path.write_bytes(thumbnail(image))
+
+
+def thumbnail(image: np.ndarray, *, side: int = _THUMBNAIL) -> bytes:
+    """The PNG that ``write_thumbnail`` writes, its longer side at most ``side`` pixels."""
     from PIL import Image
 
     small = Image.fromarray(image)
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     if len(np.unique(np.asarray(small).reshape(-1, 3)[::7], axis=0)) > 2000:  # a photograph: JPEG-like content
         small = small.quantize(256)  # PNG stays the one format; 256 colours keep it near 30 kB
-    small.save(path, format="PNG", optimize=True)
+    held = io.BytesIO()
+    small.save(held, format="PNG", optimize=True)
+    return held.getvalue()

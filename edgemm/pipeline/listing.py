@@ -31,14 +31,15 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: i
 
 def print_results(table: Sequence[Row], measurements: Measurements) -> None:
     """The end table, latencies by part, and parts that are to blame: boxes on a terminal, plain columns elsewhere."""
-    _print_cells(*cells(table))
+    print_cells(*cells(table))
     for header, body in (part_cells(table), blame_cells(measurements)):
         if body:
             print()
-            _print_cells(header, body)
+            print_cells(header, body)
 
 
-def _print_cells(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:
+def print_cells(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:
+    """Cells under a header: boxes on a terminal, plain columns elsewhere."""
     if not sys.stdout.isatty():
         print_table(header, [[f"{c.main} {c.small}".strip() for c in row] for row in body])
         return

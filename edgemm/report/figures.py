@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgemm.measure import words
 from edgemm.measure.pareto import pareto_front
 
@@ -150,6 +153,38 @@ def waterfall(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
 
     said = "; ".join(f"{s.name}: {s.label}" for s in steps)
     return _drawing(draw, name=name, said=f"{quantity} through the stages. {said}.", height=0.75 + 0.55 * len(steps))
+
+
+def waveform(samples: NDArray[np.float32], weights: NDArray[np.floating], *, rate: int, name: str) -> Drawing:
+    """A sound over time and, as a strip below it, one weight for each frame of it; darker is more.
+
+    Args:
+        samples: (samples,), the whole stretch of time that the weights cover.
+        weights: (frames,) >= 0.
+        rate: Hz.
+    """
+    seconds = len(samples) / rate
+    pieces = np.array_split(np.abs(samples), min(len(samples), 400))
+    loud = np.array([piece.max() for piece in pieces])
+    times = (np.arange(len(loud)) + 0.5) * seconds / len(loud)
+    columns = np.array([piece.mean() for piece in np.array_split(weights, min(len(weights), 100))])
+    columns = columns / max(float(columns.max()), 1e-12)
+
+    def draw(axes: Axes, wide: bool) -> None:  # noqa: ARG001
+        axes.fill_between(times, -loud, loud, color=_SERIES[0], linewidth=0)
+        floor = -1.6 * max(float(loud.max()), 1e-6)
+        width = seconds / len(columns)
+        for i, strength in enumerate(columns):
+            axes.bar(
+                i * width, 0.4 * floor, width=width, bottom=floor, align="edge", color=_ACCENT, alpha=float(strength)
+            )
+        axes.set_xlim(0, seconds)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("seconds")
+
+    peak = float(np.argmax(columns)) * seconds / len(columns)
+    return _drawing(draw, name=name, said=f"Weights over {seconds:.1f} s; the most at {peak:.1f} s.", height=1.7)
 
 
 def _colours(series: Sequence[str]) -> dict[str, str]:

@@ -83,15 +83,16 @@ def write_report(
         reproduce=reproduce,
         raw=raw,
     )
-    _write(out, html)
+    write_page(out, html)
 
 
 def place_report(stored: Path, out: Path, command: str) -> None:
     """Copy a stored report, whole or not at all, with the command that made it: stored it has no path in it."""
-    _write(out, with_command(stored.read_text(encoding="utf-8"), command))
+    write_page(out, with_command(stored.read_text(encoding="utf-8"), command))
 
 
-def _write(out: Path, html: str) -> None:
+def write_page(out: Path, html: str) -> None:
+    """Write a page, whole or not at all: what was at ``out`` before stays until the new one is complete."""
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.write_text(html, encoding="utf-8")
@@ -118,12 +119,6 @@ def render(
     raw: str,
 ) -> str:
     """The page as a string; see ``write_report``."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(files("edgemm.report").joinpath("template.html").read_text(encoding="utf-8"))
     reference, ships = reference_row(rows), default_row(rows)
     page = {
         "title": title,
@@ -149,7 +144,21 @@ def render(
         "reproduce": reproduce,
         "raw": raw,
     }
-    return template.render(page=page)
+    return fill("template.html", page)
+
+
+def fill(template: str, page: Mapping[str, Any]) -> str:
+    """One of the templates beside this file, filled; what comes from data is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: files("edgemm.report").joinpath(name).read_text(encoding="utf-8")),
+    )
+    return environment.get_template(template).render(page=page)
 
 
 def _headline(title: str, reference: Row | None, ships: Row | None) -> dict[str, Any]:
@@ -377,20 +386,20 @@ def _ablations(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _examples(examples: Sequence[Example], pictures: Path | None) -> list[dict[str, Any]]:
-    def uri(name: str | None) -> str:
+    def picture(name: str | None) -> str:
         return data_uri(pictures / name) if name and pictures else ""
 
     return [
         {
             "query": e.query,
-            "image": uri(e.image),
+            "image": picture(e.image),
             "truth": e.truth,
             "given": [
                 {
                     "variant": g.variant,
                     "answer": g.answer,
                     "right": g.right,
-                    "hits": [{"image": uri(h.image), "label": h.label, "right": h.right} for h in g.hits],
+                    "hits": [{"image": picture(h.image), "label": h.label, "right": h.right} for h in g.hits],
                 }
                 for g in e.given
             ],
@@ -417,8 +426,13 @@ def data_uri(path: Path) -> str:
         raise DataError(f"{path}: the example's picture cannot be read ({error})") from error
     for magic, kind in ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg")):
         if data.startswith(magic):
-            return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+            return uri(data, f"image/{kind}")
     raise DataError(f"{path}: the example's picture is neither PNG nor JPEG")
+
+
+def uri(data: bytes, kind: str) -> str:
+    """Bytes of a media type as a ``data:`` address; empty for none."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}" if data else ""
 
 
 def _start(rows: Sequence[Row]) -> dict[str, Any]:

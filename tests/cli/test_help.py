@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 EDGEMM = [sys.executable, "-m", "edgemm"]
 VERBS = (
     "run", "plan", "schema", "runs", "gc", "doctor", "verify", "infer", "bench", "inspect", "teach", "distill", "prune",
-    "capture", "quantize", "measure", "pack",
+    "capture", "quantize", "measure", "explain", "pack",
 )  # fmt: skip
 
 

@@ -1,0 +1,312 @@
+"""Contribution: how much of a model's accuracy each modality brings.
+
+Exact Shapley values over all coalitions of modalities: what is present is the sample's own, what is absent comes from
+other samples, or is the placeholder that the model was trained with. The towers run once for each distinct raw sample;
+a coalition only runs the parts where modalities meet. Every value is kept per sample, so that intervals, groups and
+the difference of two models come from the same numbers.
+
+Source: Shapley 1953, "A Value for n-Person Games"; over modalities: Parcalabescu & Frank 2023, "MM-SHAP".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from math import factorial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemm.measure.encode import Rows, combine, encode, read_item, split_chain
+from edgemm.measure.metrics import Statistic, mean_of
+from edgemm.runtime.bundle import Bundle, load_array
+from edgemm.runtime.errors import DataError
+
+if TYPE_CHECKING:
+    from edgemm.data.dataset import Sample
+
+SHUFFLES: Final = 5
+MOST: Final = 4  # modalities: 16 coalitions
+SHUFFLED: Final = "another sample's"
+PLACEHOLDER: Final = "placeholder"
+ACCURACY: Final = "accuracy"
+PROBABILITY: Final = "probability of the truth"
+
+Coalition = frozenset[str]
+PerSample = NDArray[np.float64]  # (samples,)
+
+
+@dataclass(frozen=True, slots=True)
+class Contributions:
+    """What one bundle does with the modalities of one split.
+
+    Args:
+        modalities: those that the samples have, in the bundle's order.
+        values: (what stands in for the absent, measure) -> coalition -> value of each sample, mean over the shuffles.
+        logits: (samples, classes) with every modality present.
+        labels: of the classes.
+        clusters: of each sample, for the bootstrap: the image it asks about, or itself.
+        groups: of each sample.
+    """
+
+    split: str
+    modalities: tuple[str, ...]
+    values: Mapping[tuple[str, str], Mapping[Coalition, PerSample]]
+    logits: NDArray[np.float32]
+    labels: tuple[str, ...]
+    clusters: tuple[str, ...]
+    groups: tuple[str | None, ...]
+
+    @property
+    def absences(self) -> tuple[str, ...]:
+        """What was put in the place of an absent modality: other samples', and the placeholder where there is one."""
+        return tuple(dict.fromkeys(absent for absent, _ in self.values))
+
+    def full(self, absent: str, measure: str) -> PerSample:
+        """The value with every modality; (samples,)."""
+        return self.values[absent, measure][frozenset(self.modalities)]
+
+    def empty(self, absent: str, measure: str) -> PerSample:
+        """The value with none; (samples,)."""
+        return self.values[absent, measure][frozenset()]
+
+    def shapley(self, absent: str, measure: str) -> dict[str, PerSample]:
+        """Modality -> its contribution to each sample; see ``shapley``."""
+        return shapley(self.values[absent, measure], self.modalities)
+
+    def rows(self, absent: str, measure: str) -> dict[str, PerSample]:
+        """What a table shows: ``"all"``, each modality's contribution, ``"none"``; all = none + the contributions."""
+        return {
+            "all": self.full(absent, measure),
+            **self.shapley(absent, measure),
+            "none": self.empty(absent, measure),
+        }
+
+
+def shapley(values: Mapping[Coalition, PerSample], players: Sequence[str]) -> dict[str, PerSample]:
+    """Exact Shapley values: the mean of what a player adds, over all orders in which players can join.
+
+    phi_i = sum over S without i of |S|! (n - |S| - 1)! / n! * (v(S + i) - v(S)).
+    Law: their sum is v(all) - v(none), sample by sample; a player that never changes v gets 0.
+
+    Args:
+        values: coalition -> (samples,), for every subset of ``players``.
+
+    Source: Shapley 1953.
+    """
+    n = len(players)
+    found = {}
+    for player in players:
+        others = [p for p in players if p != player]
+        total = np.zeros_like(values[frozenset()])
+        for without in map(frozenset, _subsets(others)):
+            weight = factorial(len(without)) * factorial(n - len(without) - 1) / factorial(n)
+            total += weight * (values[without | {player}] - values[without])
+        found[player] = total
+    return found
+
+
+def contributions(
+    bundle: Bundle,
+    split: str,
+    samples: Sequence[Sample],
+    *,
+    shuffles: int = SHUFFLES,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Contributions:
+    """Measure every coalition of modalities of a bundle that ends in ``logits``.
+
+    A modality that a sample lacks is its placeholder in every coalition.
+
+    Args:
+        bundle: open, on the target to look into.
+        split: its name, for messages.
+        samples: with labels.
+        shuffles: how often absent modalities are drawn from other samples, seeds 0, 1, ….
+        advance: told how many raw samples were encoded and coalitions run; ``steps`` says how many there will be.
+
+    Raises:
+        DataError: more than four modalities, a sample that lacks one which has no placeholder, or no labels.
+        BundleError: outputs that are not finite.
+    """
+    players, which, raws = _items(bundle, split, samples)
+    labels = bundle.archive.read_strings(bundle.manifest.labels) if bundle.manifest.labels else ()
+    truth = _truth(bundle, split, samples, labels)
+    split_ = split_chain(bundle, list(bundle.manifest.inputs))
+    rows: dict[str, Rows] = {}
+    for modality, names in split_.alone.items():
+        read = [read_item(bundle, modality, raw) for raw in raws[modality]]
+        rows[modality] = encode(bundle, modality, read, names, advance=advance) if read else {n: [] for n in names}
+        for name in names:  # an index of -1 is the placeholder
+            if (path := bundle.manifest.placeholders.get(name)) is not None:
+                rows[modality][name].append(load_array(bundle.archive.read(path), path))
+
+    def logits(choice: Mapping[str, NDArray[np.intp]]) -> NDArray[np.float32]:
+        chosen = {name: [values[i] for i in choice[m]] for m, made in rows.items() for name, values in made.items()}
+        found = combine(bundle, split_.joint, chosen, "logits") if split_.joint else np.concatenate(chosen["logits"])
+        advance(1)
+        return np.asarray(found, np.float32)
+
+    independent = bundle.manifest.task == "multi-label"
+    whole = logits(which)
+    scored = _measures(whole, truth, independent=independent)
+    values: dict[tuple[str, str], dict[Coalition, PerSample]] = {}
+    for absent, repeats in _absences(bundle, players, split_.alone, shuffles):
+        for present in map(frozenset, _subsets(players)):
+            drawn = []
+            for seed in range(repeats if len(present) < len(players) else 0):
+                choice = {
+                    m: which[m]
+                    if m in present or m not in players
+                    else np.full_like(which[m], -1)
+                    if absent == PLACEHOLDER
+                    else other_items(which[m], seed)
+                    for m in which
+                }
+                drawn.append(_measures(logits(choice), truth, independent=independent))
+            for measure in scored:
+                mean = np.mean([d[measure] for d in drawn], axis=0) if drawn else scored[measure]
+                values.setdefault((absent, measure), {})[present] = mean
+    clusters = [str(s.image or s.id) for s in samples]
+    return Contributions(
+        split, players, values, whole, labels, tuple(clusters), tuple(s.group for s in samples)
+    )  # fmt: skip
+
+
+def steps(bundle: Bundle, split: str, samples: Sequence[Sample], *, shuffles: int = SHUFFLES) -> int:
+    """How many steps ``contributions`` takes. Raises DataError as it does."""
+    players, _, raws = _items(bundle, split, samples)
+    alone = split_chain(bundle, list(bundle.manifest.inputs)).alone
+    runs: int = sum((2 ** len(players) - 1) * repeats for _, repeats in _absences(bundle, players, alone, shuffles))
+    return sum(map(len, raws.values())) + 1 + runs
+
+
+def other_items(which: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    """For each sample the item of another sample, never its own item where the data allow it.
+
+    Samples are laid out by item, the items in a random order, and the layout is turned by the size of the largest
+    item's block; so every item is used as often as before.
+
+    Args:
+        which: (samples,) item of each sample; negative where it has none, which stays so.
+    """
+    turned = which.copy()
+    has = np.flatnonzero(which >= 0)
+    if not len(has):
+        return turned
+    own = which[has]
+    rank = np.random.default_rng(seed).permutation(int(own.max()) + 1)
+    order = np.argsort(rank[own], kind="stable")
+    turned[has[order]] = own[np.roll(order, int(np.bincount(own).max()))]
+    return turned
+
+
+def mean_within(values: PerSample, inside: NDArray[np.bool_], *, signed: bool = False) -> Statistic:
+    """The mean over the samples of a group: for ``metrics.estimate`` and ``metrics.difference``.
+
+    Args:
+        values: (samples,).
+        inside: (samples,), those of the group.
+        signed: a contribution and no share, so that all zeros mean zero and not a share of which none was seen.
+    """
+    mean = mean_of(values[inside])
+    return (lambda weights: mean(weights)) if signed else mean
+
+
+def losses(found: Contributions, samples: Sequence[Sample], *, independent: bool = False) -> PerSample:
+    """Cross-entropy of each sample in nats, (samples,); over independent classes the mean. No such class: infinite."""
+    truth = _one_hot(samples, found.labels, independent=independent)
+    logits = found.logits.astype(np.float64)
+    if independent:
+        per_class = np.logaddexp(0.0, np.where(truth, -logits, logits))
+        return np.asarray(per_class.mean(axis=1))
+    log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    return np.asarray(np.where(truth.any(axis=1), -(log_p * truth).sum(axis=1), np.inf))
+
+
+def answers(found: Contributions, *, independent: bool = False) -> list[tuple[str, float]]:
+    """What the bundle says of each sample and its probability: the likeliest class, or every class above one half."""
+    p = _probabilities(found.logits, independent=independent)
+    if not independent:
+        return [(found.labels[int(i)], float(row[i])) for i, row in zip(p.argmax(axis=1), p, strict=True)]
+    said = [[found.labels[i] for i in np.flatnonzero(row > 0.5)] for row in p]
+    sure = np.where(p > 0.5, p, 1 - p).min(axis=1)
+    return [(", ".join(names) or "none", float(q)) for names, q in zip(said, sure, strict=True)]
+
+
+def _subsets(players: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return chain.from_iterable(combinations(players, size) for size in range(len(players) + 1))
+
+
+def _absences(
+    bundle: Bundle, players: Sequence[str], alone: Mapping[str, Sequence[str]], shuffles: int
+) -> list[tuple[str, int]]:
+    """Ways to leave a modality out, and how many draws each needs."""
+    stands_in = all(set(alone[m]) <= set(bundle.manifest.placeholders) for m in players)
+    return [(SHUFFLED, shuffles), *([(PLACEHOLDER, 1)] if stands_in else [])]
+
+
+def _items(
+    bundle: Bundle, split: str, samples: Sequence[Sample]
+) -> tuple[tuple[str, ...], dict[str, NDArray[np.intp]], dict[str, list[Any]]]:
+    """The modalities that samples have; per input the item of each sample, -1 for none; the distinct raw items."""
+    inputs = bundle.manifest.inputs
+    where = f"bundle '{bundle.manifest.name}', split '{split}'"
+    players = tuple(m for m in inputs if any(s.raw(m) is not None for s in samples))
+    if not 1 <= len(players) <= MOST:
+        raise DataError(f"{where}: got {len(players)} modalities, contributions are of 1 to {MOST}")
+    alone = split_chain(bundle, list(inputs)).alone
+    which, raws = {}, {}
+    for modality in inputs:
+        given = [s.raw(modality) for s in samples]
+        raws[modality] = list(dict.fromkeys(raw for raw in given if raw is not None))
+        place = {raw: i for i, raw in enumerate(raws[modality])}
+        which[modality] = np.array([-1 if raw is None else place[raw] for raw in given], np.intp)
+        if (which[modality] < 0).any() and not set(alone[modality]) <= set(bundle.manifest.placeholders):
+            lacks = samples[int(np.argmax(which[modality] < 0))].id
+            raise DataError(f"{where}, sample '{lacks}': no {modality}, and the bundle has no placeholder for it")
+    return players, which, raws
+
+
+def _truth(bundle: Bundle, split: str, samples: Sequence[Sample], labels: Sequence[str]) -> NDArray[np.bool_]:
+    independent = bundle.manifest.task == "multi-label"
+    if not labels or (not independent and any(s.label is None for s in samples)):
+        raise DataError(
+            f"bundle '{bundle.manifest.name}', split '{split}': contributions need labels, in bundle and samples"
+        )
+    return _one_hot(samples, labels, independent=independent)
+
+
+def _one_hot(samples: Sequence[Sample], labels: Sequence[str], *, independent: bool) -> NDArray[np.bool_]:
+    """(samples, classes): the right ones. A row is empty where the bundle doesn't know the answer."""
+    index = {label: i for i, label in enumerate(labels)}
+    right = np.zeros((len(samples), len(labels)), bool)
+    for row, sample in zip(right, samples, strict=True):
+        for label in sample.labels if independent else (sample.label,):
+            if label in index:
+                row[index[label]] = True
+    return right
+
+
+def _probabilities(logits: NDArray[np.floating], *, independent: bool) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    if independent:
+        return np.asarray(np.exp(-np.logaddexp(0.0, -wide)))
+    return np.asarray(np.exp(wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)))
+
+
+def _measures(logits: NDArray[np.floating], truth: NDArray[np.bool_], *, independent: bool) -> dict[str, PerSample]:
+    """Accuracy and probability of the truth, per sample; of independent classes the mean over the classes."""
+    p = _probabilities(logits, independent=independent)
+    if independent:
+        return {
+            ACCURACY: ((p > 0.5) == truth).mean(axis=1),
+            PROBABILITY: np.where(truth, p, 1 - p).mean(axis=1),
+        }
+    rows = np.arange(len(p))
+    return {
+        ACCURACY: truth[rows, p.argmax(axis=1)].astype(np.float64),
+        PROBABILITY: (p * truth).sum(axis=1),
+    }

@@ -1,0 +1,176 @@
+"""Explain: what one model does, or two side by side; from bundles and samples to the page and the terminal's tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgemm.graph.attention import with_attention_outputs
+from edgemm.measure import contribution, towers
+from edgemm.measure.attention import Watched
+from edgemm.measure.contribution import Contributions
+from edgemm.measure.table import Cell
+from edgemm.measure.towers import Embedded, Search
+from edgemm.pipeline.cases import Viewer, classifier_cases, retrieval_cases
+from edgemm.pipeline.listing import print_cells
+from edgemm.pipeline.progress import progress_for
+from edgemm.pipeline.store import writing_out
+from edgemm.recipe import load_recipe
+from edgemm.report.explain import Explanation, Section, write_explanation
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.engine_onnxruntime import ORTSession
+from edgemm.runtime.errors import InputError
+from edgemm.stage import Progress
+
+if TYPE_CHECKING:
+    from edgemm.data.dataset import Sample
+
+PAGE: Final = "explain.html"
+
+
+def explain(paths: Sequence[Path], recipe: Path, overrides: Sequence[str], *, split: str | None, out: Path) -> None:
+    """The verb: explain one bundle or two on a recipe's data, and write ``explain.html`` into the folder ``out``.
+
+    Args:
+        paths: bundles, or artifacts of a store that hold one; the reference first.
+        split: of the data; None takes those that the recipe evaluates on.
+
+    Raises:
+        InputError: more than two bundles, or two of different families.
+    """
+    from edgemm.data import open_dataset
+
+    if len(paths) > 2:
+        raise InputError(f"{paths[2]}: a third bundle; explain shows one, or two side by side")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file; name a folder with --out")
+    loaded = load_recipe(recipe, overrides)
+    bundles = _opened(paths)
+    dataset = open_dataset(loaded.data)
+    names = (split,) if split else dataset.evaluate
+    splits = {name: dataset.split(name) for name in names}
+    found = explain_bundles(bundles, splits, shown_groups=dataset.shown_groups, progress=progress_for())
+    for table in found.tables():
+        print(f"\n{table.title}")
+        print_cells(table.header, [[Cell(*cell) for cell in row] for row in table.rows])
+    for note in found.notes:
+        print(note)
+    with writing_out(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_explanation(out / PAGE, found)
+    print(f"\npage     {out / PAGE}")
+
+
+def explain_bundles(
+    bundles: Mapping[str, Bundle],
+    splits: Mapping[str, Sequence[Sample]],
+    *,
+    shown_groups: Sequence[str],
+    progress: Progress,
+) -> Explanation:
+    """Measure what one or two open bundles do, and collect the samples to look at; the first is the reference.
+
+    Args:
+        bundles: name -> open bundle.
+        splits: name -> samples; the first is the one whose samples are shown.
+        shown_groups: groups whose pictures and sounds may be shown; empty: all.
+
+    Raises:
+        DataError: samples that lack what the bundles need.
+        BundleError: two bundles of different spaces or tasks, or outputs that are not finite.
+    """
+    first = next(iter(bundles.values()))
+    kinds = {name: "logits" in bundle.manifest.outputs for name, bundle in bundles.items()}
+    if len(set(kinds.values())) > 1:
+        raise InputError(
+            f"{' and '.join(bundles)}: one is a classifier and one is not; expected two bundles of one task"
+        )
+    viewers = {
+        name: Viewer(f"{number}", bundle, watch(bundle)) for number, (name, bundle) in enumerate(bundles.items())
+    }
+    notes = [
+        f"“{name}”: no attention found in its graphs, so no maps of where it looks."
+        for name, viewer in viewers.items()
+        if not viewer.watched
+    ]
+    contributions: dict[str, dict[str, Contributions]] = {}
+    searches: dict[str, tuple[list[Search], list[str]]] = {}
+    sections: list[Section] = []
+    for split, samples in splits.items():
+        shown = split == next(iter(splits))
+        if kinds[next(iter(bundles))]:
+            contributions[split] = {}
+            for name, bundle in bundles.items():
+                total = contribution.steps(bundle, split, samples)
+                with progress.task(f"{split}, {name}", total=total) as task:
+                    contributions[split][name] = contribution.contributions(
+                        bundle, split, samples, advance=task.advance
+                    )
+            if shown:
+                sections = classifier_cases(
+                    viewers, contributions[split], samples, shown_groups=shown_groups, progress=progress
+                )
+            continue
+        embedded: dict[str, Mapping[str, Embedded]] = {}
+        for name, bundle in bundles.items():
+            total = sum(len(towers.distinct(samples, m)) for m in towers.modalities_of(bundle, samples))
+            with progress.task(f"{split}, {name}", total=total) as task:
+                embedded[name] = towers.embed(bundle, split, samples, advance=task.advance)
+        found = towers.searches(embedded, shown_groups=shown_groups)
+        searches[split] = (found, list(bundles))
+        if shown:
+            sections = retrieval_cases(viewers, found, embedded, shown_groups=shown_groups, progress=progress)
+    return Explanation(
+        title=f"What {' and '.join(bundles)} {'does' if len(bundles) == 1 else 'do'}",
+        family=first.manifest.family,
+        variants={name: hashlib.sha256(bundle.manifest.to_bytes()).hexdigest() for name, bundle in bundles.items()},
+        contributions=contributions,
+        searches=searches,
+        sections=sections,
+        notes=notes,
+    )
+
+
+def watch(bundle: Bundle) -> dict[str, Watched]:
+    """Every part of a bundle that attends, with its maps as further outputs, on onnxruntime.
+
+    Parts that are compiled plans are left out: nothing can be added to them.
+    """
+    found: dict[str, Watched] = {}
+    for part in bundle.parts:
+        if part.entry.role == "frontend" or not part.file.endswith(".onnx"):
+            continue
+        what = f"bundle '{bundle.manifest.name}', part '{part.name}'"
+        data, maps = with_attention_outputs(bundle.archive.read(part.file), what=what)
+        if maps:
+            found[part.name] = Watched(ORTSession(data, threads=bundle.threads, what=what), maps)
+    return found
+
+
+def _opened(paths: Sequence[Path]) -> dict[str, Bundle]:
+    """Open bundles under names that tell them apart."""
+    places = [_bundle_in(path) for path in paths]
+    names = [name for name, _ in places]
+    opened = {
+        name if names.count(name) == 1 else f"{name} {index + 1}": Bundle.open(path)
+        for index, (name, path) in enumerate(places)
+    }
+    families = {bundle.manifest.family for bundle in opened.values()}
+    if len(families) > 1:
+        raise InputError(f"{paths[1]}: bundles of different families, {sorted(families)}; give two of one model")
+    return opened
+
+
+def _bundle_in(path: Path) -> tuple[str, Path]:
+    """A name and where the bundle lies: a bundle itself, or what a stage left in a store."""
+    record = path / "artifact.json"
+    if record.is_file() and (path / "content" / "manifest.json").is_file():
+        try:
+            stage: Any = json.loads(record.read_text(encoding="utf-8"))["stage"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{record}: not the record of a stage ({error})") from error
+        return str(stage).rpartition(":")[2], path / "content"
+    return path.stem if path.stem != "bundle" else path.resolve().parent.name or path.stem, path

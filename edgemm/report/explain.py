@@ -1,0 +1,291 @@
+"""explain.html: what one or two models do, side by side, drawn with the report's own style.
+
+First what each modality brings, then where the models look, then what they get most wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemm import __version__
+from edgemm.measure import metrics, words
+from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions, mean_within
+from edgemm.measure.metrics import Estimate
+from edgemm.measure.towers import Search
+from edgemm.report import figures
+from edgemm.report.media import shades
+from edgemm.report.page import fill, uri, write_page
+
+Cell = tuple[str, str]  # a figure, and what stands small below it
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table: a title, column names, rows of cells."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Where a model looks in one sample; what it doesn't attend to is empty."""
+
+    heat: bytes = b""  # PNG
+    words: Sequence[tuple[str, float]] = ()
+    strip: figures.Drawing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One item that a search found: its picture as PNG, its label, and whether it is right."""
+
+    picture: bytes
+    label: str
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one model says of one sample: a word or a rank, a detail (probability, loss), and where it looks."""
+
+    variant: str
+    said: str
+    right: bool
+    detail: str = ""
+    hits: Sequence[Found] = ()
+    seen: Seen = Seen()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One sample: its raw modalities, the truth, and what each model says."""
+
+    text: str
+    truth: str
+    answers: Sequence[Answer]
+    picture: bytes = b""  # PNG
+    sound: bytes = b""  # WAV
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Cases under one heading."""
+
+    title: str
+    note: str
+    cases: Sequence[Case]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """All that the page shows.
+
+    Args:
+        variants: name of each model -> sha256 of its manifest.
+        contributions: split -> variant -> what its modalities bring; empty for retrieval.
+        searches: split -> every direction with every pair of towers; empty for classifiers.
+        sections: cases to look at.
+        notes: what could not be shown, and why.
+    """
+
+    title: str
+    family: str
+    variants: Mapping[str, str]
+    contributions: Mapping[str, Mapping[str, Contributions]]
+    searches: Mapping[str, tuple[Sequence[Search], Sequence[str]]]
+    sections: Sequence[Section]
+    notes: Sequence[str] = ()
+
+    def tables(self) -> list[Table]:
+        """The figures as tables, for the terminal and the page alike."""
+        return [
+            *(table for split, found in self.contributions.items() for table in contribution_tables(split, found)),
+            *(tower_table(split, found, labels) for split, (found, labels) in self.searches.items()),
+        ]
+
+
+def contribution_tables(split: str, found: Mapping[str, Contributions]) -> list[Table]:
+    """Per way of leaving a modality out and per measure: everything, each modality's Shapley value, nothing.
+
+    With two models the last column is the paired difference, second minus first, in points.
+    """
+    first = next(iter(found.values()))
+    return [
+        _contribution_table(f"{split}: {measure}, absent: {absent}", found, absent, measure)
+        for absent, measure in first.values
+        if all((absent, measure) in each.values for each in found.values())
+    ]
+
+
+def group_tables(split: str, found: Mapping[str, Contributions]) -> list[Table]:
+    """The accuracy table of each group of the samples; none where there is but one group."""
+    groups = dict.fromkeys(next(iter(found.values())).groups)
+    if len(groups) < 2:
+        return []
+    return [
+        _contribution_table(f"{split}, {group or 'no group'}: {ACCURACY}", found, SHUFFLED, ACCURACY, group=group)
+        for group in groups
+    ]
+
+
+def _contribution_table(
+    title: str, found: Mapping[str, Contributions], absent: str, measure: str, **group: str | None
+) -> Table:
+    first = next(iter(found.values()))
+    inside = np.array([not group or g == group["group"] for g in first.groups])
+    clusters = [c for c, here in zip(first.clusters, inside, strict=True) if here]
+    columns = {name: each.rows(absent, measure) for name, each in found.items()}
+    rows: list[tuple[Cell, ...]] = []
+    for key in next(iter(columns.values())):
+        means = [mean_within(column[key], inside, signed=key not in ("all", "none")) for column in columns.values()]
+        cells = [_points(metrics.estimate(mean, clusters=clusters)) for mean in means]
+        if len(means) == 2:
+            cells.append(words.points(metrics.difference(means[1], means[0], clusters=clusters)))
+        name = {"all": "with everything", "none": "with nothing"}.get(key, f"{key} brings")
+        rows.append(((name, ""), *(_cell(cell) for cell in cells)))
+    more = ("difference, points",) if len(found) == 2 else ()
+    return Table(f"{title} ({len(clusters)} samples)", ("", *(f"{name}, points" for name in found), *more), tuple(rows))
+
+
+def _points(e: Estimate) -> str:
+    def said(value: float) -> str:
+        return f"{words.MINUS if round(value, 3) < 0 else ''}{abs(100 * value):.1f}"
+
+    return f"{said(e.value)} [{said(e.low)}, {said(e.high)}]"
+
+
+def _cell(text: str) -> Cell:
+    """A figure, its interval small below it."""
+    main, bracket, interval = text.partition(" [")
+    return main, f"[{interval}" if bracket else ""
+
+
+def tower_table(split: str, found: Sequence[Search], variants: Sequence[str]) -> Table:
+    """Recall in each direction with the query tower of one model and the gallery of another."""
+    first = variants[0]
+    rows: list[tuple[Cell, ...]] = []
+    for search in found:
+        whole = next(
+            s for s in found if (s.query, s.gallery, s.query_of, s.gallery_of)
+            == (search.query, search.gallery, first, first)
+        )  # fmt: skip
+        direction = f"{search.query}→{search.gallery}"
+        clusters = search.clusters  # pictures of one concept are not independent
+        cells: list[Cell] = [(direction, f"{len(clusters)} queries"), (search.query_of, ""), (search.gallery_of, "")]
+        for k in (1, 10):
+            recall = metrics.recall_at(search.ranks, k)
+            change = "" if search is whole else words.points(
+                metrics.difference(recall, metrics.recall_at(whole.ranks, k), clusters=clusters)
+            )  # fmt: skip
+            cells += [_cell(_points(metrics.estimate(recall, clusters=clusters))), _cell(change)]
+        rows.append(tuple(cells if len(variants) > 1 else (*cells[:4], cells[5])))
+    against = f"against {first}"
+    header: tuple[str, ...] = ("direction", "query tower", "gallery tower", "R@1, %", against, "R@10, %", against)
+    if len(variants) == 1:
+        header = (*header[:4], header[5])
+    return Table(f"{split}: whose tower finds what", header, tuple(rows))
+
+
+def write_explanation(out: Path, explanation: Explanation) -> None:
+    """Write the page to the file ``out``; atomic: what was there stays until the new one is complete."""
+    write_page(out, render_explanation(explanation))
+
+
+def render_explanation(explanation: Explanation) -> str:
+    """The page as a string."""
+    figures_ = [_bars(split, found) for split, found in explanation.contributions.items()]
+    return fill(
+        "explain.html",
+        {
+            "title": explanation.title,
+            "family": explanation.family.replace("_", " "),
+            "version": __version__,
+            "answer": _answer(explanation),
+            "figures": figures_,
+            "tables": [_shown(table) for table in explanation.tables()],
+            "groups": [_shown(t) for s, found in explanation.contributions.items() for t in group_tables(s, found)],
+            "misleads": any(bar["series"] == 4 for figure in figures_ for bar in figure["bars"]),
+            "classifies": bool(explanation.contributions),
+            "pair": len(explanation.variants) == 2,
+            "sections": [_section(s) for s in explanation.sections if s.cases],
+            "notes": list(explanation.notes),
+            "digests": list(explanation.variants.items()),
+        },
+    )
+
+
+def _answer(explanation: Explanation) -> str:
+    """One sentence: what each modality brings to the model that ships."""
+    if not explanation.contributions:
+        return "Which tower finds what, where the models look, and what they get most wrong."
+    split, found = next(iter(explanation.contributions.items()))
+    name, last = list(found.items())[-1]
+    said = [f"{m} brings {words.signed(100 * float(v.mean()))}" for m, v in last.shapley(SHUFFLED, ACCURACY).items()]
+    full, empty = (100 * float(v.mean()) for v in (last.full(SHUFFLED, ACCURACY), last.empty(SHUFFLED, ACCURACY)))
+    return (
+        f"“{name}” is right in {full:.1f} % of {split}, and in {empty:.1f} % where all that it is shown belongs to "
+        f"other samples. In points, {', '.join(said)}."
+    )
+
+
+def _bars(split: str, found: Mapping[str, Contributions]) -> dict[str, Any]:
+    bars = []
+    for variant, each in found.items():
+        rows = each.rows(SHUFFLED, ACCURACY)
+        for key, values in rows.items():
+            value = float(values.mean())
+            mean = mean_within(values, np.ones(len(values), bool), signed=key not in ("all", "none"))
+            name = {"all": variant, "none": "with nothing"}.get(key, f"{key} brings")
+            bars.append(
+                {
+                    "name": name,
+                    "sub": key != "all",
+                    "said": f"{variant}, {name}: {100 * value:.1f} points",
+                    "width": f"{min(100 * abs(value), 100):.1f}",
+                    "series": 4 if value < 0 else {"all": 5, "none": 1, "text": 2, "image": 3}.get(key, 6),
+                    "value": _points(metrics.estimate(mean, clusters=each.clusters)),
+                }
+            )
+    return {"title": f"{split}: accuracy, and what brings it, in points", "bars": bars}
+
+
+def _shown(table: Table) -> dict[str, Any]:
+    return {"title": table.title, "header": table.header, "rows": table.rows}
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "title": section.title,
+        "note": section.note,
+        "cases": [
+            {
+                "text": case.text,
+                "truth": case.truth,
+                "picture": uri(case.picture, "image/png"),
+                "sound": uri(case.sound, "audio/wav"),
+                "note": case.note,
+                "answers": [
+                    {
+                        "variant": a.variant,
+                        "said": a.said,
+                        "right": a.right,
+                        "detail": a.detail,
+                        "hits": [(uri(h.picture, "image/png"), h.label, h.right) for h in a.hits],
+                        "heat": uri(a.seen.heat, "image/png"),
+                        "words": shades(a.seen.words),
+                        "strip": a.seen.strip,
+                    }
+                    for a in case.answers
+                ],
+            }
+            for case in section.cases
+        ],
+    }

@@ -1,0 +1,60 @@
+"""Media for a page: heat maps over pictures, words with weights, sounds that play; as bytes to embed."""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+SOUND_BYTES = 500_000  # of one embedded sound: 15 s at 16 kHz, 5 s at 48 kHz
+_HEAT = (240, 120, 20)
+_SIDE = 320  # pixels of a heat map's longer side: sharp at 2x in a 160 px box
+
+
+def heat_map(picture: NDArray[np.floating], weights: NDArray[np.floating]) -> bytes:
+    """A picture in grey with a weight per patch laid over it in colour, the largest strongest; a PNG.
+
+    Args:
+        picture: (height, width) or (channels, height, width), any range: what the model sees.
+        weights: (rows, columns) >= 0.
+    """
+    from PIL import Image
+
+    grey = picture.astype(np.float64) if picture.ndim == 2 else picture.mean(axis=0, dtype=np.float64)
+    grey = (grey - grey.min()) / max(float(np.ptp(grey)), 1e-12)
+    height, width = (round(_SIDE * side / max(grey.shape)) for side in grey.shape)
+    paper = Image.fromarray((255 * grey).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    strength = weights.astype(np.float32) / max(float(weights.max()), 1e-12)
+    over = Image.fromarray(strength).resize((width, height), Image.Resampling.BICUBIC)
+    alpha = 0.8 * np.clip(np.asarray(over, np.float64), 0, 1)[:, :, None]
+    mixed = (1 - alpha) * np.asarray(paper, np.float64)[:, :, None] + alpha * np.array(_HEAT)
+    held = io.BytesIO()
+    Image.fromarray(mixed.astype(np.uint8)).quantize(128).save(held, format="PNG", optimize=True)
+    return held.getvalue()
+
+
+def shades(words: Sequence[tuple[str, float]]) -> list[tuple[str, int]]:
+    """Words with how strongly to colour each, 0..80 percent; the strongest word 80."""
+    most = max((weight for _, weight in words), default=0.0) or 1.0
+    return [(word, round(80 * weight / most)) for word, weight in words]
+
+
+def sound(samples: NDArray[np.float32], rate: int) -> tuple[bytes, str]:
+    """A sound as a 16-bit WAV of at most ``SOUND_BYTES``, and a note where it was cut.
+
+    Args:
+        samples: (samples,) in -1..1.
+        rate: Hz.
+    """
+    most = SOUND_BYTES // 2
+    held = io.BytesIO()
+    with wave.open(held, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.clip(samples[:most], -1, 1) * 32767).astype("<i2").tobytes())
+    note = f"the first {most / rate:.1f} of {len(samples) / rate:.1f} s" if len(samples) > most else ""
+    return held.getvalue(), note

@@ -1,0 +1,161 @@
+"""The page of explanations: escapes what data brings, keeps what was there, says the figures of its tables."""
+
+from __future__ import annotations
+
+import io
+import re
+import wave
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from invented import HOSTILE
+from PIL import Image
+from test_page import read
+
+from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions
+from edgemm.report.explain import (
+    Answer,
+    Case,
+    Explanation,
+    Found,
+    Section,
+    Seen,
+    contribution_tables,
+    group_tables,
+    render_explanation,
+    write_explanation,
+)
+from edgemm.report.figures import waveform
+from edgemm.report.media import SOUND_BYTES, heat_map, shades, sound
+
+
+def contributed(right: dict[str, list[float]]) -> Contributions:
+    """Four samples of two groups: coalition ("image+text", "image", "text", "") -> who is right."""
+    values = {frozenset(k.split("+")) - {""}: np.array(v, float) for k, v in right.items()}
+    return Contributions(
+        "test", ("image", "text"), {(SHUFFLED, ACCURACY): values}, np.zeros((4, 2), np.float32), ("no", "yes"),
+        ("a", "a", "b", "c"), ("open", "open", "closed", "closed"),
+    )  # fmt: skip
+
+
+BEFORE = {"image+text": [1, 1, 1, 1], "image": [0, 1, 0, 0], "text": [1, 0, 1, 0], "": [0, 0, 0, 0]}
+AFTER = {"image+text": [1, 0, 1, 1], "image": [0, 0, 0, 0], "text": [1, 0, 1, 1], "": [0, 0, 0, 0]}
+
+
+def explanation(name: str = "before") -> Explanation:
+    found = {name: contributed(BEFORE), "after": contributed(AFTER)}
+    drawn = waveform(np.sin(np.arange(800) / 9).astype(np.float32), np.arange(10.0), rate=800, name="strip-0-1")
+    seen = Seen(heat_map(np.random.default_rng(0).random((3, 8, 8)), np.eye(4)), [(name, 0.7), ("cat", 0.3)], drawn)
+    answers = [
+        Answer(name, name, True, "loss 0.1", seen=seen),
+        Answer("after", "no", False, hits=[Found(b"", name, True)]),
+    ]
+    cases = [Case(name, name, answers, note=name)]
+    return Explanation(
+        name, name, dict.fromkeys(found, "0" * 64), {"test": found}, {}, [Section("Worst", name, cases)], [name]
+    )
+
+
+def test_figures_in_the_table_are_those_worked_by_hand() -> None:
+    (table,) = contribution_tables("test", {"before": contributed(BEFORE), "after": contributed(AFTER)})
+    # before: v(all) 1, v(image) 1/4, v(text) 1/2, v() 0: image (1/4 + 1 - 1/2) / 2 = 3/8, text (1/2 + 3/4) / 2 = 5/8
+    # after: 3/4, 0, 3/4, 0: image 0, text 3/4
+    assert [(row[0][0], row[1][0], row[2][0]) for row in table.rows] == [
+        ("with everything", "100.0", "75.0"),
+        ("image brings", "37.5", "0.0"),
+        ("text brings", "62.5", "75.0"),
+        ("with nothing", "0.0", "0.0"),
+    ]
+    assert [row[3][0].split(" [")[0] for row in table.rows] == ["−25.0", "−37.5", "+12.5", "0.0"]
+    assert table.header[-1] == "difference, points"
+
+
+def test_each_group_has_a_table_of_its_own_samples() -> None:
+    tables = group_tables("test", {"after": contributed(AFTER)})
+    assert [t.title for t in tables] == ["test, open: accuracy (2 samples)", "test, closed: accuracy (2 samples)"]
+    assert [t.rows[0][1][0] for t in tables] == ["50.0", "100.0"]
+
+
+def test_nothing_from_data_becomes_markup(tmp_path: Path) -> None:
+    write_explanation(tmp_path / "explain.html", explanation(HOSTILE))
+    page = read(tmp_path / "explain.html")
+    assert "script" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert page.tags.count("title") == 1
+    assert HOSTILE in "".join(page.text)
+
+
+def test_a_page_stands_alone_and_its_words_are_shaded(tmp_path: Path) -> None:
+    write_explanation(tmp_path / "explain.html", explanation())
+    text = (tmp_path / "explain.html").read_text(encoding="utf-8")
+    page = read(tmp_path / "explain.html")
+    for name, value in page.attributes:
+        if name in ("src", "href"):
+            assert value.startswith(("data:", "#")), value[:60]
+    assert not re.search(r"url\((?!#)", text)
+    assert "color-mix(in srgb, var(--series-3) 80%, transparent)" in text
+    assert "color-mix(in srgb, var(--series-3) 34%, transparent)" in text  # .3 / .7 of 80
+
+
+def test_the_page_before_stays_where_the_new_one_cannot_be_written(tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "explain.html"
+    write_explanation(out, explanation())
+    before = out.read_bytes()
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        write_explanation(out, explanation("other"))
+    monkeypatch.undo()
+    assert out.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["explain.html"]
+
+
+def test_one_model_has_no_difference_and_no_word_of_a_second() -> None:
+    one = explanation()
+    alone = Explanation("x", "fusion", {"after": "0"}, {"test": {"after": contributed(AFTER)}}, {}, [], one.notes)
+    page = render_explanation(alone)
+    assert "difference, points" not in page
+    assert "overlook" not in page
+    assert (
+        "“after” is right in 75.0 % of test, and in 0.0 % where all that it is shown belongs to other samples" in page
+    )
+    assert "image brings 0.0, text brings +75.0." in page
+
+
+def test_heat_is_laid_over_the_patch_that_has_the_weight() -> None:
+    weights = np.zeros((2, 2))
+    weights[0, 1] = 1.0
+    drawn = Image.open(io.BytesIO(heat_map(np.full((3, 16, 16), 0.5) + np.arange(16) / 100, weights))).convert("RGB")
+    assert drawn.size == (320, 320)
+    colour = {(x, y): drawn.getpixel((80 + 160 * x, 80 + 160 * y)) for x, y in product((0, 1), (0, 1))}
+    warmth = {place: pixel[0] - pixel[2] for place, pixel in colour.items()}
+    assert warmth[1, 0] > 100
+    assert all(abs(value) < 40 for place, value in warmth.items() if place != (1, 0))
+
+
+def test_words_are_shaded_by_the_strongest() -> None:
+    assert shades([("a", 0.1), ("cat", 0.4)]) == [("a", 20), ("cat", 80)]
+    assert shades([("a", 0.0)]) == [("a", 0)]
+
+
+def test_a_sound_is_the_samples_as_wav_and_cut_where_it_is_long() -> None:
+    samples = np.sin(np.arange(8000) / 5).astype(np.float32)
+    data, note = sound(samples, 8000)
+    assert note == ""
+    with wave.open(io.BytesIO(data)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (8000, 1, 8000)
+        got = np.frombuffer(file.readframes(8000), "<i2") / 32767
+    np.testing.assert_allclose(got, samples, atol=1 / 32767)
+    data, note = sound(np.zeros(400_000, np.float32), 16000)
+    assert len(data) < SOUND_BYTES + 100
+    assert note == "the first 15.6 of 25.0 s"
+
+
+def test_a_strip_says_when_the_most_is() -> None:
+    weights = np.zeros(10)
+    weights[7] = 1.0
+    drawn = waveform(np.ones(800, np.float32), weights, rate=800, name="s")
+    assert drawn.words == "Weights over 1.0 s; the most at 0.7 s."
+    assert "<svg" in drawn.wide
+    assert "var(--accent)" in drawn.wide
