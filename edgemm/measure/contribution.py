@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from edgemm.measure.encode import Rows, combine, encode, read_item, split_chain
 from edgemm.measure.metrics import Statistic, mean_of
-from edgemm.runtime.bundle import Bundle, load_array
+from edgemm.runtime.arrays import load_array
+from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.runtime.bundle import Bundle, Part, load_array
+from edgemm.runtime.arrays import load_array
+from edgemm.runtime.bundle import Bundle, Part
 from edgemm.runtime.errors import BundleError, DataError
 from edgemm.runtime.manifest import fed_values
 
