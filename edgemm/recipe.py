@@ -276,6 +276,11 @@ class MeasureConfig(Section):
     blame: bool = Field(
         False, description="Say what each part costs, also where int8 loses nothing that the samples can show."
     )
+    prompts: tuple[Annotated[str, Field(pattern=r"\{\}")], ...] = Field(
+        (),
+        description="For a dual encoder with text: sentences with {} for a label, by which images and sounds are told "
+        'apart unseen ("a photo of a {}"); empty: not measured.',
+    )
     examples: int = Field(6, ge=0, le=50, description="Evaluation samples shown in the report with their answers.")
 
 
@@ -283,7 +288,7 @@ class PackConfig(Section):
     """What goes into the bundle beside the graphs."""
 
     golden: int = Field(4, ge=1, le=64, description="Raw samples whose outputs the bundle can be verified with.")
-    gallery: Literal["none", "image", "text"] = Field(
+    gallery: Literal["none", "image", "text", "audio"] = Field(
         "image", description="For a dual encoder: which modality of every label is embedded and shipped to search in."
     )
     gallery_encoder: Literal["bundle", "teacher"] = Field(

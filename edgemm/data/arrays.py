@@ -54,6 +54,26 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> Arrays:
     return arrays
 
 
+def read_array(path: Path | str) -> np.ndarray:
+    """The array of one sample's ``.npy``; nothing is unpickled.
+
+    Raises:
+        InputError: a file that is missing or something else; the message names it.
+    """
+    try:
+        loaded: Any = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Exception as error:  # numpy raises a kind of error for each kind of damage
+        raise InputError(
+            f"{path}: not a .npy of plain numbers ({type(error).__name__}); save one array a file"
+        ) from error
+    if not isinstance(loaded, np.ndarray):
+        loaded.close()
+        raise InputError(f"{path}: an .npz, expected the .npy of one array")
+    return loaded
+
+
 def rows_of(arrays: Arrays) -> Iterator[Arrays]:
     """Every sample as a batch of 1."""
     for index in range(len(next(iter(arrays.values())))):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgemm.data.arrays import read_array
 from edgemm.runtime.bundle import Bundle, Part
 from edgemm.runtime.errors import BundleError
 from edgemm.runtime.manifest import fed_values
@@ -68,7 +69,7 @@ def encode(
         bundle: open.
         modality: which of its inputs.
         names: values to keep, that this modality alone leads to.
-        raws: distinct raw samples: paths, strings.
+        raws: distinct raw samples: paths, strings; of tensors ``.npy`` files.
         advance: told how many samples were finished.
 
     Raises:
@@ -84,7 +85,9 @@ def encode(
     rows: Rows = {name: [np.empty(0)] * len(raws) for name in wanted}
     for start in range(0, len(order), limit):
         chunk = order[start : start + limit]
-        known = bundle.run(bundle.values(**{modality: [raws[i] for i in chunk]}))
+        known = bundle.run(
+            bundle.values(**{modality: [_loaded(bundle, modality, raws[i]) for i in chunk]}), stand_in=False
+        )
         for name in wanted:
             value = known[name]
             for place, i in enumerate(chunk):
@@ -121,6 +124,11 @@ def combine(
             )
         made.append(known[output])
     return np.concatenate(made)
+
+
+def _loaded(bundle: Bundle, modality: str, raw: Any) -> Any:
+    """What ``predict`` takes: a tensor's array, all else as it is."""
+    return read_array(raw) if bundle.manifest.inputs[modality].kind == "tensor" else raw
 
 
 def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:

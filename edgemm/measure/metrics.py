@@ -75,14 +75,6 @@ def median_of(values: NDArray[np.integer] | NDArray[np.floating]) -> Statistic:
     return partial(_weighted_median, np.asarray(values, np.float64)[order], order)
 
 
-def macro_f1(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> Statistic:
-    """Unweighted mean of F1 over the classes that occur in truth or prediction (scikit-learn's default)."""
-    classes = np.union1d(truth, predicted)
-    is_truth = (truth[:, None] == classes).astype(np.float64)
-    is_predicted = (predicted[:, None] == classes).astype(np.float64)
-    return partial(_weighted_macro_f1, is_truth, is_predicted)
-
-
 def estimate(
     statistic: Statistic,
     *,
@@ -149,6 +141,8 @@ def _bootstrap(
     if samples == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), 0, confidence)
     value = float(statistic(np.ones((1, samples)))[0])
+    if np.isnan(value):
+        return Estimate(value, value, value, samples, confidence)
     spread = np.concatenate([statistic(rows) for rows in _resamples(clusters, resamples=resamples, seed=seed)])
     tail = (1 - confidence) / 2
     low, high = (float(x) for x in np.nanquantile(spread, [tail, 1 - tail]))
@@ -189,12 +183,3 @@ def _weighted_median(values: NDArray[np.float64], order: NDArray[np.intp], weigh
     lower = np.argmax(cumulative >= half, axis=1)
     upper = np.argmax(cumulative > half, axis=1)
     return np.asarray((values[lower] + values[upper]) / 2)
-
-
-def _weighted_macro_f1(
-    is_truth: NDArray[np.float64], is_predicted: NDArray[np.float64], weights: Weights
-) -> NDArray[np.float64]:
-    both = weights @ (is_truth * is_predicted)
-    either = weights @ (is_truth + is_predicted)
-    f1 = np.divide(2 * both, either, out=np.zeros_like(both), where=either > 0)
-    return np.asarray(f1.sum(axis=1) / np.maximum((either > 0).sum(axis=1), 1))

@@ -185,7 +185,7 @@ def gallery_samples(dataset: Dataset, config: PackConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for split in config.gallery_splits or tuple(dataset.splits):
         for sample in dataset.split(split):
-            raw = getattr(sample, config.gallery, None)
+            raw = sample.raw(config.gallery)
             if raw is not None and sample.label is not None and _may_ship(dataset, sample):
                 found.setdefault(sample.label, raw)
     if not found:
@@ -202,7 +202,7 @@ def golden_samples(dataset: Dataset, modalities: Sequence[str]) -> list[Sample]:
     usable = [
         sample
         for sample in dataset.split(split)
-        if _may_ship(dataset, sample) and all(getattr(sample, m, None) is not None for m in modalities)
+        if _may_ship(dataset, sample) and all(sample.raw(m) is not None for m in modalities)
     ]
     if not usable:
         raise DataError(f"split '{split}': no sample that has {list(modalities)} and may be shipped")
@@ -250,13 +250,14 @@ def _add_golden(out: Path, manifest: Manifest, dataset: Dataset, config: PackCon
         sample = usable[index * len(usable) // count]
         inputs: dict[str, str] = {}
         for modality, raw in manifest.inputs.items():
-            value = getattr(sample, modality)
+            value = sample.raw(modality)
             if raw.kind == "text":
-                inputs[modality] = value
+                inputs[modality] = str(value)
                 continue
-            inputs[modality] = f"golden/{index}-{modality}{value.suffix.lower()}"
+            file = Path(str(value))
+            inputs[modality] = f"golden/{index}-{modality}{file.suffix.lower()}"
             (out / "golden").mkdir(exist_ok=True)
-            shutil.copyfile(value, out / inputs[modality])
+            shutil.copyfile(file, out / inputs[modality])
         golden.append(GoldenSample(inputs))
     return replace(manifest, golden=tuple(golden))
 

@@ -20,6 +20,7 @@ from edgemm import __version__
 from edgemm.measure import words
 from edgemm.measure.examples import Example
 from edgemm.measure.measurement import Measurements
+from edgemm.measure.scores import is_ablation
 from edgemm.measure.table import (
     IMAGE_DECODING,
     Row,
@@ -28,7 +29,6 @@ from edgemm.measure.table import (
     cells,
     default_row,
     headline_score,
-    is_ablation,
     part_cells,
     reference_row,
 )
@@ -306,7 +306,7 @@ def _blame(measurements: Measurements) -> dict[str, Any] | None:
 def _scores(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One table per split and task, ablations apart."""
     blocks: list[dict[str, Any]] = []
-    keys = dict.fromkeys((s.split, s.task) for r in rows for s in r.scores if not is_ablation(s))
+    keys = dict.fromkeys((s.split, s.task) for r in rows for s in r.scores if not is_ablation(s.task))
     for split, task in keys:
         named = list(dict.fromkeys(s.metric for r in rows for s in r.scores if (s.split, s.task) == (split, task)))
         body = []
@@ -339,8 +339,8 @@ def _score_cell(score: Score | None) -> dict[str, str]:
 def _ablations(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Per split: bars with both modalities and with one (the other shuffled), and a table of all ablations."""
     blocks: list[dict[str, Any]] = []
-    for split in dict.fromkeys(s.split for r in rows for s in r.scores if is_ablation(s)):
-        here = [s for r in rows for s in r.scores if s.split == split and (s.task == "answers" or is_ablation(s))]
+    for split in dict.fromkeys(s.split for r in rows for s in r.scores if is_ablation(s.task)):
+        here = [s for r in rows for s in r.scores if s.split == split and (s.task == "answers" or is_ablation(s.task))]
         tasks = list(dict.fromkeys(s.task for s in here))
         bars, table, chance = [], [], ""
         for row in rows:
