@@ -134,14 +134,14 @@ def measure_bundles(
 
 
 def target_digest(manifest: Manifest, target: TargetEntry) -> str:
-    """sha256 of what one target runs: engines, graphs, tokenizers, labels; not the names of the files."""
+    """sha256 of what one target runs: engines, graphs, tokenizers, placeholders, labels; not the files' names."""
     return bytes_digest(
         target.engine, {name: manifest.files[path].sha256 for name, path in _files(manifest, target).items()}
     )
 
 
 def target_bytes(manifest: Manifest, target: TargetEntry) -> int:
-    """Bytes of what this target runs: graphs or plans, tokenizers, labels; each file once, the gallery apart."""
+    """Bytes of what this target runs: graphs or plans, tokenizers, placeholders, labels; each once, no gallery."""
     return sum(manifest.files[path].bytes for path in set(_files(manifest, target).values()))
 
 
@@ -154,6 +154,7 @@ def gallery_bytes(manifest: Manifest) -> int:
 def _files(manifest: Manifest, target: TargetEntry) -> dict[str, str]:
     files = {f"part:{part}": path for part, path in target.files.items()}
     files |= {f"tokenizer:{m}": raw.tokenizer for m, raw in manifest.inputs.items() if isinstance(raw, TextInput)}
+    files |= {f"placeholder:{value}": path for value, path in manifest.placeholders.items()}
     return files | ({"labels": manifest.labels} if manifest.labels else {})
 
 

@@ -147,9 +147,10 @@ def _join(first: Archive, sources: Sequence[Source], out: Path) -> Manifest:
                 if path.endswith(".onnx"):
                     _copy(archive, path, out, digests, apart=source.name)
     texts = [raw for raw in manifest.inputs.values() if isinstance(raw, TextInput)]
-    for path in [*(raw.tokenizer for raw in texts), *([manifest.labels] if manifest.labels else [])]:
+    held = [*(raw.tokenizer for raw in texts), *manifest.placeholders.values()]
+    for path in [*held, *([manifest.labels] if manifest.labels else [])]:
         if _copy(first, path, out, digests, apart="") != path:
-            raise BundleError(f"{path}: taken by a graph; a tokenizer or labels file can't share its name")
+            raise BundleError(f"{path}: taken by a graph; a tokenizer, placeholder or labels file can't share its name")
     return replace(
         manifest,
         targets=tuple(targets),
