@@ -97,34 +97,39 @@ def _share_of_sums(part: Weights, whole: Weights, weights: Weights) -> NDArray[n
 
 
 class _Ranked:
-    """One class's samples from the surest down; ``ends`` are the last of each run of equal scores."""
+    """One class's samples from the surest down.
 
-    def __init__(self, order: NDArray[np.intp], hits: NDArray[np.float64], ends: NDArray[np.intp]) -> None:
+    Args:
+        order: (N,) places of the samples.
+        hits: (P,) places, in that order, of those that are true.
+        ends: (P,) of each of those, the place of the last sample that is as sure.
+    """
+
+    def __init__(self, order: NDArray[np.intp], hits: NDArray[np.intp], ends: NDArray[np.intp]) -> None:
         self.order, self.hits, self.ends = order, hits, ends
 
     @classmethod
     def of(cls, scores: NDArray[np.floating], is_truth: Bools) -> _Ranked:
         order = np.argsort(-scores, kind="stable")
-        ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-        return cls(order, is_truth[order].astype(np.float64), ends)
+        last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+        hits = np.flatnonzero(is_truth[order])
+        return cls(order, hits, last[np.searchsorted(last, hits)])
 
-    def average_precision(self, weights: Weights) -> NDArray[np.float64]:
-        """(R,), NaN where no positive was drawn."""
-        sorted_ = weights[:, self.order]
-        right = np.cumsum(sorted_ * self.hits, axis=1)[:, self.ends]
-        taken = np.cumsum(sorted_, axis=1)[:, self.ends]
-        gained = np.diff(right, axis=1, prepend=0)
-        precision = np.divide(right, taken, out=np.zeros_like(right), where=taken > 0)
-        positives = right[:, -1]
-        return np.asarray(
-            np.divide(
-                (gained * precision).sum(axis=1), positives, out=np.full(len(weights), np.nan), where=positives > 0
-            )
-        )
+    def average_precision(self, times: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(R,) from (N, R) weights, whose sums are exact in float32; NaN where no positive was drawn."""
+        drawn = times[self.order]
+        taken = np.cumsum(drawn, axis=0)[self.ends]
+        positive = drawn[self.hits]
+        right = np.cumsum(positive, axis=0)[np.searchsorted(self.hits, self.ends, side="right") - 1]
+        precision = np.divide(right, taken, out=np.zeros(right.shape), where=taken > 0)
+        total = right[-1].astype(np.float64)
+        gained = (positive * precision).sum(axis=0)
+        return np.asarray(np.divide(gained, total, out=np.full(len(total), np.nan), where=total > 0))
 
 
 def _macro_average_precision(classes: list[_Ranked], weights: Weights) -> NDArray[np.float64]:
-    each = np.stack([c.average_precision(weights) for c in classes if c.hits.any()] or [np.full(len(weights), np.nan)])
+    times = np.ascontiguousarray(weights.T, np.float32)
+    each = np.stack([c.average_precision(times) for c in classes if len(c.hits)] or [np.full(len(weights), np.nan)])
     there = ~np.isnan(each)
     return np.asarray(
         np.divide(

@@ -42,10 +42,6 @@ class Pairs:
         """(P,) whether both are of one identity."""
         return np.asarray(self.first == self.second)
 
-    def weights(self, drawn: Weights) -> Floats:
-        """(R, P) from how often each identity was drawn, (R, identities)."""
-        return np.where(self.genuine, drawn[:, self.first], drawn[:, self.first] * drawn[:, self.second])
-
 
 def sorted_pairs(similarity: Floats, first: NDArray[np.integer], second: NDArray[np.integer]) -> Pairs:
     """Pairs in descending order of similarity, identities renumbered from 0."""
@@ -57,8 +53,9 @@ def sorted_pairs(similarity: Floats, first: NDArray[np.integer], second: NDArray
 
 def roc(pairs: Pairs) -> tuple[Floats, Floats]:
     """False and true accept rates at every distinct threshold, from none accepted to all; (T,) each."""
-    far, tar = _rates(pairs, np.ones((1, pairs.identities)))
-    return far[0], tar[0]
+    false, true = _accepted(pairs, np.ones((1, pairs.identities)))
+    with np.errstate(invalid="ignore"):
+        return (false / false[-1])[:, 0], (true / true[-1])[:, 0]
 
 
 def area(pairs: Pairs) -> Statistic:
@@ -105,42 +102,63 @@ def _ends(similarity: Floats) -> NDArray[np.intp]:
     return np.flatnonzero(np.append(np.diff(similarity) != 0, True))
 
 
-def _rates(pairs: Pairs, drawn: Weights) -> tuple[Floats, Floats]:
-    """(R, T) false and true accept rates, beginning with 0."""
-    weights, ends = pairs.weights(drawn), _ends(pairs.similarity)
-    rates = []
-    for kind in (~pairs.genuine, pairs.genuine):
-        accepted = np.cumsum(np.where(kind, weights, 0), axis=1)[:, ends]
-        total = accepted[:, -1:]
-        rate = np.divide(accepted, total, out=np.full_like(accepted, np.nan), where=total > 0)
-        rates.append(np.concatenate([np.zeros((len(rate), 1)), rate], axis=1))
-    return rates[0], rates[1]
+def _accepted(pairs: Pairs, drawn: Weights) -> tuple[Floats, Floats]:
+    """(T + 1, R) how much of the different and of the genuine pairs is accepted, from nothing to all.
+
+    Resamples lie side by side, and counts are exact in float32 below 2^24: five times as fast as rows of float64.
+    """
+    times = np.ascontiguousarray(drawn.T, np.float32)  # (identities, R)
+    genuine = pairs.genuine
+    ends = _ends(pairs.similarity)
+    found = []
+    for kind, places in (("false", np.flatnonzero(~genuine)), ("true", np.flatnonzero(genuine))):
+        weights = times[pairs.first[places]]
+        if kind == "false":
+            weights *= times[pairs.second[places]]
+        taken = np.zeros((len(places) + 1, weights.shape[1]), np.float32)
+        np.cumsum(weights, axis=0, out=taken[1:])
+        found.append(taken[np.append(0, np.searchsorted(places, ends, side="right"))])
+    return found[0], found[1]
 
 
 def _area(pairs: Pairs, drawn: Weights) -> Floats:
-    far, tar = _rates(pairs, drawn)
-    return np.asarray((np.diff(far, axis=1) * (tar[:, 1:] + tar[:, :-1]) / 2).sum(axis=1))
+    false, true = _accepted(pairs, drawn)
+    under = np.einsum("tr,tr->r", np.diff(false, axis=0), true[1:] + true[:-1], dtype=np.float64) / 2
+    return _share(under, false[-1].astype(np.float64) * true[-1])
 
 
 def _tar_at(pairs: Pairs, limit: float, drawn: Weights) -> Floats:
-    far, tar = _rates(pairs, drawn)
-    last = (far <= limit).sum(axis=1) - 1
-    return np.asarray(tar[np.arange(len(tar)), last])
+    false, true = _accepted(pairs, drawn)
+    with np.errstate(invalid="ignore"):
+        last = np.maximum((false / false[-1].astype(np.float64) <= limit).sum(axis=0) - 1, 0)
+    return _share(true[last, np.arange(len(last))], np.where(false[-1] > 0, true[-1], 0))
 
 
 def _equal_error_rate(pairs: Pairs, drawn: Weights) -> Floats:
-    far, tar = _rates(pairs, drawn)
-    apart = np.abs(far - (1 - tar))
-    nearest = np.argmin(np.where(np.isnan(apart), np.inf, apart), axis=1)
-    rows = np.arange(len(far))
-    return np.asarray((far[rows, nearest] + 1 - tar[rows, nearest]) / 2)
+    false, true = _accepted(pairs, drawn)
+    all_false, all_true = false[-1].astype(np.float64), true[-1].astype(np.float64)
+    # False accepts rise and false rejects fall: they are nearest just before they cross, or where they have.
+    crossed = (false * all_true + true * all_false < all_false * all_true).sum(axis=0)
+    rows = np.arange(len(crossed))
+    best = np.full(len(rows), np.nan)
+    apart = np.full(len(rows), np.inf)
+    for place in (np.maximum(crossed - 1, 0), np.minimum(crossed, len(false) - 1)):
+        far, frr = _share(false[place, rows], all_false), 1 - _share(true[place, rows], all_true)
+        nearer = np.abs(far - frr) < apart
+        best, apart = np.where(nearer, (far + frr) / 2, best), np.where(nearer, np.abs(far - frr), apart)
+    return best
 
 
 def _balanced(pairs: Pairs, right: NDArray[np.bool_], drawn: Weights) -> Floats:
-    weights = pairs.weights(drawn)
-    shares = []
-    for kind in (pairs.genuine, ~pairs.genuine):
-        total = weights[:, kind].sum(axis=1)
-        won = weights[:, kind & right].sum(axis=1)
-        shares.append(np.divide(won, total, out=np.full(len(total), np.nan), where=total > 0))
+    first, second, genuine = drawn[:, pairs.first], drawn[:, pairs.second], pairs.genuine
+    weights = np.where(genuine, first, first * second)
+    shares = [
+        _share((weights * (kind & right)).sum(axis=1), (weights * kind).sum(axis=1)) for kind in (genuine, ~genuine)
+    ]
     return np.asarray(np.mean(shares, axis=0))
+
+
+def _share(part: Floats, whole: Floats) -> Floats:
+    """Part / whole, NaN where a resample holds no such pair."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.asarray(np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0))

@@ -109,10 +109,31 @@ def rows(measurements: Measurements, *, resamples: int = metrics.RESAMPLES) -> t
     if not sizes:
         raise ValueError("measurements hold no artifact size: nothing to tabulate")
     reference = next((s for s in sizes if measurements.has_accuracy(s.sha256)), sizes[0])
-    return tuple(_row(measurements, size, reference, resamples) for size in sizes)
+    held = _Distributions(resamples)
+    return tuple(_row(measurements, size, reference, held) for size in sizes)
 
 
-def _row(measurements: Measurements, size: Measurement, reference: Measurement, resamples: int) -> Row:
+class _Distributions:
+    """The bootstrap of each metric of each measurement, taken once: the reference's is asked for by every row."""
+
+    def __init__(self, resamples: int) -> None:
+        self._resamples = resamples
+        self._held: dict[int, dict[str, tuple[metrics.Distribution, float | None]]] = {}
+
+    def of(self, m: Measurement) -> Mapping[str, tuple[metrics.Distribution, float | None]]:
+        """Metric -> its distribution, and what chance would get."""
+        if id(m) not in self._held:
+            self._held[id(m)] = {
+                name: (
+                    metrics.distribution(found.statistic, clusters=found.clusters, resamples=self._resamples),
+                    found.chance,
+                )
+                for name, found in statistics(m).items()
+            }
+        return self._held[id(m)]
+
+
+def _row(measurements: Measurements, size: Measurement, reference: Measurement, held: _Distributions) -> Row:
     details = size.details
     scored = measurements.has_accuracy(size.sha256)
     latency = speedup = None
@@ -142,24 +163,19 @@ def _row(measurements: Measurements, size: Measurement, reference: Measurement, 
         part_ms=part_ms,
         starts={m.subject: _spread(m) for m in _same_bytes(measurements.of("cold-start"), size)} if scored else {},
         peak_bytes=_peak(measurements, size) if scored else None,
-        scores=tuple(_scores(measurements, size, reference, resamples)),
+        scores=tuple(_scores(measurements, size, reference, held)),
     )
 
 
-def _scores(measurements: Measurements, size: Measurement, reference: Measurement, resamples: int) -> list[Score]:
+def _scores(measurements: Measurements, size: Measurement, reference: Measurement, held: _Distributions) -> list[Score]:
     scores: list[Score] = []
     for m in _same_bytes([m for kind in TASKS for m in measurements.of(kind)], size):
         others = [] if size.sha256 == reference.sha256 else _same_bytes(measurements.of(m.kind), reference)
         other = next((o for o in others if o.subject == m.subject and _same_samples(o, m)), None)
-        against = statistics(other) if other else {}
-        for metric, found in statistics(m).items():
-            difference = None
-            if metric in against:
-                difference = metrics.difference(
-                    found.statistic, against[metric].statistic, clusters=found.clusters, resamples=resamples
-                )
-            estimate = metrics.estimate(found.statistic, clusters=found.clusters, resamples=resamples)
-            scores.append(Score(m.details["split"], m.details["task"], metric, estimate, difference, found.chance))
+        against = held.of(other) if other else {}
+        for metric, (found, chance) in held.of(m).items():
+            difference = found.difference(against[metric][0]) if metric in against else None
+            scores.append(Score(m.details["split"], m.details["task"], metric, found.estimate(), difference, chance))
     return scores
 
 
