@@ -114,10 +114,8 @@ def check_samples(
 
 def encodings(bundle: Bundle, samples: Sequence[Sample], *, prompts: Sequence[str] = ()) -> int:
     """How many raw samples ``score`` will encode: the total of its progress."""
-    classes = (
-        len(zero_shot_labels(samples)) * len(prompts) if prompts and "logits" not in bundle.manifest.outputs else 0
-    )
-    return classes + sum(len(distinct_raws(samples, m)) for m in bundle.manifest.inputs)
+    classes = zero_shot_labels(samples) if prompts and len(embedded(bundle)) > 1 else []
+    return len(classes) * len(prompts) + sum(len(distinct_raws(samples, m)) for m in bundle.manifest.inputs)
 
 
 def samples_digest(split: str, samples: Sequence[Sample], *, checksums: Mapping[Any, str] | None = None) -> str:

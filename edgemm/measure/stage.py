@@ -5,19 +5,17 @@ Writes ``measurements.jsonl`` (raw samples, the only source of every figure), ``
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.measure import accuracy, latency, metrics, table
+from edgemm.measure import accuracy, kept_scores, latency, metrics, table
 from edgemm.measure.blame import blame, headline
 from edgemm.measure.examples import Example, write_examples
 from edgemm.measure.measurement import (
@@ -128,7 +126,7 @@ def measure_bundles(
         found += _latencies(ran, samples, config, context, here)
     write_measurements(out / MEASUREMENTS, found, environments=[here])
     measured = read_measurements(out / MEASUREMENTS)
-    _write_text(out / TABLE, table.markdown(table.rows(measured)))
+    kept_scores.write_text(out / TABLE, table.markdown(table.rows(measured)))
     write_examples(out, _shown(ran, splits, scored, out, config, shown_groups) if ran and config.examples else [])
     return measured
 
@@ -242,12 +240,15 @@ def _accuracies(
                 entry.sha256,
                 encoder.sha256 if encoder is not None else None,
                 data,
-                *(_version(package) for package in (ENGINES[entry.target.engine][0], "Pillow", "tokenizers")),
+                *(
+                    kept_scores.version(package)
+                    for package in (ENGINES[entry.target.engine][0], "Pillow", "tokenizers")
+                ),
                 *(config.prompts, config.examples),
                 *shown_groups,
             ]
-            kept = _cache_file(context, key)
-            scored = _read_scores(kept)
+            kept = kept_scores.file_of(context, key)
+            scored = kept_scores.read(kept)
             if scored is None:
                 if encoder is not None and gallery is None:
                     with _encoding(encoder, split, samples, context, ()) as (bundle, advance):
@@ -264,7 +265,7 @@ def _accuracies(
                         gallery=gallery,
                         advance=advance,
                     )
-                _write_scores(kept, scored)
+                kept_scores.write(kept, scored)
             found[entry.sha256] += scored
     return found
 
@@ -382,46 +383,6 @@ def _is_float_form(entry: _Entry, ships: _Entry) -> bool:
         and model(entry) == model(ships)
         and entry.sha256 != ships.sha256
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _cache_file(context: Context, key: Sequence[Any]) -> Path | None:
-    if context.cache is None:
-        return None
-    folder = context.cache / "scores"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
-
-
-def _read_scores(path: Path | None) -> list[Scored] | None:
-    """Scores kept by an earlier run; anything unreadable is measured again, as if it were not there."""
-    if path is None:
-        return None
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-        return [Scored(**{**record, "samples": tuple(record["samples"])}) for record in records]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _write_scores(path: Path | None, scored: Sequence[Scored]) -> None:
-    if path is not None:
-        _write_text(path, json.dumps([asdict(s) for s in scored], ensure_ascii=False))
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _shown(

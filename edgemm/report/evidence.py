@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgemm.measure import class_metrics, pair_metrics, words
 from edgemm.measure.measurement import Measurement, Measurements
-from edgemm.measure.scores import ANSWERS, HEADLINE_METRICS, is_ablation, pairs, truth_matrix
+from edgemm.measure.scores import ANSWERS, HEADLINE_METRICS, VERIFICATION, is_ablation, pairs, truth_matrix
 from edgemm.measure.table import Row, Score, default_row, reference_row
 from edgemm.report import figures
 
 CLASSES = 40  # rows of the table of classes
 CONFUSED = 20  # classes of the picture of confusions, and one for the rest
-_SEEDED = "of the pairs a seeded draw was compared"
+_SERIES = (2, 2, 3, 3, 6, 6)  # shuffled and mean of one modality share a colour
 
 
 def cell(main: str, small: str = "") -> dict[str, str]:
@@ -28,6 +28,30 @@ def score_cell(score: Score | None) -> dict[str, str]:
     if score is None:
         return cell("")
     return cell(words.score_with_interval(score), words.points(score.difference) if score.is_share else "")
+
+
+def score_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One table per split and task, ablations apart."""
+    blocks: list[dict[str, Any]] = []
+    keys = dict.fromkeys((s.split, s.task) for r in rows for s in r.scores if not is_ablation(s.task))
+    for split, task in keys:
+        named = list(dict.fromkeys(s.metric for r in rows for s in r.scores if (s.split, s.task) == (split, task)))
+        body = []
+        chance: dict[str, str] = {}
+        count = 0
+        for row in rows:
+            scores = [row.score(split, task, metric) for metric in named]
+            if not any(scores):
+                continue
+            body.append([cell(f"{row.variant}, {row.target}"), *(score_cell(s) for s in scores)])
+            count = max([count, *(s.estimate.samples for s in scores if s)])
+            chance.update({s.metric: words.percent(s.chance) for s in scores if s and s.chance is not None})
+        if chance:
+            body.append([cell("chance"), *(cell(chance.get(metric, "")) for metric in named)])
+        title = f"{split}: {task}" if task != ANSWERS else split
+        drawn = "identities" if task == VERIFICATION else "samples"
+        blocks.append({"title": f"{title} ({count} {drawn})", "header": ["variant, target", *named], "rows": body})
+    return blocks
 
 
 # --- modalities ------------------------------------------------------------------------------------------------------
@@ -43,7 +67,7 @@ def missing(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return _taken_away(rows, f"{ANSWERS}, without ", bars=lambda _: True)
 
 
-def _taken_away(rows: Sequence[Row], sign: str, *, bars: Any) -> list[dict[str, Any]]:
+def _taken_away(rows: Sequence[Row], sign: str, *, bars: Callable[[str], bool]) -> list[dict[str, Any]]:
     everything = [s for r in rows for s in r.scores if s.task == ANSWERS or is_ablation(s.task)]
     blocks: list[dict[str, Any]] = []
     for split in dict.fromkeys(s.split for s in everything if sign in s.task):
@@ -87,9 +111,6 @@ def _taken_away(rows: Sequence[Row], sign: str, *, bars: Any) -> list[dict[str, 
             }
         )
     return blocks
-
-
-_SERIES = (2, 2, 3, 3, 6, 6)  # shuffled and mean of one modality share a colour
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------
@@ -193,7 +214,9 @@ def roc_curves(rows: Sequence[Row], measurements: Measurements) -> list[dict[str
             f"{int(compared.sum())} pairs of one identity, {int((~compared).sum())} of different ones, of "
             f"{m.details['identities']} identities"
         )
-        note += f"; {_SEEDED}, of {whole} in all." if whole > len(compared) else "; all pairs there are."
+        note += (
+            f"; a seeded draw of the {whole} pairs there are." if whole > len(compared) else "; all pairs there are."
+        )
         drawing = figures.roc(curves, name=f"roc-{len(found)}")
         found.append({"title": f"{split}: verification", "drawing": drawing, "note": note})
     return found

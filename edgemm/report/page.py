@@ -20,7 +20,6 @@ from edgemm import __version__
 from edgemm.measure import words
 from edgemm.measure.examples import Example
 from edgemm.measure.measurement import Measurements
-from edgemm.measure.scores import is_ablation
 from edgemm.measure.table import (
     IMAGE_DECODING,
     Row,
@@ -32,7 +31,7 @@ from edgemm.measure.table import (
     reference_row,
 )
 from edgemm.report import evidence, figures
-from edgemm.report.evidence import cell, score_cell
+from edgemm.report.evidence import cell
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.timing import summary
 
@@ -136,7 +135,7 @@ def render(
         "table": _table(rows, ships),
         "parts": _parts(rows),
         "blame": _blame(measurements),
-        "scores": _scores(rows),
+        "scores": evidence.score_tables(rows),
         "class_tables": evidence.class_tables(rows, measurements),
         "confusions": evidence.confusions(rows, measurements),
         "roc": evidence.roc_curves(rows, measurements),
@@ -305,29 +304,6 @@ def _parts(rows: Sequence[Row]) -> dict[str, Any] | None:
 def _blame(measurements: Measurements) -> dict[str, Any] | None:
     header, body = blame_cells(measurements)
     return {"header": header, "rows": [[c.main for c in line] for line in body]} if body else None
-
-
-def _scores(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One table per split and task, ablations apart."""
-    blocks: list[dict[str, Any]] = []
-    keys = dict.fromkeys((s.split, s.task) for r in rows for s in r.scores if not is_ablation(s.task))
-    for split, task in keys:
-        named = list(dict.fromkeys(s.metric for r in rows for s in r.scores if (s.split, s.task) == (split, task)))
-        body = []
-        chance: dict[str, str] = {}
-        count = 0
-        for row in rows:
-            scores = [row.score(split, task, metric) for metric in named]
-            if not any(scores):
-                continue
-            body.append([cell(f"{row.variant}, {row.target}"), *(score_cell(s) for s in scores)])
-            count = max([count, *(s.estimate.samples for s in scores if s)])
-            chance.update({s.metric: words.percent(s.chance) for s in scores if s and s.chance is not None})
-        if chance:
-            body.append([cell("chance"), *(cell(chance.get(metric, "")) for metric in named)])
-        title = f"{split}: {task}" if task != "answers" else split
-        blocks.append({"title": f"{title} ({count} samples)", "header": ["variant, target", *named], "rows": body})
-    return blocks
 
 
 def _examples(examples: Sequence[Example], pictures: Path | None) -> list[dict[str, Any]]:
