@@ -194,6 +194,8 @@ def roc(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], *
     least = min(float(far[far > 0].min()) for far, _ in curves.values())
 
     def draw(axes: Axes, wide: bool) -> None:
+        from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
         colours = _colours(list(curves))
         for series, (far, tar) in curves.items():
             shown = _few(far)
@@ -203,6 +205,10 @@ def roc(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], *
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlim(least, 1)
+        decades = [10.0**power for power in range(math.ceil(math.log10(least)), 1)]
+        axes.xaxis.set_major_locator(FixedLocator(decades))
+        axes.xaxis.set_major_formatter(FixedFormatter([f"{100 * far:g} %" for far in decades]))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(0, 102)
         axes.set_xlabel(
             "false accepts, share of pairs of different identities (log)" if wide else "false accepts (log)"

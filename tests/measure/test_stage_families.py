@@ -88,6 +88,8 @@ def test_an_embedder_shows_its_curve_and_the_pairs_behind_it(tmp_path: Path) -> 
     page = page_of(tmp_path, found, "embedder")
     assert "48 pairs of one identity, 448 of different ones, of 8 identities; all pairs there are." in page
     assert "True against false accept rate. teacher:" in page
+    assert ">100 %</text>" in page
+    assert "mathdefault" not in page
 
 
 def test_sounds_and_arrays_are_timed_from_their_files(tmp_path: Path) -> None:
