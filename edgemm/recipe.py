@@ -397,6 +397,11 @@ class MeasureConfig(Section):
     blame: bool = Field(
         False, description="Say what each part costs, also where int8 loses nothing that the samples can show."
     )
+    prompts: tuple[Annotated[str, Field(pattern=r"\{\}")], ...] = Field(
+        (),
+        description="For a dual encoder with text: sentences with {} for a label, by which images and sounds are told "
+        'apart unseen ("a photo of a {}"); empty: not measured.',
+    )
     examples: int = Field(6, ge=0, le=50, description="Evaluation samples shown in the report with their answers.")
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgemm.measure import accuracy, metrics
-from edgemm.measure.accuracy import Scored
 from edgemm.measure.metrics import Estimate
-from edgemm.measure.scores import Raw, statistics
+from edgemm.measure.scores import TEACHERS, Scored, headline_metric, headline_task, statistics
 from edgemm.runtime.archive import Archive, open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError
@@ -106,13 +105,9 @@ def blame(
 
 
 def headline(scored: Sequence[Scored]) -> Scored:
-    """The result that a loss is looked for in: of text→image, or of the answers, or the first."""
-    return next((s for s in scored if s.task in ("text→image", "answers")), scored[0])
-
-
-def headline_metric(raw: Raw) -> str:
-    """The metric that a loss is counted in."""
-    return "R@10" if raw.kind == "ranks" else "accuracy"
+    """The result that a loss is looked for in: of the task that stands for the bundle, in its own gallery."""
+    own = {s.task: s for s in scored if not s.task.endswith(TEACHERS)}
+    return own[headline_task(own)]
 
 
 def _check_one_model(small: Archive, whole: Archive, chosen: TargetEntry, donor: TargetEntry) -> None:
@@ -138,6 +133,7 @@ def _mixture(small: Archive, whole: Archive, chosen: TargetEntry, donor: TargetE
     manifest = small.manifest
     keep |= {raw.tokenizer for raw in manifest.inputs.values() if raw.kind == "text"}
     keep |= {manifest.labels} if manifest.labels else set()
+    keep |= set(manifest.placeholders.values())
     for name in keep:
         _write(root / name, small.read(name))
     restored = f"restored/{Path(donor.files[part]).name}"

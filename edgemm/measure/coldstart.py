@@ -33,7 +33,7 @@ def cold_start(bundle: Path, target: str, given: Mapping[str, str], *, threads: 
     Args:
         bundle: folder or zip.
         target: name of one of its targets.
-        given: modality -> one raw sample, as path or string; images are decoded before the first
+        given: modality -> one raw sample, as path or string; files are decoded before the first
                 inference is timed.
         threads: of the engine, the same as where its latency is measured; 0 leaves the number to the engine.
 
@@ -53,7 +53,6 @@ def _main() -> None:
     asked, say = request()
     start = perf_counter_ns()
     from edgemm.runtime.bundle import Bundle
-    from edgemm.runtime.images import decode_image
 
     imported = perf_counter_ns()
     bundle = Bundle.open(asked["bundle"], target=asked["target"], threads=asked["threads"])
@@ -61,9 +60,9 @@ def _main() -> None:
     for part in bundle.plan(given):
         part.session  # noqa: B018  (loads it)
     opened = perf_counter_ns()
-    for modality, raw in bundle.manifest.inputs.items():
-        if raw.kind == "image" and modality in given:
-            given[modality] = decode_image(given[modality], where=modality)
+    from edgemm.runtime.bench import decoded_input
+
+    given = {modality: decoded_input(bundle, modality, raw) for modality, raw in given.items()}
     decoded = perf_counter_ns()
     bundle.predict(**given)
     first = perf_counter_ns()

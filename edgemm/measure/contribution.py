@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure.encode import Rows, combine, encode, read_item, split_chain
+from edgemm.measure.encode import Rows, combine, encode, split_chain
 from edgemm.measure.metrics import Statistic, mean_of
 from edgemm.runtime.arrays import load_array
 from edgemm.runtime.bundle import Bundle
@@ -138,7 +138,7 @@ def contributions(
     split_ = split_chain(bundle, list(bundle.manifest.inputs))
     rows: dict[str, Rows] = {}
     for modality, names in split_.alone.items():
-        read = [read_item(bundle, modality, raw) for raw in raws[modality]]
+        read = raws[modality]
         rows[modality] = encode(bundle, modality, read, names, advance=advance) if read else {n: [] for n in names}
         for name in names:  # an index of -1 is the placeholder
             if (path := bundle.manifest.placeholders.get(name)) is not None:

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.runtime.arrays import load_array
 from edgemm.runtime.bundle import Bundle, Part
-from edgemm.runtime.errors import BundleError, DataError
+from edgemm.runtime.errors import BundleError
 from edgemm.runtime.manifest import fed_values
 
 BATCH = 32
@@ -69,7 +68,7 @@ def encode(
         bundle: open.
         modality: which of its inputs.
         names: values to keep, that this modality alone leads to.
-        raws: distinct raw samples: paths, strings.
+        raws: distinct raw samples: paths, strings; of tensors ``.npy`` files.
         advance: told how many samples were finished.
 
     Raises:
@@ -85,7 +84,7 @@ def encode(
     rows: Rows = {name: [np.empty(0)] * len(raws) for name in wanted}
     for start in range(0, len(order), limit):
         chunk = order[start : start + limit]
-        known = bundle.run(bundle.values(**{modality: [raws[i] for i in chunk]}))
+        known = bundle.run(bundle.values(**{modality: [raws[i] for i in chunk]}), stand_in=False)
         for name in wanted:
             value = known[name]
             for place, i in enumerate(chunk):
@@ -98,20 +97,6 @@ def encode(
                 rows[name][i] = row
         advance(len(chunk))
     return rows
-
-
-def read_item(bundle: Bundle, modality: str, raw: Any) -> Any:
-    """One raw item as ``encode`` takes it: an array out of a ``.npy`` file, anything else as it is.
-
-    Raises:
-        BundleError, DataError: a ``.npy`` file that can't be read.
-    """
-    if bundle.manifest.inputs[modality].kind != "tensor":
-        return raw
-    try:
-        return load_array(raw.read_bytes(), str(raw))
-    except OSError as error:
-        raise DataError(f"{raw}: can't be read ({error.strerror or error})") from error
 
 
 def combine(

@@ -1,7 +1,8 @@
 """Latency of several bundles in one interleaved run: end to end, per part, cold start, memory, image decoding.
 
-End to end is raw input to outputs at batch 1 (uint8 pixels and strings in; tokenizer and frontends included). Decoding
-an image file is the same for every variant and is a line of its own. The stage measures in a fresh process (``fresh``).
+End to end is raw input to outputs at batch 1 (uint8 pixels, waveforms, strings in; tokenizer and frontends included).
+Decoding an image file is the same for every variant and is a line of its own. The stage measures in a fresh process
+(``fresh``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from edgemm.measure.coldstart import ColdStart, cold_start
 from edgemm.measure.fresh import request, run_fresh
+from edgemm.runtime.bench import decoded_input
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.images import decode_image
 from edgemm.runtime.timing import WarmUp, sample_latencies, warm_until_stable
@@ -45,7 +47,7 @@ class Latencies:
 def raw_inputs(samples: Sequence[Sample], modalities: Sequence[str]) -> list[dict[str, Any]]:
     """Up to 16 samples spread evenly over the split, as paths and strings."""
     step = max(1, len(samples) // INPUTS)
-    return [{m: getattr(sample, m) for m in modalities} for sample in samples[::step][:INPUTS]]
+    return [{m: sample.raw(m) for m in modalities} for sample in samples[::step][:INPUTS]]
 
 
 def measure_latencies(
@@ -66,7 +68,10 @@ def measure_latencies(
         on_progress: told the share of the planned time that is done, 0..1, and with what; after every round.
     """
     images = {m for b in bundles.values() for m, raw in b.manifest.inputs.items() if raw.kind == "image"}
-    decoded = [{m: decode_image(raw, where=m) if m in images else raw for m, raw in given.items()} for given in inputs]
+    decoded = {
+        name: [{m: decoded_input(b, m, raw) for m, raw in given.items()} for given in inputs]
+        for name, b in bundles.items()
+    }  # sounds at each bundle's own rate
     whole = seconds * len(bundles)
     warm, ended = 0.25 * whole, 1.75 * whole  # a guess of the warm-up, the whole, and half of it for the parts
 
@@ -76,13 +81,13 @@ def measure_latencies(
     warm_up: dict[str, WarmUp] = {}
     for done, (name, bundle) in enumerate(bundles.items()):
         on_progress(warm / ended * done / len(bundles), f"warming up {name}")
-        warm_up[name] = warm_until_stable(_in_turn(bundle.predict, decoded), max_seconds=max(1.0, 1.5 * seconds))
+        warm_up[name] = warm_until_stable(_in_turn(bundle.predict, decoded[name]), max_seconds=max(1.0, 1.5 * seconds))
     end_to_end = sample_latencies(
-        {name: _in_turn(bundle.predict, decoded) for name, bundle in bundles.items()},
+        {name: _in_turn(bundle.predict, decoded[name]) for name, bundle in bundles.items()},
         min_seconds=whole, min_samples=runs, untimed=UNTIMED, max_seconds=max(_SLACK * whole, _PATIENCE),
         on_round=within(warm, whole, "end to end"),
     )  # fmt: skip
-    calls = {(name, part): call for name, b in bundles.items() for part, call in _part_calls(b, decoded).items()}
+    calls = {(name, part): call for name, b in bundles.items() for part, call in _part_calls(b, decoded[name]).items()}
     keys = {f"{i}": key for i, key in enumerate(calls)}
     taken = sample_latencies(
         {i: calls[key] for i, key in keys.items()},

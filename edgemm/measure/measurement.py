@@ -15,12 +15,14 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgemm.runtime.errors import DataError
 
-Kind = Literal["latency", "cold-start", "peak-memory", "size", "ranks", "answers", "blame"]
-KINDS: tuple[str, ...] = ("latency", "cold-start", "peak-memory", "size", "ranks", "answers", "blame")
+Task = Literal["ranks", "answers", "probabilities", "values", "similarities"]
+Kind = Literal["latency", "cold-start", "peak-memory", "size", "blame", Task]
+TASKS: tuple[Task, ...] = get_args(Task)
+KINDS: tuple[str, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,9 @@ class Measurement:
 
     Args:
         kind: what the samples are: ``latency``/``cold-start`` (ns), ``peak-memory``/``size`` (bytes), ``ranks`` (of the
-            best positive, 1 is best), ``answers`` (predicted class index, -1 for none), ``blame`` (either of the two,
-            with one part put back to float32).
+            best positive, 1 is best), ``answers`` (predicted class index), ``probabilities`` (of every class),
+            ``values`` (predicted), ``similarities`` (cosine of each pair), ``blame`` (one of these five, with one part
+            put back to float32).
         variant: name in the table (``"teacher"``, ``"student"``).
         target: name of the bundle's target.
         sha256: digest of the bytes that were measured (``bytes_digest``). Latency and accuracy meet through it.
@@ -85,7 +88,7 @@ class Measurements:
 
     def has_accuracy(self, sha256: str) -> bool:
         """Whether these very bytes were scored; latency may only be shown where they were."""
-        return any(m.sha256 == sha256 and m.kind in ("ranks", "answers") for m in self.measurements)
+        return any(m.sha256 == sha256 and m.kind in TASKS for m in self.measurements)
 
 
 def write_measurements(path: Path, measurements: Iterable[Measurement], *, environments: Iterable[Environment]) -> None:

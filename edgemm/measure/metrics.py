@@ -75,14 +75,6 @@ def median_of(values: NDArray[np.integer] | NDArray[np.floating]) -> Statistic:
     return partial(_weighted_median, np.asarray(values, np.float64)[order], order)
 
 
-def macro_f1(truth: NDArray[np.integer], predicted: NDArray[np.integer]) -> Statistic:
-    """Unweighted mean of F1 over the classes that occur in truth or prediction (scikit-learn's default)."""
-    classes = np.union1d(truth, predicted)
-    is_truth = (truth[:, None] == classes).astype(np.float64)
-    is_predicted = (predicted[:, None] == classes).astype(np.float64)
-    return partial(_weighted_macro_f1, is_truth, is_predicted)
-
-
 def estimate(
     statistic: Statistic,
     *,
@@ -106,12 +98,7 @@ def estimate(
         confidence: of the two-sided interval.
         seed: of the resampling; the same for all variants, so that differences are paired.
     """
-    result = _bootstrap(statistic, clusters, resamples=resamples, confidence=confidence, seed=seed)
-    if result.samples and result.value in (0.0, 1.0) and _is_share(statistic):
-        bound = ((1 - confidence) / 2) ** (1 / len(np.unique(np.asarray(clusters))))
-        low, high = (bound, 1.0) if result.value == 1.0 else (0.0, 1 - bound)
-        return replace(result, low=low, high=high)
-    return result
+    return distribution(statistic, clusters=clusters, resamples=resamples, seed=seed).estimate(confidence=confidence)
 
 
 def difference(
@@ -128,30 +115,55 @@ def difference(
     Both see the same resamples, so what the samples have in common cancels: the interval of the difference is far
     narrower than the two intervals side by side suggest.
     """
-    return _bootstrap(
-        lambda weights: statistic(weights) - reference(weights),
-        clusters,
-        resamples=resamples,
-        confidence=confidence,
-        seed=seed,
-    )
+    one, other = (distribution(s, clusters=clusters, resamples=resamples, seed=seed) for s in (statistic, reference))
+    return one.difference(other, confidence=confidence)
 
 
-def _bootstrap(
-    statistic: Statistic,
-    clusters: Sequence[str] | NDArray[np.generic],
-    *,
-    resamples: int,
-    confidence: float,
-    seed: int,
-) -> Estimate:
-    samples = len(clusters)
-    if samples == 0:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0, confidence)
-    value = float(statistic(np.ones((1, samples)))[0])
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A statistic on all samples and on every resample, so that both its interval and differences come from one pass.
+
+    Args:
+        clusters: how many there are.
+        share: whether it is a mean of zeros and ones.
+    """
+
+    value: float
+    resampled: NDArray[np.float64]
+    samples: int
+    clusters: int
+    share: bool
+
+    def estimate(self, *, confidence: float = CONFIDENCE) -> Estimate:
+        """See ``estimate``, the function."""
+        found = _estimate(self.value, self.resampled, self.samples, confidence)
+        if self.samples and self.share and self.value in (0.0, 1.0):
+            bound = ((1 - confidence) / 2) ** (1 / self.clusters)
+            low, high = (bound, 1.0) if self.value == 1.0 else (0.0, 1 - bound)
+            return replace(found, low=low, high=high)
+        return found
+
+    def difference(self, reference: Distribution, *, confidence: float = CONFIDENCE) -> Estimate:
+        """This minus the reference, resample by resample; both of the same clusters and seed."""
+        return _estimate(self.value - reference.value, self.resampled - reference.resampled, self.samples, confidence)
+
+
+def distribution(
+    statistic: Statistic, *, clusters: Sequence[str] | NDArray[np.generic], resamples: int = RESAMPLES, seed: int = 0
+) -> Distribution:
+    """The statistic on all N samples and on ``resamples`` draws of their clusters."""
+    if len(clusters) == 0:
+        return Distribution(float("nan"), np.full(resamples, np.nan), 0, 0, False)
+    value = float(statistic(np.ones((1, len(clusters))))[0])
     spread = np.concatenate([statistic(rows) for rows in _resamples(clusters, resamples=resamples, seed=seed)])
+    return Distribution(value, spread, len(clusters), len(np.unique(np.asarray(clusters))), _is_share(statistic))
+
+
+def _estimate(value: float, resampled: NDArray[np.float64], samples: int, confidence: float) -> Estimate:
+    if samples == 0 or np.isnan(value) or np.isnan(resampled).all():
+        return Estimate(value, float("nan"), float("nan"), samples, confidence)
     tail = (1 - confidence) / 2
-    low, high = (float(x) for x in np.nanquantile(spread, [tail, 1 - tail]))
+    low, high = (float(x) for x in np.nanquantile(resampled, [tail, 1 - tail]))
     return Estimate(value, low, high, samples, confidence)
 
 
@@ -189,12 +201,3 @@ def _weighted_median(values: NDArray[np.float64], order: NDArray[np.intp], weigh
     lower = np.argmax(cumulative >= half, axis=1)
     upper = np.argmax(cumulative > half, axis=1)
     return np.asarray((values[lower] + values[upper]) / 2)
-
-
-def _weighted_macro_f1(
-    is_truth: NDArray[np.float64], is_predicted: NDArray[np.float64], weights: Weights
-) -> NDArray[np.float64]:
-    both = weights @ (is_truth * is_predicted)
-    either = weights @ (is_truth + is_predicted)
-    f1 = np.divide(2 * both, either, out=np.zeros_like(both), where=either > 0)
-    return np.asarray(f1.sum(axis=1) / np.maximum((either > 0).sum(axis=1), 1))

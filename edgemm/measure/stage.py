@@ -5,22 +5,19 @@ Writes ``measurements.jsonl`` (raw samples, the only source of every figure), ``
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.measure import accuracy, latency, metrics, table
-from edgemm.measure.accuracy import Scored
-from edgemm.measure.blame import blame, headline, headline_metric
-from edgemm.measure.examples import Example, Given, Hit, write_examples, write_thumbnail
+from edgemm.measure import accuracy, kept_scores, latency, metrics, table
+from edgemm.measure.blame import blame, headline
+from edgemm.measure.examples import Example, write_examples
 from edgemm.measure.measurement import (
     Environment,
     Kind,
@@ -30,14 +27,15 @@ from edgemm.measure.measurement import (
     read_measurements,
     write_measurements,
 )
-from edgemm.measure.scores import statistics
+from edgemm.measure.retrieval import embeddings
+from edgemm.measure.scores import Scored, headline_metric, statistics
+from edgemm.measure.shown import Shown, shown_examples
 from edgemm.recipe import MeasureConfig
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_tensorrt import unbuilt
 from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import BundleError, DeviceMissing
-from edgemm.runtime.images import decode_image
 from edgemm.runtime.manifest import Manifest, TargetEntry, TextInput
 from edgemm.runtime.session import ENGINES
 from edgemm.stage import Context
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
 
 MEASUREMENTS = "measurements.jsonl"
 TABLE = "table.md"
-PICTURES = "examples"
+UNITS = {"ranks": "rank", "answers": "class", "probabilities": "share", "values": "value", "similarities": "cosine"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,29 +118,28 @@ def measure_bundles(
     )
     for entry in ran:
         for s in scored[entry.sha256]:
-            kind: Kind = "ranks" if s.kind == "ranks" else "answers"
-            unit = "rank" if kind == "ranks" else "class"
-            found.append(_measurement(kind, entry, f"{s.split}: {s.task}", unit, s.samples, here, s.details))
+            kind: Kind = s.kind  # type: ignore[assignment]  # a Scored is of one of the five
+            found.append(_measurement(kind, entry, f"{s.split}: {s.task}", UNITS[s.kind], s.samples, here, s.details))
     if ran:
         found += _blamed(ran, splits, scored, config, context, here)
         samples = next(iter(splits.values()))
         found += _latencies(ran, samples, config, context, here)
     write_measurements(out / MEASUREMENTS, found, environments=[here])
     measured = read_measurements(out / MEASUREMENTS)
-    _write_text(out / TABLE, table.markdown(table.rows(measured)))
-    write_examples(out, _examples(ran, splits, scored, out, config, shown_groups) if ran and config.examples else [])
+    kept_scores.write_text(out / TABLE, table.markdown(table.rows(measured)))
+    write_examples(out, _shown(ran, splits, scored, out, config, shown_groups) if ran and config.examples else [])
     return measured
 
 
 def target_digest(manifest: Manifest, target: TargetEntry) -> str:
-    """sha256 of what one target runs: engines, graphs, tokenizers, labels; not the names of the files."""
+    """sha256 of what one target runs: engines, graphs, tokenizers, placeholders, labels; not the files' names."""
     return bytes_digest(
         target.engine, {name: manifest.files[path].sha256 for name, path in _files(manifest, target).items()}
     )
 
 
 def target_bytes(manifest: Manifest, target: TargetEntry) -> int:
-    """Bytes of what this target runs: graphs or plans, tokenizers, labels; each file once, the gallery apart."""
+    """Bytes of what this target runs: graphs or plans, tokenizers, placeholders, labels; each once, no gallery."""
     return sum(manifest.files[path].bytes for path in set(_files(manifest, target).values()))
 
 
@@ -155,6 +152,7 @@ def gallery_bytes(manifest: Manifest) -> int:
 def _files(manifest: Manifest, target: TargetEntry) -> dict[str, str]:
     files = {f"part:{part}": path for part, path in target.files.items()}
     files |= {f"tokenizer:{m}": raw.tokenizer for m, raw in manifest.inputs.items() if isinstance(raw, TextInput)}
+    files |= {f"placeholder:{value}": path for value, path in manifest.placeholders.items()}
     return files | ({"labels": manifest.labels} if manifest.labels else {})
 
 
@@ -242,39 +240,43 @@ def _accuracies(
                 entry.sha256,
                 encoder.sha256 if encoder is not None else None,
                 data,
-                *(_version(package) for package in (ENGINES[entry.target.engine][0], "Pillow", "tokenizers")),
-                config.examples,
+                *(
+                    kept_scores.version(package)
+                    for package in (ENGINES[entry.target.engine][0], "Pillow", "tokenizers")
+                ),
+                *(config.prompts, config.examples),
                 *shown_groups,
             ]
-            kept = _cache_file(context, key)
-            scored = _read_scores(kept)
+            kept = kept_scores.file_of(context, key)
+            scored = kept_scores.read(kept)
             if scored is None:
                 if encoder is not None and gallery is None:
-                    with _encoding(encoder, split, samples, context) as (bundle, advance):
-                        gallery = accuracy.embeddings(bundle, split, samples, advance=advance)
-                with _encoding(entry, split, samples, context) as (bundle, advance):
+                    with _encoding(encoder, split, samples, context, ()) as (bundle, advance):
+                        gallery = embeddings(bundle, split, samples, advance=advance)
+                with _encoding(entry, split, samples, context, config.prompts) as (bundle, advance):
                     scored = accuracy.score(
                         bundle,
                         split,
                         samples,
                         examples=config.examples,
                         shown_groups=shown_groups,
+                        prompts=config.prompts,
                         own=gallery if encoder is not None and entry.sha256 == encoder.sha256 else None,
                         gallery=gallery,
                         advance=advance,
                     )
-                _write_scores(kept, scored)
+                kept_scores.write(kept, scored)
             found[entry.sha256] += scored
     return found
 
 
 @contextmanager
 def _encoding(
-    entry: _Entry, split: str, samples: Sequence[Sample], context: Context
+    entry: _Entry, split: str, samples: Sequence[Sample], context: Context, prompts: Sequence[str]
 ) -> Iterator[tuple[Bundle, Callable[[int], None]]]:
     """The entry's open bundle, and a line of progress for the samples that it encodes."""
     assert entry.bundle is not None
-    total = accuracy.encodings(entry.bundle, samples)
+    total = accuracy.encodings(entry.bundle, samples, prompts=prompts)
     with context.progress.task(f"accuracy of {entry.name} on {split}", total=total) as task:
         yield entry.bundle, task.advance
 
@@ -289,8 +291,10 @@ def _latencies(
     """Latency, cold start and memory of every distinct artifact; all entries run here."""
     distinct = {e.name: e for e in {e.sha256: e for e in reversed(entries)}.values()}
     distinct = {e.name: e for e in entries if e.name in distinct}  # in the order of the table
-    modalities = [m for m in entries[0].manifest.inputs if getattr(samples[0], m, None) is not None]
-    inputs = latency.raw_inputs(samples, modalities)
+    takes = list(entries[0].manifest.inputs)
+    held = {s.id: [m for m in takes if s.raw(m) is not None] for s in samples}
+    modalities = max(held.values(), key=len)  # latency is that of everything that a sample of this split can have
+    inputs = latency.raw_inputs([s for s in samples if held[s.id] == modalities], modalities)
     opened = {name: (e.path, e.target.name, e.threads) for name, e in distinct.items()}
     with context.progress.task("latency, all variants interleaved", total=100) as task:
         percent = 0
@@ -355,7 +359,7 @@ def _blamed(
         ships.path, reference.path, split=split, samples=samples, target=ships.target.name, base=after,
         progress=context.progress,
     )  # fmt: skip
-    unit = "rank" if after.kind == "ranks" else "class"
+    unit = UNITS[after.kind]
     return [
         _measurement(
             "blame", ships, f"{split}: {found.task}: {part.part}", unit, part.restored.samples, here,
@@ -381,47 +385,7 @@ def _is_float_form(entry: _Entry, ships: _Entry) -> bool:
     )
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _cache_file(context: Context, key: Sequence[Any]) -> Path | None:
-    if context.cache is None:
-        return None
-    folder = context.cache / "scores"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
-
-
-def _read_scores(path: Path | None) -> list[Scored] | None:
-    """Scores kept by an earlier run; anything unreadable is measured again, as if it were not there."""
-    if path is None:
-        return None
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-        return [Scored(**{**record, "samples": tuple(record["samples"])}) for record in records]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _write_scores(path: Path | None, scored: Sequence[Scored]) -> None:
-    if path is not None:
-        _write_text(path, json.dumps([asdict(s) for s in scored], ensure_ascii=False))
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _examples(
+def _shown(
     entries: Sequence[_Entry],
     splits: Mapping[str, Sequence[Sample]],
     scored: Mapping[str, Sequence[Scored]],
@@ -431,73 +395,9 @@ def _examples(
 ) -> list[Example]:
     """What the first and the last variant give for a few samples of the first split."""
     first, last = entries[0], next(e for e in entries if e.variant == entries[-1].variant)
-    shown = list({e.sha256: e for e in (first, last)}.values())
-    (out / PICTURES).mkdir(exist_ok=True)
-    pictures = _Pictures(out)
     split, samples = next(iter(splits.items()))
-    results = [[s for s in scored[e.sha256] if s.split == split] for e in shown]
-    if answers := [s for result in results for s in result if s.task == "answers"]:
-        return _answer_examples(shown, answers, samples, pictures, config.examples, shown_groups)
-    tasks = [s.task for s in results[0] if s.examples]
-    if not tasks:
-        return []
-    task = next((t for t in accuracy.HEADLINES if t in tasks), tasks[0])
-    asked, wanted = task.removesuffix(accuracy.TEACHERS).split("→")
-    per_variant = [next(s.examples for s in result if s.task == task) for result in results]
-    examples = []
-    for i, example in enumerate(per_variant[0]):
-        given = tuple(
-            Given(
-                entry.variant,
-                tuple(
-                    Hit(pictures.add(hit["item"]) if wanted == "image" else None, str(hit["label"]), bool(hit["right"]))
-                    for hit in kept[i]["hits"]
-                ),
-            )
-            for entry, kept in zip(shown, per_variant, strict=True)
-        )
-        query = str(example["query"]) if asked == "text" else str(example["label"])
-        examples.append(Example(query, pictures.add(example["query"]) if asked == "image" else None, "", given))
-    return examples
-
-
-def _answer_examples(
-    entries: Sequence[_Entry],
-    answers: Sequence[Scored],
-    samples: Sequence[Sample],
-    pictures: _Pictures,
-    count: int,
-    shown_groups: Sequence[str],
-) -> list[Example]:
-    may = [i for i, s in enumerate(samples) if not shown_groups or s.group in shown_groups]
-    chosen = np.random.default_rng(0).permutation(may)[:count]
-    names = {e.sha256: e.manifest.labels and open_archive(e.path).read_strings(e.manifest.labels) for e in entries}
-    examples = []
-    for i in sorted(int(i) for i in chosen):
-        sample = samples[i]
-        given = tuple(
-            Given(
-                entry.variant,
-                answer=(names[entry.sha256] or ())[int(scored.samples[i])],
-                right=int(scored.samples[i]) == scored.details["truth"][i],
-            )
-            for entry, scored in zip(entries, answers, strict=True)
-        )
-        picture = pictures.add(str(sample.image)) if sample.image is not None else None
-        examples.append(Example(sample.text or sample.id, picture, str(sample.label), given))
-    return examples
-
-
-class _Pictures:
-    """Small copies of the pictures that examples show, each written once and named by number."""
-
-    def __init__(self, out: Path) -> None:
-        self._out = out
-        self._names: dict[str, str] = {}
-
-    def add(self, path: str) -> str:
-        if path not in self._names:
-            name = f"{PICTURES}/{len(self._names)}.png"
-            write_thumbnail(decode_image(path, where="example"), self._out / name)
-            self._names[path] = name
-        return self._names[path]
+    shown = [
+        Shown(e.variant, e.path, [s for s in scored[e.sha256] if s.split == split])
+        for e in {e.sha256: e for e in (first, last)}.values()
+    ]
+    return shown_examples(shown, samples, out, count=config.examples, shown_groups=shown_groups)

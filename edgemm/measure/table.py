@@ -13,11 +13,20 @@ from typing import Any, Literal
 import numpy as np
 
 from edgemm.measure import metrics, words
-from edgemm.measure.accuracy import HEADLINES, TEACHERS
-from edgemm.measure.blame import headline_metric
-from edgemm.measure.measurement import Measurement, Measurements
+from edgemm.measure.measurement import TASKS, Measurement, Measurements
 from edgemm.measure.metrics import Estimate
-from edgemm.measure.scores import statistics
+from edgemm.measure.scores import (
+    ANSWERS,
+    HEADLINE_METRICS,
+    IDENTIFICATION,
+    NOT_SHARES,
+    TEACHERS,
+    VERIFICATION,
+    headline_metric,
+    headline_task,
+    is_ablation,
+    statistics,
+)
 from edgemm.runtime.timing import Ratio, Summary, paired_ratio, summary
 
 END_TO_END = "end to end"
@@ -30,8 +39,9 @@ class Score:
 
     Args:
         split: evaluation split.
-        task: ``"text→image"``, ``"answers"``, or an ablation such as ``"text only (image shuffled)"``.
-        metric: ``"R@1"``, ``"R@10"``, ``"median rank"``, ``"accuracy"``, ``"accuracy, open"``, ``"macro F1"``.
+        task: ``"text→image"``, ``"answers"``, ``"verification"``, or an ablation such as
+            ``"text only (image shuffled)"`` or ``"answers, without audio"``.
+        metric: as ``scores.statistics`` names it: ``"R@1"``, ``"median rank"``, ``"accuracy, open"``, ``"macro F1"``.
         estimate: value and bootstrap interval; shares are 0..1.
         difference: to the reference row on the same samples (paired), None for the reference itself.
         chance: what the most frequent truth (classes) or a random order (retrieval) would get, where that is known.
@@ -46,8 +56,8 @@ class Score:
 
     @property
     def is_share(self) -> bool:
-        """Whether the value is a share (shown in %) rather than a rank."""
-        return self.metric != "median rank"
+        """Whether the value is a share (shown in %) rather than a rank, an error or a correlation."""
+        return self.metric not in NOT_SHARES
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +109,31 @@ def rows(measurements: Measurements, *, resamples: int = metrics.RESAMPLES) -> t
     if not sizes:
         raise ValueError("measurements hold no artifact size: nothing to tabulate")
     reference = next((s for s in sizes if measurements.has_accuracy(s.sha256)), sizes[0])
-    return tuple(_row(measurements, size, reference, resamples) for size in sizes)
+    held = _Distributions(resamples)
+    return tuple(_row(measurements, size, reference, held) for size in sizes)
 
 
-def _row(measurements: Measurements, size: Measurement, reference: Measurement, resamples: int) -> Row:
+class _Distributions:
+    """The bootstrap of each metric of each measurement, taken once: the reference's is asked for by every row."""
+
+    def __init__(self, resamples: int) -> None:
+        self._resamples = resamples
+        self._held: dict[int, dict[str, tuple[metrics.Distribution, float | None]]] = {}
+
+    def of(self, m: Measurement) -> Mapping[str, tuple[metrics.Distribution, float | None]]:
+        """Metric -> its distribution, and what chance would get."""
+        if id(m) not in self._held:
+            self._held[id(m)] = {
+                name: (
+                    metrics.distribution(found.statistic, clusters=found.clusters, resamples=self._resamples),
+                    found.chance,
+                )
+                for name, found in statistics(m).items()
+            }
+        return self._held[id(m)]
+
+
+def _row(measurements: Measurements, size: Measurement, reference: Measurement, held: _Distributions) -> Row:
     details = size.details
     scored = measurements.has_accuracy(size.sha256)
     latency = speedup = None
@@ -132,24 +163,19 @@ def _row(measurements: Measurements, size: Measurement, reference: Measurement, 
         part_ms=part_ms,
         starts={m.subject: _spread(m) for m in _same_bytes(measurements.of("cold-start"), size)} if scored else {},
         peak_bytes=_peak(measurements, size) if scored else None,
-        scores=tuple(_scores(measurements, size, reference, resamples)),
+        scores=tuple(_scores(measurements, size, reference, held)),
     )
 
 
-def _scores(measurements: Measurements, size: Measurement, reference: Measurement, resamples: int) -> list[Score]:
+def _scores(measurements: Measurements, size: Measurement, reference: Measurement, held: _Distributions) -> list[Score]:
     scores: list[Score] = []
-    for m in _same_bytes([*measurements.of("ranks"), *measurements.of("answers")], size):
+    for m in _same_bytes([m for kind in TASKS for m in measurements.of(kind)], size):
         others = [] if size.sha256 == reference.sha256 else _same_bytes(measurements.of(m.kind), reference)
         other = next((o for o in others if o.subject == m.subject and _same_samples(o, m)), None)
-        against = statistics(other) if other else {}
-        for metric, found in statistics(m).items():
-            difference = None
-            if metric in against:
-                difference = metrics.difference(
-                    found.statistic, against[metric].statistic, clusters=found.clusters, resamples=resamples
-                )
-            estimate = metrics.estimate(found.statistic, clusters=found.clusters, resamples=resamples)
-            scores.append(Score(m.details["split"], m.details["task"], metric, estimate, difference, found.chance))
+        against = held.of(other) if other else {}
+        for metric, (found, chance) in held.of(m).items():
+            difference = found.difference(against[metric][0]) if metric in against else None
+            scores.append(Score(m.details["split"], m.details["task"], metric, found.estimate(), difference, chance))
     return scores
 
 
@@ -165,7 +191,7 @@ def _same_bytes(measurements: Sequence[Measurement], size: Measurement) -> list[
 
 
 def _same_samples(one: Measurement, other: Measurement) -> bool:
-    return all(one.details.get(k) == other.details.get(k) for k in ("clusters", "truth", "repeats"))
+    return all(one.details.get(k) == other.details.get(k) for k in ("clusters", "truth", "repeats", "first", "second"))
 
 
 def _spread(m: Measurement) -> Spread:
@@ -198,42 +224,47 @@ def default_row(rows: Sequence[Row]) -> Row | None:
 
 
 def headline_score(row: Row) -> Score | None:
-    """The score that stands for a row: R@10 of text→image (or the first task) on the first split, or the accuracy.
+    """The score that stands for a row, on the first split.
 
-    In the gallery that ships: the teacher's, where it embedded that.
+    R@10 of text→image (or the first task) of a dual encoder, in the gallery that ships: the teacher's, where it
+    embedded that. Rank-1 identification of an embedder; accuracy, macro average precision or R² of answers.
     """
-    candidates = [s for s in row.scores if s.metric in ("R@10", "accuracy") and not is_ablation(s)]
-    candidates = [s for s in candidates if s.split == candidates[0].split]
-    for task in HEADLINES:
-        if found := next((s for s in candidates if s.task == task), None):
-            return found
-    return candidates[0] if candidates else None
+    candidates = [s for s in row.scores if s.metric in HEADLINE_METRICS and not is_ablation(s.task)]
+    if not candidates:
+        return None
+    first = {s.task: s for s in reversed(candidates) if s.split == candidates[0].split}
+    return first[headline_task([s.task for s in candidates if s.split == candidates[0].split])]
 
 
-def is_ablation(score: Score) -> bool:
-    """Whether a modality was taken away."""
-    return " only (" in score.task
+_COLUMNS = ("R@1", "R@10", "rank-1", "rank-5", "macro average precision", "micro F1", "R²", "MAE")
 
 
 def table_scores(rows: Sequence[Row]) -> tuple[tuple[str, str, str], ...]:
     """(split, task, metric) of the scores that get a column.
 
-    For retrieval R@1 and R@10 of the headline's task on every split, and R@10 in the row's own gallery; for answers the
-    accuracies, and with one modality alone, the other shuffled. The rest is in the report.
+    The chief metrics of the headline's task on every split, and R@10 in the row's own gallery. Beside answers what is
+    left with one modality missing, or, where the model has no placeholders, with one alone and the others shuffled;
+    beside retrieval zero-shot top-1; beside identification the strictest true accept rate. The rest is in the report.
     """
     headline = next((s for row in rows if (s := headline_score(row))), None)
     if headline is None:
         return ()
-    return tuple(
-        dict.fromkeys(
-            (s.split, s.task, s.metric)
-            for row in rows
-            for s in row.scores
-            if (s.task == headline.task and (s.metric in ("R@1", "R@10") or s.metric.startswith("accuracy")))
-            or (s.metric == "R@10" and f"{s.task}{TEACHERS}" == headline.task)
-            or (is_ablation(s) and s.metric == "accuracy" and s.task.endswith("shuffled)"))
-        )
-    )
+    everything = [s for row in rows for s in row.scores]
+    missable = any(s.task.startswith(f"{ANSWERS}, without ") for s in everything)
+    strictest = next((s.metric for s in reversed(everything) if s.metric.startswith("TAR at FAR")), "ROC-AUC")
+
+    def has_column(s: Score) -> bool:
+        if s.task == headline.task:
+            return s.metric in _COLUMNS or s.metric.startswith("accuracy")
+        if is_ablation(s.task):
+            ending = " and " not in s.task and ", without " in s.task if missable else s.task.endswith("shuffled)")
+            return ending and s.metric == headline.metric
+        if s.task == VERIFICATION:
+            return s.metric == strictest
+        own = s.metric == "R@10" and f"{s.task}{TEACHERS}" == headline.task
+        return own or (s.task.startswith("zero-shot ") and s.metric == "top-1")
+
+    return tuple(dict.fromkeys((s.split, s.task, s.metric) for s in everything if has_column(s)))
 
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
@@ -265,7 +296,10 @@ def _markdown_table(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> st
 
 
 def _column(split: str, task: str, metric: str, columns: Sequence[tuple[str, str, str]]) -> str:
-    what = task.split(" (")[0] if " only (" in task else metric if task == "answers" else f"{metric} {task}"
+    if is_ablation(task):
+        what = task.split(" (")[0].removeprefix(f"{ANSWERS}, ")
+    else:
+        what = metric if task in (ANSWERS, IDENTIFICATION, VERIFICATION) else f"{metric} {task}"
     return f"{what}, {split}" if len({c[0] for c in columns}) > 1 else what
 
 
@@ -325,7 +359,7 @@ def blame_cells(
         metric = headline_metric(restored)
         after, before = statistics(restored)[metric], statistics(base)[metric]
         gain = metrics.difference(after.statistic, before.statistic, clusters=before.clusters, resamples=resamples)
-        what = metric if task == "answers" else f"{metric} {task}"
+        what = metric if task == ANSWERS else f"{metric} {task}"
         header = [f"back to float32 in {m.variant}, {m.target}", f"regains points of {what}, {split}", "costs bytes"]
         more = f"+{words.size(m.details['extra_bytes'])}"
         found.append((gain.value, [Cell(m.details["part"]), Cell(words.points(gain)), Cell(more)]))

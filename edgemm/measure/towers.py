@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure.encode import encode, read_item, split_chain
+from edgemm.measure.encode import encode, split_chain
 from edgemm.measure.metrics import retrieval_ranks
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, DataError
@@ -72,7 +72,7 @@ def embed(
         if len(own) != 1:
             continue
         items = distinct(samples, modality)
-        read = [read_item(bundle, modality, raw) for raw in items]
+        read = list(items)
         rows = encode(bundle, modality, read, own, advance=advance)[own[0]]
         vectors = np.concatenate(rows).astype(np.float32)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from edgemm.measure.attention import Watched, grid, look, word_weights
 from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions, answers, losses
-from edgemm.measure.encode import read_item
 from edgemm.measure.examples import thumbnail
 from edgemm.measure.towers import Embedded, Search
 from edgemm.report import figures
@@ -190,7 +189,7 @@ def retrieval_cases(
                     rank, among = int(search.ranks[i]), len(embedded[name][gallery].labels)
                     hits = [_found(viewer.bundle, gallery, embedded[name][gallery], j, asked.labels[i])
                             for j in search.nearest[i]]  # fmt: skip
-                    seen = viewer.see({query: read_item(viewer.bundle, query, asked.raws[i])})
+                    seen = viewer.see({query: asked.raws[i]})
                     told.append(Answer(name, f"rank {rank}", rank == 1, f"of {among}", hits, seen))
                 cases.append(_case(viewers[last].bundle, {query: asked.raws[i]}, asked.labels[i], told))
                 task.advance()
@@ -203,7 +202,7 @@ def retrieval_cases(
 
 def _given(bundle: Bundle, sample: Sample) -> dict[str, Any]:
     """The raw modalities of a sample, as ``predict`` takes them."""
-    return {m: read_item(bundle, m, raw) for m in bundle.manifest.inputs if (raw := sample.raw(m)) is not None}
+    return {m: raw for m in bundle.manifest.inputs if (raw := sample.raw(m)) is not None}
 
 
 def _agreement(names: Sequence[str], right: Mapping[str, Sequence[bool]]) -> str:

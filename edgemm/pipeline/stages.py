@@ -92,7 +92,7 @@ def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
             gallery_samples(dataset, recipe.pack)
     if "measure" in recipe.stages:
         for split in dataset.evaluate:
-            check_samples(split, dataset.split(split), classifies=recipe.family == "fusion-classifier")
+            check_samples(split, dataset.split(split), family=recipe.family, modalities=("image", "text"))
     check_calibration(recipe, dataset)
     corridor = _Corridor(recipe, dataset)
     models = corridor.models()

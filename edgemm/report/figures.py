@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -185,6 +185,85 @@ def waveform(samples: NDArray[np.float32], weights: NDArray[np.floating], *, rat
 
     peak = float(np.argmax(columns)) * seconds / len(columns)
     return _drawing(draw, name=name, said=f"Weights over {seconds:.1f} s; the most at {peak:.1f} s.", height=1.7)
+
+
+def confusion(counts: NDArray[np.int64], *, labels: Sequence[str], name: str) -> Drawing:
+    """Truth (rows) against answer (columns); a cell is as strong as its share of the row. counts: (C, C)."""
+    classes = len(labels)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+    def draw(axes: Axes, wide: bool) -> None:
+        from matplotlib.patches import Rectangle
+
+        for row, column in np.argwhere(counts):
+            axes.add_patch(
+                Rectangle(
+                    (column - 0.48, row - 0.48), 0.96, 0.96, linewidth=0, zorder=2,
+                    facecolor=_ACCENT if row == column else _SERIES[3], alpha=0.12 + 0.88 * shares[row, column],
+                )
+            )  # fmt: skip
+            if classes <= (12 if wide else 6):
+                axes.annotate(
+                    str(counts[row, column]), (column, row), ha="center", va="center", color=_INK, fontsize=10, zorder=3
+                )
+        axes.set_xlim(-0.5, classes - 0.5)
+        axes.set_ylim(classes - 0.5, -0.5)
+        longest = 16 if wide else 9
+        axes.set_xticks(range(classes), [_short(label, longest) for label in labels], rotation=90)
+        axes.set_yticks(range(classes), [_short(label, longest) for label in labels])
+        axes.tick_params(length=0, labelsize=10 if classes <= 12 else 8)
+        axes.set_xlabel("answer")
+        axes.set_ylabel("truth")
+
+    worst = sorted(((int(counts[r, c]), r, c) for r, c in np.argwhere(counts) if r != c), reverse=True)[:3]
+    said = "; ".join(f"{labels[r]} taken for {labels[c]}: {n}" for n, r, c in worst) or "nothing is confused"
+    height = 2.6 + 0.24 * max(classes, 4)
+    return _drawing(draw, name=name, said=f"Confusion of {classes} classes. Most often: {said}.", height=height)
+
+
+def roc(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], *, name: str) -> Drawing:
+    """Name -> (false, true) accept rates, (T,) each; false accepts on a log scale, where strict thresholds lie."""
+    least = min(float(far[far > 0].min()) for far, _ in curves.values())
+
+    def draw(axes: Axes, wide: bool) -> None:
+        from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+        colours = _colours(list(curves))
+        for series, (far, tar) in curves.items():
+            shown = _few(far)
+            axes.step(
+                np.maximum(far[shown], least), tar[shown] * 100, where="post", color=colours[series], linewidth=1.8,
+                label=_short(series), zorder=3,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xlim(least, 1)
+        decades = [10.0**power for power in range(math.ceil(math.log10(least)), 1)]
+        axes.xaxis.set_major_locator(FixedLocator(decades))
+        axes.xaxis.set_major_formatter(FixedFormatter([f"{100 * far:g} %" for far in decades]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(0, 102)
+        axes.set_xlabel(
+            "false accepts, share of pairs of different identities (log)" if wide else "false accepts (log)"
+        )
+        axes.set_ylabel("true accepts, %")
+        axes.grid(True, color=_LINE, linewidth=0.6)
+        axes.legend(loc="lower right", frameon=False)
+
+    said = "; ".join(
+        f"{series}: {words.percent(float(tar[(far <= 0.01).nonzero()[0][-1]]))} at 1 % false accepts"
+        for series, (far, tar) in curves.items()
+    )
+    return _drawing(draw, name=name, said=f"True against false accept rate. {said}.", height=4.2)
+
+
+def _few(far: NDArray[np.float64], most: int = 600) -> NDArray[np.intp]:
+    """Places of the corners of a curve: of runs of equal false accept rate the last, thinned evenly in log scale."""
+    last = np.flatnonzero(np.append(np.diff(far) > 0, True))
+    if len(last) <= most:
+        return last
+    places = np.log10(np.maximum(far[last], far[far > 0].min()))
+    wanted = np.linspace(places[0], places[-1], most)
+    return np.unique(last[np.minimum(np.searchsorted(places, wanted), len(last) - 1)])
 
 
 def _colours(series: Sequence[str]) -> dict[str, str]:

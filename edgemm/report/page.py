@@ -23,16 +23,15 @@ from edgemm.measure.measurement import Measurements
 from edgemm.measure.table import (
     IMAGE_DECODING,
     Row,
-    Score,
     blame_cells,
     cells,
     default_row,
     headline_score,
-    is_ablation,
     part_cells,
     reference_row,
 )
-from edgemm.report import figures
+from edgemm.report import evidence, figures
+from edgemm.report.evidence import cell
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.timing import summary
 
@@ -131,8 +130,12 @@ def render(
         "table": _table(rows, ships),
         "parts": _parts(rows),
         "blame": _blame(measurements),
-        "scores": _scores(rows),
-        "ablations": _ablations(rows),
+        "scores": evidence.score_tables(rows),
+        "class_tables": evidence.class_tables(rows, measurements),
+        "confusions": evidence.confusions(rows, measurements),
+        "roc": evidence.roc_curves(rows, measurements),
+        "ablations": evidence.ablations(rows),
+        "missing": evidence.missing(rows),
         "examples": _examples(examples, pictures),
         "examples_note": _examples_note(examples),
         "gallery": words.size(max((r.gallery_bytes for r in rows), default=0) or None),
@@ -303,86 +306,13 @@ def _parts(rows: Sequence[Row]) -> dict[str, Any] | None:
         "bars": bars,
         "legend": [{"name": n, "series": series[n]} for n in names],
         "header": header,
-        "rows": [[_cell(c.main, c.small) for c in line] for line in body],
+        "rows": [[cell(c.main, c.small) for c in line] for line in body],
     }
 
 
 def _blame(measurements: Measurements) -> dict[str, Any] | None:
     header, body = blame_cells(measurements)
     return {"header": header, "rows": [[c.main for c in line] for line in body]} if body else None
-
-
-def _scores(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One table per split and task, ablations apart."""
-    blocks: list[dict[str, Any]] = []
-    keys = dict.fromkeys((s.split, s.task) for r in rows for s in r.scores if not is_ablation(s))
-    for split, task in keys:
-        named = list(dict.fromkeys(s.metric for r in rows for s in r.scores if (s.split, s.task) == (split, task)))
-        body = []
-        chance: dict[str, str] = {}
-        count = 0
-        for row in rows:
-            scores = [row.score(split, task, metric) for metric in named]
-            if not any(scores):
-                continue
-            body.append([_cell(f"{row.variant}, {row.target}"), *(_score_cell(s) for s in scores)])
-            count = max([count, *(s.estimate.samples for s in scores if s)])
-            chance.update({s.metric: words.percent(s.chance) for s in scores if s and s.chance is not None})
-        if chance:
-            body.append([_cell("chance"), *(_cell(chance.get(metric, "")) for metric in named)])
-        title = f"{split}: {task}" if task != "answers" else split
-        blocks.append({"title": f"{title} ({count} samples)", "header": ["variant, target", *named], "rows": body})
-    return blocks
-
-
-def _cell(main: str, small: str = "") -> dict[str, str]:
-    return {"main": main, "small": small}
-
-
-def _score_cell(score: Score | None) -> dict[str, str]:
-    if score is None:
-        return _cell("")
-    return _cell(words.score_with_interval(score), words.points(score.difference) if score.is_share else "")
-
-
-def _ablations(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Per split: bars with both modalities and with one (the other shuffled), and a table of all ablations."""
-    blocks: list[dict[str, Any]] = []
-    for split in dict.fromkeys(s.split for r in rows for s in r.scores if is_ablation(s)):
-        here = [s for r in rows for s in r.scores if s.split == split and (s.task == "answers" or is_ablation(s))]
-        tasks = list(dict.fromkeys(s.task for s in here))
-        bars, table, chance = [], [], ""
-        for row in rows:
-            scores = {task: row.score(split, task, "accuracy") for task in tasks}
-            if not any(scores.values()):
-                continue
-            table.append([_cell(f"{row.variant}, {row.target}"), *(_score_cell(s) for s in scores.values())])
-            for task, score in scores.items():
-                if score is None or not (task == "answers" or task.endswith("shuffled)")):
-                    continue
-                whole = task == "answers"
-                if whole and score.chance:
-                    chance = f"{100 * score.chance:.1f}"
-                bars.append(
-                    {
-                        "name": f"{row.variant}, {row.target}" if whole else task,
-                        "sub": not whole,
-                        "said": f"{row.variant} {task}: {words.score_value(score)}",
-                        "width": f"{100 * score.estimate.value:.1f}",
-                        "series": 5 if whole else 2 if task.startswith("text") else 3,
-                        "value": words.score_with_interval(score),
-                    }
-                )
-        blocks.append(
-            {
-                "title": f"{split}: accuracy with both, and with one alone",
-                "bars": bars,
-                "chance": chance,
-                "header": ["variant, target", *("both" if t == "answers" else t for t in tasks)],
-                "rows": table,
-            }
-        )
-    return blocks
 
 
 def _examples(examples: Sequence[Example], pictures: Path | None) -> list[dict[str, Any]]:

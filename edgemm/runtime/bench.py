@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import numpy as np
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import InputError
+from edgemm.runtime.fields import one_line
 from edgemm.runtime.images import decode_image
-from edgemm.runtime.manifest import AudioInput, ImageInput, TextInput
+from edgemm.runtime.manifest import AudioInput, ImageInput, TensorInput, TextInput
 from edgemm.runtime.signature import DimRange, TensorSpec
 from edgemm.runtime.timing import FLOORS, Estimate, sample_latencies, summary, warm_until_stable
 from edgemm.runtime.waveforms import decode_audio
@@ -35,7 +37,7 @@ def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, se
         arrays) is a line of its own; end to end starts from arrays and strings and ends with the outputs.
     """
     sample, source = _sample(bundle, given, seed)
-    decoded = {modality: _decoded(bundle, modality, raw) for modality, raw in sample.items()}
+    decoded = {modality: decoded_input(bundle, modality, raw) for modality, raw in sample.items()}
     parts = bundle.plan(sample)
     load_ms = {}
     for part in parts:
@@ -121,13 +123,18 @@ def _sample(bundle: Bundle, given: Mapping[str, Any], seed: int) -> tuple[dict[s
     return _noise(bundle, seed), "noise of the usual size"
 
 
-def _decoded(bundle: Bundle, modality: str, raw: Any) -> Any:
-    """The raw sample with its file decoded: what an application with a camera or a microphone holds."""
+def decoded_input(bundle: Bundle, modality: str, raw: Any) -> Any:
+    """The raw sample with its file decoded: what an application with a camera, a microphone or a sensor holds."""
     kind = bundle.manifest.inputs[modality]
     if isinstance(kind, ImageInput):
         return decode_image(raw, where=modality)
     if isinstance(kind, AudioInput):
         return decode_audio(raw, sample_rate=kind.sample_rate, where=modality)
+    if isinstance(kind, TensorInput) and isinstance(raw, (str, PathLike)):
+        try:
+            return np.load(raw, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{modality}: {raw} is no .npy array: {one_line(error)}") from error
     return raw
 
 

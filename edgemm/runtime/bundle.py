@@ -215,11 +215,15 @@ class Bundle:
         """The values that raw samples become, before any part runs: what a measurement of the parts starts from."""
         return self._inputs.values(self._inputs.samples(given))
 
-    def run(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        """Run every part whose inputs exist or have a placeholder; returns the given values and all that were made."""
+    def run(self, values: Mapping[str, Value], *, stand_in: bool = True) -> dict[str, Value]:
+        """Run every part whose inputs exist; returns the given values and all that were made.
+
+        Args:
+            stand_in: count a value that has a placeholder as one that exists.
+        """
         known = dict(values)
         for part in self._parts.values():
-            if all(name in known or name in self.manifest.placeholders for name in part.input_names):
+            if all(name in known or (stand_in and name in self.manifest.placeholders) for name in part.input_names):
                 self._stand_in(part, known)
                 _run_part(part, known)
         return known
@@ -346,11 +350,15 @@ class Bundle:
             return
         for name in part.input_names:
             if name not in values:
-                if name not in self._placeholders:
-                    path = self.manifest.placeholders[name]
-                    self._placeholders[name] = load_array(self.archive.read(path), path)
                 count = max(len(value) for value in values.values())
-                values[name] = np.repeat(self._placeholders[name], count, axis=0)
+                values[name] = np.repeat(self.placeholder(name), count, axis=0)
+
+    def placeholder(self, name: str) -> Array:
+        """What stands in for that value where its modality is missing: (1, ...)."""
+        if name not in self._placeholders:
+            path = self.manifest.placeholders[name]
+            self._placeholders[name] = load_array(self.archive.read(path), path)
+        return self._placeholders[name]
 
     def _run_in_pieces(
         self, parts: Iterable[Part], outputs: tuple[str, ...], samples: Mapping[str, Samples], limit: int

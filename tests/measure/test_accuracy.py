@@ -10,7 +10,10 @@ import pytest
 from colours import question_samples, retrieval_samples, retriever
 
 from edgemm.measure import accuracy
+from edgemm.measure.answers import _other_samples
 from edgemm.measure.encode import combine, encode, split_chain
+from edgemm.measure.retrieval import embeddings
+from edgemm.measure.scores import TEACHERS
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, DataError
 
@@ -81,7 +84,7 @@ def test_a_classifier_is_scored_with_each_modality_alone(
 def test_a_shuffle_gives_no_sample_its_own_item_and_uses_each_as_often() -> None:
     which = np.array([0, 0, 0, 1, 2, 2, 3, 4, 4, 4])
     for seed in range(20):
-        turned = accuracy._other_samples(which, seed)
+        turned = _other_samples(which, seed)
         assert not (turned == which).any()
         assert sorted(turned) == sorted(which)
 
@@ -114,7 +117,7 @@ def test_samples_that_lack_a_modality_are_refused(good_classifier: Path, tmp_pat
         accuracy.score(Bundle.open(good_classifier), "test", samples)
     with pytest.raises(DataError, match="no samples"):
         accuracy.score(Bundle.open(good_classifier), "test", [])
-    with pytest.raises(DataError, match="needs labels"):
+    with pytest.raises(DataError, match="no label, which"):
         accuracy.score(Bundle.open(good_classifier), "test", [replace(samples[0], label=None)])
 
 
@@ -139,10 +142,10 @@ def test_a_gallery_of_the_teacher_is_searched_with_the_bundles_own_queries(
 ) -> None:
     samples = retrieval_samples(tmp_path)
     teacher, bundle = Bundle.open(good_retriever), Bundle.open(retriever(tmp_path / "n", noise=0.5, wide=64))
-    gallery = accuracy.embeddings(teacher, "u", samples)
-    own = accuracy.embeddings(bundle, "u", samples)
+    gallery = embeddings(teacher, "u", samples)
+    own = embeddings(bundle, "u", samples)
     found = {s.task: s for s in accuracy.score(bundle, "u", samples, gallery=gallery)}
-    assert set(found) == {f"{t}{g}" for t in ("text→image", "image→text") for g in ("", accuracy.TEACHERS)}
+    assert set(found) == {f"{t}{g}" for t in ("text→image", "image→text") for g in ("", TEACHERS)}
     words = list(dict.fromkeys(s.text for s in samples))
     for task, vectors in (("text→image", own), ("text→image, teacher's gallery", gallery)):
         assert found[task].details["task"] == task
@@ -158,6 +161,6 @@ def test_a_gallery_of_the_teacher_is_searched_with_the_bundles_own_queries(
 def test_a_gallery_in_another_space_is_refused(good_retriever: Path, tmp_path: Path) -> None:
     samples = retrieval_samples(tmp_path)
     gallery = {m: np.zeros((len(v), 7), np.float32) for m, v in
-               accuracy.embeddings(Bundle.open(good_retriever), "u", samples).items()}  # fmt: skip
+               embeddings(Bundle.open(good_retriever), "u", samples).items()}  # fmt: skip
     with pytest.raises(BundleError, match=r'dimensions, those of the gallery have 7; .*gallery_encoder = "bundle"'):
         accuracy.score(Bundle.open(good_retriever), "u", samples, gallery=gallery)

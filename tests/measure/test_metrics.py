@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edgemm.measure import metrics
+from edgemm.measure.class_metrics import macro, one_hot
 
 
 def plain_rank(scores: list[float], positive: list[bool]) -> int:
@@ -50,7 +51,7 @@ def test_metrics_at_unit_weights_are_the_plain_metrics() -> None:
     assert metrics.median_of(ranks)(ones)[0] == np.median(ranks)
     assert metrics.median_of(ranks[:100])(ones[:, :100])[0] == np.median(ranks[:100])
     truth, predicted = rng.integers(0, 7, 101), rng.integers(0, 8, 101)
-    assert metrics.macro_f1(truth, predicted)(ones)[0] == pytest.approx(
+    assert macro("F1", *one_hot(truth, predicted))(ones)[0] == pytest.approx(
         plain_macro_f1(truth.tolist(), predicted.tolist())
     )
 
@@ -62,7 +63,7 @@ def test_weights_mean_the_same_as_repeating_the_samples() -> None:
     for row in weights:
         repeated = np.repeat(np.arange(30), row.astype(int))
         expected = plain_macro_f1(truth[repeated].tolist(), predicted[repeated].tolist())
-        assert metrics.macro_f1(truth, predicted)(row[None])[0] == pytest.approx(expected)
+        assert macro("F1", *one_hot(truth, predicted))(row[None])[0] == pytest.approx(expected)
         assert metrics.median_of(truth)(row[None])[0] == np.median(truth[repeated])
         assert metrics.mean_of(truth.astype(float))(row[None])[0] == pytest.approx(truth[repeated].mean())
 
@@ -112,7 +113,7 @@ def test_only_a_share_gets_the_binomial_bound() -> None:
     ranks = metrics.estimate(metrics.median_of(np.ones(50)), clusters=np.arange(50))
     assert (ranks.low, ranks.value, ranks.high) == (1.0, 1.0, 1.0)  # no rank is below 1
     classes = np.arange(50) % 5
-    f1 = metrics.estimate(metrics.macro_f1(classes, classes), clusters=np.arange(50))
+    f1 = metrics.estimate(macro("F1", *one_hot(classes, classes)), clusters=np.arange(50))
     assert (f1.low, f1.value, f1.high) == (1.0, 1.0, 1.0)
     halves = metrics.estimate(metrics.mean_of(np.tile([0.5, 1.5], 25)), clusters=np.repeat(np.arange(25), 2))
     assert halves.low == halves.high == 1.0  # a mean of 1, but of no zeros and ones

@@ -1,0 +1,238 @@
+"""Answers of a classifier or regressor: with all modalities, with one at a time taken away, and with some missing.
+
+What one modality alone leads to was encoded once; every question here only combines it. A modality is taken away by
+giving each sample another's (shuffled) or the average (mean), and is missing where the bundle's placeholders stand in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgemm.measure.encode import Rows, combine, encode, split_chain
+from edgemm.measure.scores import ANSWERS, Scored
+from edgemm.runtime.bundle import Bundle, Part
+from edgemm.runtime.errors import DataError
+
+if TYPE_CHECKING:
+    from edgemm.data.dataset import Sample
+
+SHUFFLES = 3
+KINDS = {"single-label": "answers", "multi-label": "probabilities", "regression": "values"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """What every sample's modalities lead to by themselves.
+
+    Args:
+        rows: modality -> its values, one row for each distinct raw sample.
+        which: modality -> (samples,) the row of each sample, -1 where it lacks the modality.
+        joint: the parts where modalities meet.
+        stand_ins: value -> what stands in where it is missing.
+    """
+
+    bundle: Bundle
+    output: str
+    rows: Mapping[str, Rows]
+    which: Mapping[str, np.ndarray]
+    joint: Sequence[Part]
+    stand_ins: Mapping[str, np.ndarray]
+
+    def values(self, which: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+        """Each value's rows in the order of the samples."""
+        return {
+            name: [self.stand_ins[name] if i < 0 else made[i] for i in which[modality]]
+            for modality, by_name in self.rows.items()
+            for name, made in by_name.items()
+            if name in self.stand_ins or (which[modality] >= 0).all()
+        }
+
+    def answer(self, values: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
+        """(samples, ...) the output."""
+        if self.joint:
+            return combine(self.bundle, self.joint, values, self.output)
+        return np.concatenate(list(values[self.output]))
+
+
+def droppable(bundle: Bundle) -> tuple[str, ...]:
+    """The modalities that may be missing: placeholders stand in for everything that the joint parts take of them."""
+    chain = split_chain(bundle, tuple(bundle.manifest.inputs))
+    taken = {name for part in chain.joint for name in part.input_names}
+    held = bundle.manifest.placeholders
+    return tuple(
+        m for m, names in chain.alone.items() if (own := taken.intersection(names)) and all(n in held for n in own)
+    )
+
+
+def check_modalities(
+    split: str, samples: Sequence[Sample], modalities: Sequence[str], may_lack: Collection[str]
+) -> None:
+    """Raises DataError naming a modality that a sample lacks and can't do without."""
+    for modality in modalities:
+        lacking = [s for s in samples if s.raw(modality) is None]
+        if not lacking or modality in may_lack:
+            continue
+        if len(lacking) == len(samples):
+            raise DataError(f"split '{split}': no sample has {modality}, which the model takes; it has no placeholder")
+        raise DataError(
+            f"split '{split}', sample '{lacking[0].id}': no {modality}, which others of the split have; the model has "
+            "no placeholder that stands in"
+        )
+    if bare := next((s for s in samples if all(s.raw(m) is None for m in modalities)), None):
+        raise DataError(f"split '{split}', sample '{bare.id}': has none of {', '.join(modalities)}")
+
+
+def check_truth(split: str, samples: Sequence[Sample], task: str) -> None:
+    """Raises DataError naming a sample without the truth that the task is measured by."""
+    if task == "regression":
+        if empty := next((s for s in samples if s.value is None), None):
+            raise DataError(f"split '{split}', sample '{empty.id}': no value, which a regression is measured by")
+    elif task == "multi-label":
+        if not any(s.labels for s in samples):
+            raise DataError(f"split '{split}': no sample has labels, which a multi-label classifier is measured by")
+    elif empty := next((s for s in samples if s.label is None), None):
+        raise DataError(f"split '{split}', sample '{empty.id}': no label, which a classifier is measured by")
+
+
+def answers(
+    bundle: Bundle, split: str, samples: Sequence[Sample], *, advance: Callable[[int], None] = lambda _: None
+) -> list[Scored]:
+    """The bundle's answers, its ablations, and its answers with modalities missing where it has placeholders.
+
+    Raises:
+        DataError: a sample that lacks the truth, or a modality that nothing stands in for.
+        BundleError: outputs that are not finite.
+    """
+    task = bundle.manifest.task or "single-label"
+    held = bundle.manifest.labels
+    labels = bundle.archive.read_strings(held) if held and task != "regression" else ()
+    if not labels and task != "regression":
+        raise DataError(f"bundle '{bundle.manifest.name}', split '{split}': a classifier needs labels; it has none")
+    check_truth(split, samples, task)
+    missable = droppable(bundle)
+    check_modalities(split, samples, tuple(bundle.manifest.inputs), missable)
+    encoded = _encoded(bundle, samples, "value" if task == "regression" else "logits", advance)
+    kind = KINDS[task]
+    shared = _shared(split, samples, task, labels)
+
+    def scored(name: str, made: Sequence[np.ndarray], **details: Any) -> Scored:
+        taken = tuple(x for output in made for x in _raw(output, task))
+        return Scored(kind, split, name, taken, {**shared, "task": name, **details})
+
+    whole = encoded.answer(encoded.values(encoded.which))
+    found = [scored(ANSWERS, [whole], **({"labels": list(labels)} if labels else {}))]
+    there = [m for m, which in encoded.which.items() if (which >= 0).any()]
+    if len(there) < 2:
+        return found
+    for kept in there:
+        others = [m for m in there if m != kept]
+        shuffles = [_shuffled(encoded.which, others, seed) for seed in range(SHUFFLES)]
+        name = f"{kept} only ({' and '.join(others)} shuffled)"
+        made = [encoded.answer(encoded.values(which)) for which in shuffles]
+        found.append(scored(name, made, repeats=SHUFFLES))
+        if all(_can_average(values) for m in others for values in encoded.rows[m].values()):
+            name = f"{kept} only ({' and '.join(others)} mean)"
+            found.append(scored(name, [encoded.answer(_averaged(encoded, others))]))
+    droppable_here = [m for m in there if m in missable]
+    for size in (1, 2):
+        for missing in combinations(droppable_here, size):
+            if size == len(there):
+                continue
+            which = {m: np.full_like(w, -1) if m in missing else w for m, w in encoded.which.items()}
+            name = f"{ANSWERS}, without {' and '.join(missing)}"
+            found.append(scored(name, [encoded.answer(encoded.values(which))]))
+    return found
+
+
+def _encoded(bundle: Bundle, samples: Sequence[Sample], output: str, advance: Callable[[int], None]) -> _Encoded:
+    chain = split_chain(bundle, tuple(bundle.manifest.inputs))
+    rows: dict[str, Rows] = {}
+    which: dict[str, np.ndarray] = {}
+    stand_ins: dict[str, np.ndarray] = {}
+    for modality, names in chain.alone.items():
+        place = {raw: i for i, raw in enumerate(distinct_raws(samples, modality))}
+        which[modality] = np.array([-1 if (raw := s.raw(modality)) is None else place[raw] for s in samples])
+        rows[modality] = (
+            encode(bundle, modality, list(place), names, advance=advance) if place else {n: [] for n in names}
+        )
+        stand_ins |= {name: bundle.placeholder(name) for name in names if name in bundle.manifest.placeholders}
+    return _Encoded(bundle, output, rows, which, chain.joint, stand_ins)
+
+
+def distinct_raws(samples: Sequence[Sample], modality: str) -> list[Any]:
+    """The raw samples of one modality, each once, in their first order."""
+    return list(dict.fromkeys(raw for s in samples if (raw := s.raw(modality)) is not None))
+
+
+def _shared(split: str, samples: Sequence[Sample], task: str, labels: Sequence[str]) -> dict[str, Any]:
+    index = {label: i for i, label in enumerate(labels)}
+    truth: list[Any]
+    if task == "regression":
+        truth = [s.value for s in samples]
+    elif task == "multi-label":
+        truth = [sorted(index.get(label, -1) for label in s.labels) for s in samples]
+    else:
+        truth = [index.get(str(s.label), -1) for s in samples]
+    # Questions about one file are not independent. The paths themselves say nothing.
+    files = [str(s.image or s.audio or next(iter(s.tensors.values()), s.id)) for s in samples]
+    names = {file: f"c{i}" for i, file in enumerate(dict.fromkeys(files))}
+    shared = {
+        "split": split,
+        "truth": truth,
+        "groups": [s.group for s in samples],
+        "clusters": [names[file] for file in files],
+    }
+    return {**shared, "classes": len(labels)} if task == "multi-label" else shared
+
+
+def _raw(output: np.ndarray, task: str) -> list[float]:
+    """What is kept of (N, C) logits or (N, 1) values; six figures of a probability or a value."""
+    if task == "single-label":
+        return [float(c) for c in output.argmax(axis=1)]
+    values = output.astype(np.float64).reshape(-1)
+    if task == "multi-label":
+        values = np.exp(-np.logaddexp(0, -values))  # sigmoid without overflow
+    return [float(f"{x:.6g}") for x in values]
+
+
+def _shuffled(which: Mapping[str, np.ndarray], others: Collection[str], seed: int) -> dict[str, np.ndarray]:
+    shuffled = dict(which)
+    for modality in others:
+        has = which[modality] >= 0
+        shuffled[modality] = which[modality].copy()
+        shuffled[modality][has] = _other_samples(which[modality][has], seed)
+    return shuffled
+
+
+def _averaged(encoded: _Encoded, others: Collection[str]) -> dict[str, list[np.ndarray]]:
+    values = encoded.values(encoded.which)
+    for modality in others:
+        which = encoded.which[modality]
+        for name, made in encoded.rows[modality].items():
+            average = np.mean([made[i] for i in which[which >= 0]], axis=0, dtype=np.float64).astype(made[0].dtype)
+            values[name] = [average if i >= 0 else encoded.stand_ins[name] for i in which]
+    return values
+
+
+def _other_samples(which: np.ndarray, seed: int) -> np.ndarray:
+    """For each sample the raw item of another sample, never its own item where the data allow it.
+
+    Samples are laid out by item, the items in a random order, and the layout is turned by the size of the largest
+    item's block; so every item is used as often as before, and no sample meets its own.
+    """
+    rng = np.random.default_rng(seed)
+    rank = rng.permutation(int(which.max()) + 1)
+    order = np.argsort(rank[which], kind="stable")
+    largest = int(np.bincount(which).max())
+    turned = np.empty_like(which)
+    turned[order] = which[np.roll(order, largest)]
+    return turned
+
+
+def _can_average(rows: Sequence[np.ndarray]) -> bool:
+    return rows[0].dtype.kind == "f" and len({row.shape for row in rows}) == 1

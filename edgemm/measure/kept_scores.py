@@ -1,0 +1,59 @@
+"""Kept scores: what was scored before on the same bytes, samples and engine isn't scored again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgemm.measure.scores import Scored
+from edgemm.stage import Context
+
+
+def version(package: str) -> str:
+    """The installed version, ``"unknown"`` where there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def file_of(context: Context, key: Sequence[Any]) -> Path | None:
+    """Where the scores of that key are kept; None without a cache."""
+    if context.cache is None:
+        return None
+    folder = context.cache / "scores"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
+
+
+def read(path: Path | None) -> list[Scored] | None:
+    """Scores kept by an earlier run; anything unreadable is measured again, as if it were not there."""
+    if path is None:
+        return None
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        return [Scored(**{**record, "samples": tuple(record["samples"])}) for record in records]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def write(path: Path | None, scored: Sequence[Scored]) -> None:
+    """Keep scores there; nothing without a cache."""
+    if path is not None:
+        write_text(path, json.dumps([asdict(s) for s in scored], ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,220 @@
+"""Retrieval in every direction between all modalities that lead to an embedding of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgemm.measure.encode import encode, split_chain
+from edgemm.measure.metrics import retrieval_ranks
+from edgemm.measure.scores import TEACHERS, Scored
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.errors import BundleError, DataError
+
+if TYPE_CHECKING:
+    from edgemm.data.dataset import Sample
+
+TOP = 5  # hits kept per example query
+_ROWS = 1024  # queries compared at once: 1,024 x 20,000 float32 is 80 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The distinct raw samples of one modality, with the label each stands for and the group it belongs to."""
+
+    raws: list[Any]
+    labels: list[str]
+    groups: list[str | None]
+
+
+def distinct(samples: Sequence[Sample], modality: str) -> Items:
+    """Distinct raw samples in their first order, without those that lack it; one without label stands for itself."""
+    found: dict[Any, tuple[str, str | None]] = {}
+    for sample in samples:
+        if (raw := sample.raw(modality)) is not None:
+            found.setdefault(raw, (sample.label or sample.id, sample.group))
+    return Items(list(found), [label for label, _ in found.values()], [group for _, group in found.values()])
+
+
+def check_one_label(split: str, samples: Sequence[Sample], modality: str) -> None:
+    """An item is right by its label. Raises DataError naming the item that has two."""
+    labels: dict[Any, str] = {}
+    for sample in samples:
+        raw, label = sample.raw(modality), sample.label or sample.id
+        if raw is not None and labels.setdefault(raw, label) != label:
+            raise DataError(
+                f"split '{split}': the {modality} '{raw}' stands under two labels, '{labels[raw]}' and '{label}'; "
+                "retrieval needs one each"
+            )
+
+
+def check_pairs(split: str, samples: Sequence[Sample], modalities: Sequence[str]) -> None:
+    """Raises DataError unless two of the modalities meet in a sample."""
+    if not any(sum(s.raw(m) is not None for m in modalities) > 1 for s in samples):
+        raise DataError(
+            f"split '{split}': no sample has two of {', '.join(modalities)}; retrieval needs samples that have both"
+        )
+
+
+def embedded(bundle: Bundle) -> dict[str, str]:
+    """Modality -> the output that is its embedding, for each that leads to one by itself."""
+    alone = split_chain(bundle, tuple(bundle.manifest.inputs)).alone
+    own = {m: [name for name in names if name in bundle.manifest.outputs] for m, names in alone.items()}
+    return {m: names[0] for m, names in own.items() if len(names) == 1}
+
+
+def embeddings(
+    bundle: Bundle, split: str, samples: Sequence[Sample], *, advance: Callable[[int], None] = lambda _: None
+) -> dict[str, np.ndarray]:
+    """Modality -> unit vectors (distinct raw samples, width) float32, for each that the samples have.
+
+    Raises:
+        DataError: a raw sample under two labels.
+        BundleError: outputs that are not finite.
+    """
+    there = {m: name for m, name in embedded(bundle).items() if any(s.raw(m) is not None for s in samples)}
+    for modality in there:
+        check_one_label(split, samples, modality)
+    return {m: embed(bundle, m, name, distinct(samples, m).raws, advance=advance) for m, name in there.items()}
+
+
+def embed(
+    bundle: Bundle, modality: str, name: str, raws: Sequence[Any], *, advance: Callable[[int], None] = lambda _: None
+) -> np.ndarray:
+    """Unit vectors (raws, width) float32. Raises BundleError where one is not finite."""
+    vectors = np.concatenate(encode(bundle, modality, raws, (name,), advance=advance)[name]).astype(np.float32)
+    return unit(vectors)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1; a row of zeros stays."""
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
+
+
+def retrieval(
+    bundle: Bundle,
+    split: str,
+    samples: Sequence[Sample],
+    vectors: Mapping[str, np.ndarray],
+    *,
+    gallery: Mapping[str, np.ndarray] | None = None,
+    examples: int = 0,
+    shown_groups: Sequence[str] = (),
+) -> list[Scored]:
+    """Every direction of every two modalities, on the samples that have both.
+
+    Args:
+        bundle: names the messages.
+        vectors: the bundle's ``embeddings`` of these samples.
+        gallery: the teacher's, where its embeddings are the gallery that ships.
+
+    Raises:
+        BundleError: embeddings of different widths.
+        DataError: no sample has two of the modalities.
+    """
+    check_pairs(split, samples, list(vectors))
+    galleries = {"": vectors, **({TEACHERS: gallery} if gallery is not None else {})}
+    width, *others = (next(iter(searched.values())).shape[1] for searched in galleries.values())
+    if any(other != width for other in others):
+        raise BundleError(
+            f"bundle '{bundle.manifest.name}': embeddings of {width} dimensions, those of the gallery have "
+            f'{others[0]}; expected one space, or pack.gallery_encoder = "bundle"'
+        )
+    place = {m: {raw: i for i, raw in enumerate(distinct(samples, m).raws)} for m in vectors}
+    found = []
+    for whose, searched in galleries.items():
+        for a, b in permutations(vectors, 2):
+            both = [s for s in samples if s.raw(a) is not None and s.raw(b) is not None]
+            if not both:
+                continue
+            queries, targets = distinct(both, a), distinct(both, b)
+            asked = vectors[a][[place[a][raw] for raw in queries.raws]]
+            held = searched[b][[place[b][raw] for raw in targets.raws]]
+            task = f"{a}→{b}{whose}"
+            ranks, positives = ranks_of(asked, held, queries.labels, targets.labels)
+            details: dict[str, Any] = {
+                "split": split,
+                "task": task,
+                "clusters": list(queries.labels),
+                "gallery": len(targets.labels),
+                "chance": {f"R@{k}": random_recall(positives, len(targets.labels), k) for k in (1, 10)},
+            }
+            nearest = _nearest(asked, held, queries, targets, examples, shown_groups, query=a) if examples else []
+            found.append(Scored("ranks", split, task, tuple(map(float, ranks)), details, nearest))
+    return found
+
+
+def ranks_of(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    query_labels: Sequence[str],
+    gallery_labels: Sequence[str],
+    *,
+    themselves: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank of each query's best positive, and how many positives it has; (Q,) int64 each.
+
+    Args:
+        queries, gallery: unit vectors (Q, D) and (G, D).
+        query_labels, gallery_labels: equal labels are positives.
+        themselves: (Q,) the query's own place in the gallery, which is left out.
+    """
+    _, numbers = np.unique([*query_labels, *gallery_labels], return_inverse=True)
+    asked, held = numbers[: len(queries)], numbers[len(queries) :]
+    ranks, counts = [], []
+    for start in range(0, len(queries), _ROWS):
+        rows = slice(start, start + _ROWS)
+        scores = queries[rows] @ gallery.T
+        positive = asked[rows, None] == held[None]
+        if themselves is not None:
+            own = np.arange(len(scores)), themselves[rows]
+            scores[own], positive[own] = -np.inf, False
+        ranks.append(retrieval_ranks(scores, positive))
+        counts.append(positive.sum(axis=1))
+    return np.concatenate(ranks), np.concatenate(counts)
+
+
+def random_recall(positives: np.ndarray, gallery: int, k: int) -> float:
+    """Mean chance that a random order puts a positive among the first k: 1 - C(M - p, k) / C(M, k)."""
+    missing = np.ones(len(positives))
+    for i in range(min(k, gallery)):
+        missing *= np.clip(gallery - positives - i, 0, None) / (gallery - i)
+    return float(np.mean(1 - missing))
+
+
+def _nearest(
+    asked: np.ndarray,
+    held: np.ndarray,
+    queries: Items,
+    targets: Items,
+    examples: int,
+    shown_groups: Sequence[str],
+    *,
+    query: str,
+) -> list[dict[str, Any]]:
+    """The nearest items of a few queries, among those that may be shown. Paths are names, not contents."""
+    may = np.array([not shown_groups or group in shown_groups for group in targets.groups])
+    kept = []
+    for i in _chosen(queries, targets, may, examples, shown_groups, query=query):
+        order = np.argsort(-np.where(may, held @ asked[i], -np.inf), kind="stable")[: min(TOP, int(may.sum()))]
+        hits = [
+            {"item": str(targets.raws[j]), "label": targets.labels[j], "right": targets.labels[j] == queries.labels[i]}
+            for j in order
+        ]
+        kept.append({"query": str(queries.raws[i]), "label": queries.labels[i], "hits": hits})
+    return kept
+
+
+def _chosen(
+    queries: Items, targets: Items, may: np.ndarray, examples: int, shown_groups: Sequence[str], *, query: str
+) -> Iterator[int]:
+    shown = {label for label, ok in zip(targets.labels, may, strict=True) if ok}
+    asked = [i for i, label in enumerate(queries.labels) if label in shown]
+    if query != "text":  # a picture that is asked with is shown too
+        asked = [i for i in asked if not shown_groups or queries.groups[i] in shown_groups]
+    rng = np.random.default_rng(0)
+    yield from sorted(rng.choice(asked, size=min(examples, len(asked)), replace=False).tolist()) if asked else []

@@ -1,0 +1,112 @@
+"""What an embedder is for: saying whether two samples are of one identity, and whose a sample is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemm.measure.retrieval import Items, distinct, random_recall, ranks_of
+from edgemm.measure.scores import IDENTIFICATION, VERIFICATION, Scored
+from edgemm.runtime.errors import DataError
+
+if TYPE_CHECKING:
+    from edgemm.data.dataset import Sample
+
+PAIRS = 20_000
+"""Most pairs that are compared, a quarter of them genuine at most; enough different ones for a FAR of 1e-3."""
+
+Pair = NDArray[np.int64]
+
+
+def check_identities(split: str, samples: Sequence[Sample], modality: str) -> None:
+    """Raises DataError unless there are two identities, and one of them has two samples."""
+    labels = distinct(samples, modality).labels
+    if len(set(labels)) < 2 or len(set(labels)) == len(labels):
+        raise DataError(
+            f"split '{split}': {len(labels)} {modality} samples of {len(set(labels))} identities; verification needs "
+            "two identities (labels) at least, and two samples of one"
+        )
+
+
+def verification(split: str, samples: Sequence[Sample], modality: str, vectors: np.ndarray) -> list[Scored]:
+    """Verification over pairs, and identification of each sample among all others.
+
+    Args:
+        modality: the one that is embedded; an identity is a label.
+        vectors: unit (distinct raw samples, width).
+
+    Raises:
+        DataError: fewer than two identities, or none with two samples.
+    """
+    check_identities(split, samples, modality)
+    items = distinct(samples, modality)
+    names, identity = np.unique(items.labels, return_inverse=True)
+    one, other, counts = identity_pairs(identity)
+    cosines = (vectors[one] * vectors[other]).sum(axis=1, dtype=np.float64)
+    details: dict[str, Any] = {
+        "split": split,
+        "task": VERIFICATION,
+        "first": identity[one].tolist(),
+        "second": identity[other].tolist(),
+        "identities": len(names),
+        **counts,
+    }
+    return [
+        Scored("similarities", split, VERIFICATION, tuple(np.round(cosines, 6).tolist()), details),
+        _identification(split, items, vectors),
+    ]
+
+
+def identity_pairs(
+    identity: NDArray[np.integer], *, most: int = PAIRS, seed: int = 0
+) -> tuple[Pair, Pair, dict[str, int]]:
+    """Pairs of samples to compare: all, or a seeded draw of both kinds where there are more than ``most``.
+
+    Args:
+        identity: (N,) number of each sample's identity.
+
+    Returns:
+        (P,) and (P,) places of the two samples, and how many genuine and different pairs there are in all.
+    """
+    count = len(identity)
+    order = np.argsort(identity, kind="stable")
+    borders = [0, *(np.flatnonzero(np.diff(identity[order])) + 1).tolist(), count]
+    blocks = [order[a:b] for a, b in pairwise(borders)]
+    within = [np.stack([block[i] for i in np.triu_indices(len(block), 1)]) for block in blocks]
+    genuine = np.concatenate(within, axis=1)
+    whole = {"genuine": genuine.shape[1], "different": count * (count - 1) // 2 - genuine.shape[1]}
+    if count * (count - 1) // 2 <= most:
+        one, other = np.triu_indices(count, 1)
+        return one, other, whole
+    rng = np.random.default_rng(seed)
+    if genuine.shape[1] > most // 4:
+        genuine = genuine[:, np.sort(rng.choice(genuine.shape[1], most // 4, replace=False))]
+    wanted = min(most - genuine.shape[1], whole["different"])
+    different = np.zeros((2, 0), np.int64)
+    while different.shape[1] < wanted:
+        drawn = np.sort(rng.integers(0, count, (2, 4 * wanted)), axis=0)
+        drawn = drawn[:, identity[drawn[0]] != identity[drawn[1]]]
+        different = np.unique(np.concatenate([different, drawn], axis=1), axis=1)
+    different = different[:, np.sort(rng.choice(different.shape[1], wanted, replace=False))]
+    one, other = np.concatenate([genuine, different], axis=1)
+    return one, other, whole
+
+
+def _identification(split: str, items: Items, vectors: np.ndarray) -> Scored:
+    labels = np.asarray(items.labels)
+    _, number, size = np.unique(labels, return_inverse=True, return_counts=True)
+    asked = np.flatnonzero(size[number] > 1)  # an identity of one sample is only ever a wrong answer
+    ranks, positives = ranks_of(vectors[asked], vectors, labels[asked].tolist(), items.labels, themselves=asked)
+    details: dict[str, Any] = {
+        "split": split,
+        "task": IDENTIFICATION,
+        "clusters": labels[asked].tolist(),
+        "gallery": len(labels) - 1,
+        "cutoffs": {"rank-1": 1, "rank-5": 5},
+        "chance": {f"rank-{k}": random_recall(positives, len(labels) - 1, k) for k in (1, 5)},
+    }
+    return Scored("ranks", split, IDENTIFICATION, tuple(map(float, ranks)), details)
