@@ -303,7 +303,7 @@ def _text_input(
 ) -> tuple[TextInput, str]:
     """Raw input and tokenizer for a text tower with this config."""
     tokens = int(config["max_position_embeddings"])
-    if config["model_type"] in POSITIONS_AFTER_PADDING:
+    if config.get("model_type") in POSITIONS_AFTER_PADDING:
         tokens -= int(config.get("pad_token_id", 1)) + 1
     tokens = min(tokens, max_tokens or tokens)
     path = checkpoint.folder / "tokenizer.json"
