@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def hf_tower(*, architecture: str, config: Mapping[str, object], output: str) ->
     if output not in known.outputs:
         raise ModelError(f"part kind 'hf': output '{output}' of {architecture}; expected {' or '.join(known.outputs)}")
     cls = getattr(_transformers(), known.model)
-    inner = cls._from_config(cls.config_class(**config), attn_implementation="eager")
+    # some configs take keys out of what they are given
+    inner = cls._from_config(cls.config_class(**deepcopy(dict(config))), attn_implementation="eager")
     return HfTower(inner, known, output).eval()
 
 
@@ -216,9 +218,20 @@ def _frontend(checkpoint: _Checkpoint, modality: str, *, longest_s: float | None
         arguments["samples"] = min(whole, max(1, round(longest_s * raw.sample_rate / step)) * step)
     elif kind != "waveform-frontend" and longest_s is not None:
         raise ModelError(f"hf:{checkpoint.name}: a {checkpoint.kind} takes sounds of one length; drop longest_s")
+    if kind == "waveform-frontend":
+        arguments["shortest"] = _samples_of(
+            checkpoint.config, frames=2
+        )  # a graph takes a single frame for a fixed size
     if kind == "clap-frontend":
         arguments["copies"] = 1  # see HfTower's call: of a sound that isn't too long, all views are one
     return audio_frontend_part(kind, arguments), raw
+
+
+def _samples_of(config: Mapping[str, Any], *, frames: int) -> int:
+    """How long a sound has to be for wav2vec 2.0's convolutions to make so many frames."""
+    for kernel, stride in zip(reversed(config["conv_kernel"]), reversed(config["conv_stride"]), strict=True):
+        frames = (frames - 1) * stride + kernel
+    return frames
 
 
 def _tower(

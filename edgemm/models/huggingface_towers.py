@@ -116,13 +116,10 @@ def _clap_audio(model: Any, log_mel: Tensor) -> Tensor:
     return unit(model.get_audio_features(input_features=log_mel[:, :1]))
 
 
-def _blip_image(model: Any, pixels: Tensor) -> Tensor:
-    return unit(model.vision_proj(model.vision_model(pixel_values=pixels).last_hidden_state[:, 0]))
-
-
-def _blip_text(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    hidden = model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-    return unit(model.text_proj(hidden[:, 0]))
+def _first_projected(tower: str, projection: str, *names: str) -> Call:
+    """The first token, projected, of models without a call of their own for it, or with a faulty one."""
+    tokens = _tokens(*names)
+    return lambda model, *values: unit(getattr(model, projection)(tokens(getattr(model, tower), *values)[:, 0]))
 
 
 def _vilt(model: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
@@ -160,7 +157,8 @@ def _tower_of(model: str, modality: str, call: Call, *, mask: bool = True) -> Ar
     return Architecture(model, {"embedding": call}, (modality,), others + _ALWAYS_OUT, mask)
 
 
-_TEXT_FEATURES = _embedding("get_text_features", "input_ids", "attention_mask")
+_WORDS = ("input_ids", "attention_mask")
+_TEXT_FEATURES = _embedding("get_text_features", *_WORDS)
 _IMAGE_FEATURES = _embedding("get_image_features", "pixel_values")
 
 DUAL_ENCODERS: Mapping[str, Mapping[str, Architecture]] = {
@@ -173,9 +171,12 @@ DUAL_ENCODERS: Mapping[str, Mapping[str, Architecture]] = {
         for kind, model in (
             ("clip", "CLIPModel"),
             ("altclip", "AltCLIPModel"),
-            ("chinese_clip", "ChineseCLIPModel"),
             ("vision-text-dual-encoder", "VisionTextDualEncoderModel"),
         )
+    },
+    "chinese_clip": {  # transformers 4.57 looks for a pooler that its text tower hasn't
+        "image": _tower_of("ChineseCLIPModel", "image", _IMAGE_FEATURES),
+        "text": _tower_of("ChineseCLIPModel", "text", _first_projected("text_model", "text_projection", *_WORDS)),
     },
     # SigLIP was trained on texts padded to their full length, without a mask
     "siglip": {
@@ -187,8 +188,10 @@ DUAL_ENCODERS: Mapping[str, Mapping[str, Architecture]] = {
         "text": _tower_of("ClapModel", "text", _TEXT_FEATURES),
     },
     "blip": {
-        "image": _tower_of("BlipForImageTextRetrieval", "image", _blip_image),
-        "text": _tower_of("BlipForImageTextRetrieval", "text", _blip_text),
+        "image": _tower_of(
+            "BlipForImageTextRetrieval", "image", _first_projected("vision_model", "vision_proj", "pixel_values")
+        ),
+        "text": _tower_of("BlipForImageTextRetrieval", "text", _first_projected("text_encoder", "text_proj", *_WORDS)),
     },
 }
 
@@ -205,7 +208,7 @@ def _image(model: str, *, pooler: bool = True, without_pooler: str | None = None
 
 
 def _text(model: str) -> Architecture:
-    tokens = _tokens("input_ids", "attention_mask")
+    tokens = _tokens(*_WORDS)
     return Architecture(model, {"pooled": _masked_mean(tokens), "tokens": tokens}, ("text",), ("pooler",))
 
 
