@@ -17,22 +17,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from edgemm.models.audio_frontend import audio_frontend_from_extractor
-from edgemm.models.families import BATCH, audio_frontend_part, frontend_part, text_specs
-from edgemm.models.frontend import frontend_from_processor
+from edgemm.models.families import BATCH, text_specs
 from edgemm.models.hub import snapshot
+from edgemm.models.huggingface_inputs import frontend_of, read_json, text_input_of
 from edgemm.models.huggingface_towers import (
     ARCHITECTURES,
     CLASSIFIERS,
     DUAL_ENCODERS,
     ENCODERS,
-    POSITIONS_AFTER_PADDING,
     HfTower,
 )
 from edgemm.models.model import Model, Part
-from edgemm.models.tokenizer import with_limits
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import ImageInput, RawInput, Role, TextInput
+from edgemm.runtime.manifest import RawInput, Role
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
 MAX_TOKENS = 128
@@ -79,8 +76,13 @@ def hf_tower(*, architecture: str, config: Mapping[str, object], output: str) ->
     if output not in known.outputs:
         raise ModelError(f"part kind 'hf': output '{output}' of {architecture}; expected {' or '.join(known.outputs)}")
     cls = getattr(_transformers(), known.model)
-    # some configs take keys out of what they are given
-    inner = cls._from_config(cls.config_class(**deepcopy(dict(config))), attn_implementation="eager")
+    try:  # some configs take keys out of what they are given
+        inner = cls._from_config(cls.config_class(**deepcopy(dict(config))), attn_implementation="eager")
+    except Exception as error:  # transformers raises anything on a config that isn't its own
+        reason = next(iter(str(error).splitlines()), "")
+        raise ModelError(
+            f"part kind 'hf': config of {architecture} doesn't fit {known.model}: {type(error).__name__}: {reason}"
+        ) from error
     return HfTower(inner, known, output).eval()
 
 
@@ -97,7 +99,7 @@ def model_from_hub(name: str) -> Model:
         ModelError: a model type that isn't supported, a file that is missing, or weights that don't fit.
     """
     folder = snapshot(name)
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     kind = str(config.get("model_type"))
     if odd := [a for a in config.get("architectures") or () if a in _GENERATIVE]:
         raise ModelError(
@@ -138,7 +140,7 @@ def encoder_from_hub(
         ModelError: a model type that isn't supported, a file that is missing, or weights that don't fit.
     """
     folder = snapshot(name)
-    kind = str(_json(folder / "config.json").get("model_type"))
+    kind = str(read_json(folder / "config.json").get("model_type"))
     supported = [k for k, known in ENCODERS.items() if known.inputs == (modality,)]
     if kind not in supported:
         raise _unsupported(name, kind, supported, what=f"as {modality} tower ")
@@ -147,11 +149,13 @@ def encoder_from_hub(
     checkpoint = _Checkpoint(name, folder, kind)
     value = f"{modality}_features"
     if modality == "text":
-        raw, tokenizer = _text_input(checkpoint, checkpoint.config, max_tokens or MAX_TOKENS, full_length=False)
+        raw, tokenizer = text_input_of(
+            checkpoint.folder, checkpoint.config, max_tokens or MAX_TOKENS, full_length=False
+        )
         return Encoder(
             None, _tower(checkpoint, kind, "text", output, None, value, tokens=raw.max_tokens), raw, tokenizer
         )
-    frontend, raw_input = _frontend(checkpoint, modality, longest_s=longest_s)
+    frontend, raw_input = checkpoint.frontend(modality, longest_s=longest_s)
     return Encoder(frontend, _tower(checkpoint, kind, modality, output, frontend, value), raw_input, None)
 
 
@@ -167,10 +171,12 @@ def _dual_encoder(checkpoint: _Checkpoint) -> Model:
         frontend, tokens = None, 0
         if modality == "text":
             text = checkpoint.config["text_config"]
-            inputs[modality], tokenizer = raw, _ = _text_input(checkpoint, text, None, full_length=not known.mask)
+            inputs[modality], tokenizer = raw, _ = text_input_of(
+                checkpoint.folder, text, None, full_length=not known.mask
+            )
             tokens = raw.max_tokens
         else:
-            frontend, inputs[modality] = _frontend(checkpoint, modality)
+            frontend, inputs[modality] = checkpoint.frontend(modality)
             parts.append(frontend)
         value = f"{modality}_embedding"
         parts.append(_tower(checkpoint, f"{kind}-{modality}", modality, "embedding", frontend, value, tokens=tokens))
@@ -180,8 +186,8 @@ def _dual_encoder(checkpoint: _Checkpoint) -> Model:
 
 
 def _classifier(checkpoint: _Checkpoint) -> Model:
-    frontend, image = _frontend(checkpoint, "image")
-    text, tokenizer = _text_input(checkpoint, checkpoint.config, None, full_length=False)
+    frontend, image = checkpoint.frontend("image")
+    text, tokenizer = text_input_of(checkpoint.folder, checkpoint.config, None, full_length=False)
     part = _part(
         checkpoint, checkpoint.kind, "logits", name="fusion", role="fusion", modality=None, value="logits",
         inputs=[*frontend.signature.outputs, *text_specs()], dims={"batch": BATCH, "tokens": _tokens(text.max_tokens)},
@@ -199,39 +205,6 @@ def _classifier(checkpoint: _Checkpoint) -> Model:
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
-
-
-def _frontend(checkpoint: _Checkpoint, modality: str, *, longest_s: float | None = None) -> tuple[Part, RawInput]:
-    """What compiles from ``preprocessor_config.json``."""
-    content = _json(checkpoint.folder / "preprocessor_config.json")
-    if modality == "image":
-        size: int | None = None
-        if checkpoint.kind in CLASSIFIERS:  # ViLT's processor keeps an image's shape; a tower needs one
-            edge, divisor = content.get("size", 384), int(content.get("size_divisor", 32))
-            edge = edge["shortest_edge"] if isinstance(edge, dict) else edge
-            size = int(edge) // divisor * divisor
-        return frontend_part(frontend_from_processor(content, fixed_size=size)), ImageInput()
-    kind, arguments, raw = audio_frontend_from_extractor(content, longest_s=longest_s or 30)
-    if kind == "whisper-frontend" and longest_s is not None:
-        step = 2 * int(str(arguments["hop"]))  # one position of the encoder
-        whole = int(str(arguments["samples"]))
-        arguments["samples"] = min(whole, max(1, round(longest_s * raw.sample_rate / step)) * step)
-    elif kind != "waveform-frontend" and longest_s is not None:
-        raise ModelError(f"hf:{checkpoint.name}: a {checkpoint.kind} takes sounds of one length; drop longest_s")
-    if kind == "waveform-frontend":
-        arguments["shortest"] = _samples_of(
-            checkpoint.config, frames=2
-        )  # a graph takes a single frame for a fixed size
-    if kind == "clap-frontend":
-        arguments["copies"] = 1  # see HfTower's call: of a sound that isn't too long, all views are one
-    return audio_frontend_part(kind, arguments), raw
-
-
-def _samples_of(config: Mapping[str, Any], *, frames: int) -> int:
-    """How long a sound has to be for wav2vec 2.0's convolutions to make so many frames."""
-    for kernel, stride in zip(reversed(config["conv_kernel"]), reversed(config["conv_stride"]), strict=True):
-        frames = (frames - 1) * stride + kernel
-    return frames
 
 
 def _tower(
@@ -282,7 +255,13 @@ def _part(
     arguments: dict[str, object] = {"architecture": architecture, "config": config, "output": output}
     tower = hf_tower(**arguments)  # type: ignore[arg-type]
     checkpoint.load_(tower)
-    shape: list[int | str] = ["batch", *_output_shape(tower, inputs, dims)]
+    try:
+        shape: list[int | str] = ["batch", *_output_shape(tower, inputs, dims)]
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ModelError(
+            f"hf:{checkpoint.name}: the {architecture} can't run on what its preprocessor_config.json makes, "
+            f"{', '.join(f'{spec.name} {list(spec.shape)}' for spec in inputs)}: {str(error).splitlines()[0]}"
+        ) from error
     dims = dict(dims)
     if len(shape) == 3 and "tokens" in dims:
         shape[1] = "tokens"
@@ -309,25 +288,6 @@ def _output_shape(tower: HfTower, inputs: list[TensorSpec], dims: Mapping[str, D
 
 def _tokens(longest: int) -> DimRange:
     return DimRange(1, min(16, longest), longest)
-
-
-def _text_input(
-    checkpoint: _Checkpoint, config: Mapping[str, Any], max_tokens: int | None, *, full_length: bool
-) -> tuple[TextInput, str]:
-    """Raw input and tokenizer for a text tower with this config."""
-    tokens = int(config["max_position_embeddings"])
-    if config.get("model_type") in POSITIONS_AFTER_PADDING:
-        tokens -= int(config.get("pad_token_id", 1)) + 1
-    tokens = min(tokens, max_tokens or tokens)
-    path = checkpoint.folder / "tokenizer.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(
-            f"{path}: can't be read ({error.strerror}); edgemm needs the fast tokenizer: save it with "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
-        ) from error
-    return TextInput("tokenizer.json", tokens), with_limits(text, tokens, length=tokens if full_length else None)
 
 
 # --- the checkpoint --------------------------------------------------------------------------------------------------
@@ -358,6 +318,10 @@ class _Checkpoint:
             transformers.logging.set_verbosity(level)
         self.missing = frozenset[str](told["missing_keys"])
         self.config: dict[str, Any] = _plain(json.loads(self.whole.config.to_json_string(use_diff=False)))
+
+    def frontend(self, modality: str, *, longest_s: float | None = None) -> tuple[Part, RawInput]:
+        """See ``frontend_of``."""
+        return frontend_of(self.folder, kind=self.kind, config=self.config, modality=modality, longest_s=longest_s)
 
     def load_(self, tower: HfTower) -> None:
         """Copy the weights that ``tower`` has. Raises ModelError where the checkpoint lacks one."""
@@ -394,13 +358,3 @@ def _transformers() -> Any:
 
 def _unsupported(name: str, kind: str, supported: list[str], *, what: str = "") -> ModelError:
     return ModelError(f"hf:{name}: model type '{kind}' {what}is not supported; expected one of {', '.join(supported)}")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path}: can't be read ({error.strerror}); is the model's folder complete?") from error
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})") from error
-    return content

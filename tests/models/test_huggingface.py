@@ -523,3 +523,12 @@ def test_weights_and_lengths_that_do_not_fit_are_told(tmp_path: Path) -> None:
     ast(tmp_path / "ast")
     with pytest.raises(ModelError, match=r"takes sounds of one length; drop longest_s"):
         encoder_from_hub(str(tmp_path / "ast"), modality="audio", output="pooled", longest_s=1)
+
+
+def test_a_processor_or_a_config_of_another_model_is_told(tmp_path: Path) -> None:
+    IMAGES["vit"](tmp_path)
+    transformers.ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"can't run on what .* makes, pixels \['batch', 3, 48, 48\]: Input image"):
+        encoder_from_hub(str(tmp_path), modality="image", output="pooled")
+    with pytest.raises(ModelError, match=r"config of vit doesn't fit ViTModel: ZeroDivisionError"):
+        hf_tower(architecture="vit", config={"patch_size": 0}, output="pooled")
