@@ -17,7 +17,7 @@ from edgemm.runtime.errors import ModelError
 
 
 def _hf(**config: object) -> nn.Module:
-    from edgemm.models.outside import hf_tower  # transformers takes seconds to import
+    from edgemm.models.huggingface import hf_tower  # transformers takes seconds to import
 
     return hf_tower(**config)  # type: ignore[arg-type]
 

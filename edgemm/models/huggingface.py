@@ -1,0 +1,360 @@
+"""Hugging Face models as edgemm's own: whole ones, and single encoders as towers.
+
+transformers is touched here and nowhere else in ``models``, and only when asked for: importing it takes seconds.
+Weights come from safetensors alone, and attention is the plain one, which exports with every mask.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from edgemm.models.families import BATCH, text_specs
+from edgemm.models.hub import snapshot
+from edgemm.models.huggingface_inputs import frontend_of, read_json, text_input_of
+from edgemm.models.huggingface_towers import (
+    ARCHITECTURES,
+    CLASSIFIERS,
+    DUAL_ENCODERS,
+    ENCODERS,
+    HfTower,
+)
+from edgemm.models.model import Model, Part
+from edgemm.runtime.errors import ModelError
+from edgemm.runtime.manifest import RawInput, Role
+from edgemm.runtime.signature import DimRange, Signature, TensorSpec
+
+MAX_TOKENS = 128
+"""Of a text encoder that isn't told how many: sentences, not books."""
+
+AUDIO_BATCH = DimRange(1, 1, 8)
+"""Seconds of sound are thousands of positions: a batch of 32 would take gigabytes."""
+
+_GENERATIVE = ("BlipForQuestionAnswering", "BlipForConditionalGeneration")
+_BOOKKEEPING = ("transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A single encoder, as what a model needs for one modality.
+
+    Args:
+        frontend: raw value to the tower's input; None for text.
+        tower: named by its modality, with the output ``<modality>_features``.
+        raw: how the raw form becomes a value.
+        tokenizer_json: for text.
+    """
+
+    frontend: Part | None
+    tower: Part
+    raw: RawInput
+    tokenizer_json: str | None
+
+
+def hf_tower(*, architecture: str, config: Mapping[str, object], output: str) -> HfTower:
+    """A part with random weights, from the JSON of its Hugging Face config (kind ``hf``).
+
+    Args:
+        architecture: a name in ``ARCHITECTURES``.
+        config: of the whole model that the tower is part of.
+        output: one that the architecture has.
+
+    Raises:
+        ModelError: an architecture or an output that there isn't.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ModelError(f"part kind 'hf': architecture '{architecture}'; expected one of {', '.join(ARCHITECTURES)}")
+    known = ARCHITECTURES[architecture]
+    if output not in known.outputs:
+        raise ModelError(f"part kind 'hf': output '{output}' of {architecture}; expected {' or '.join(known.outputs)}")
+    cls = getattr(_transformers(), known.model)
+    try:  # some configs take keys out of what they are given
+        inner = cls._from_config(cls.config_class(**deepcopy(dict(config))), attn_implementation="eager")
+    except Exception as error:  # transformers raises anything on a config that isn't its own
+        reason = next(iter(str(error).splitlines()), "")
+        raise ModelError(
+            f"part kind 'hf': config of {architecture} doesn't fit {known.model}: {type(error).__name__}: {reason}"
+        ) from error
+    return HfTower(inner, known, output).eval()
+
+
+def model_from_hub(name: str) -> Model:
+    """The model that a folder or a name on the hub holds, with its frontends and its tokenizer.
+
+    Dual encoders end in two of ``image_embedding``, ``text_embedding`` and ``audio_embedding``, of length 1;
+    classifiers in ``logits``, with the checkpoint's own labels; single encoders in ``<modality>_features``.
+
+    Args:
+        name: folder, or ``owner/name``.
+
+    Raises:
+        ModelError: a model type that isn't supported, a file that is missing, or weights that don't fit.
+    """
+    folder = snapshot(name)
+    config = read_json(folder / "config.json")
+    kind = str(config.get("model_type"))
+    if odd := [a for a in config.get("architectures") or () if a in _GENERATIVE]:
+        raise ModelError(
+            f"hf:{name}: {odd[0]} writes its answer word by word and has no logits over answers; "
+            "expected BlipForImageTextRetrieval, or ViltForQuestionAnswering for questions"
+        )
+    if kind in DUAL_ENCODERS:
+        return _dual_encoder(_Checkpoint(name, folder, kind))
+    if kind in CLASSIFIERS:
+        return _classifier(_Checkpoint(name, folder, kind))
+    if kind not in ENCODERS:
+        raise _unsupported(name, kind, [*DUAL_ENCODERS, *CLASSIFIERS, *ENCODERS])
+    modality = ENCODERS[kind].inputs[0]
+    encoder = encoder_from_hub(name, modality=modality, output="pooled")
+    parts = [part for part in (encoder.frontend, encoder.tower) if part is not None]
+    model = Model(
+        f"{modality}-encoder", parts, inputs={modality: encoder.raw}, outputs=encoder.tower.signature.output_names
+    )
+    model.tokenizer_json = encoder.tokenizer_json
+    return model.eval()
+
+
+def encoder_from_hub(
+    name: str, *, modality: str, output: str, max_tokens: int | None = None, longest_s: float | None = None
+) -> Encoder:
+    """A single encoder as a tower.
+
+    Args:
+        name: folder, or ``owner/name``.
+        modality: ``"image"``, ``"text"`` or ``"audio"``.
+        output: ``"pooled"`` (B, W): the model's own pooling for images and AST, the mean over words or over time for
+            the others; ``"tokens"`` (B, N, W).
+        max_tokens: of a text; default the fewer of 128 and what the encoder takes.
+        longest_s: seconds of sound; default what the encoder takes, and 30 where it takes any. Whisper then uses the
+            first of its positions; towers of one fixed length take no other.
+
+    Raises:
+        ModelError: a model type that isn't supported, a file that is missing, or weights that don't fit.
+    """
+    folder = snapshot(name)
+    kind = str(read_json(folder / "config.json").get("model_type"))
+    supported = [k for k, known in ENCODERS.items() if known.inputs == (modality,)]
+    if kind not in supported:
+        raise _unsupported(name, kind, supported, what=f"as {modality} tower ")
+    if output not in ("pooled", "tokens"):
+        raise ModelError(f"hf:{name}: output '{output}'; expected pooled or tokens")
+    checkpoint = _Checkpoint(name, folder, kind)
+    value = f"{modality}_features"
+    if modality == "text":
+        raw, tokenizer = text_input_of(
+            checkpoint.folder, checkpoint.config, max_tokens or MAX_TOKENS, full_length=False
+        )
+        return Encoder(
+            None, _tower(checkpoint, kind, "text", output, None, value, tokens=raw.max_tokens), raw, tokenizer
+        )
+    frontend, raw_input = checkpoint.frontend(modality, longest_s=longest_s)
+    return Encoder(frontend, _tower(checkpoint, kind, modality, output, frontend, value), raw_input, None)
+
+
+# --- whole models ----------------------------------------------------------------------------------------------------
+
+
+def _dual_encoder(checkpoint: _Checkpoint) -> Model:
+    parts: list[Part] = []
+    inputs: dict[str, RawInput] = {}
+    tokenizer: str | None = None
+    kind = checkpoint.kind
+    for modality, known in DUAL_ENCODERS[kind].items():
+        frontend, tokens = None, 0
+        if modality == "text":
+            text = checkpoint.config["text_config"]
+            inputs[modality], tokenizer = raw, _ = text_input_of(
+                checkpoint.folder, text, None, full_length=not known.mask
+            )
+            tokens = raw.max_tokens
+        else:
+            frontend, inputs[modality] = checkpoint.frontend(modality)
+            parts.append(frontend)
+        value = f"{modality}_embedding"
+        parts.append(_tower(checkpoint, f"{kind}-{modality}", modality, "embedding", frontend, value, tokens=tokens))
+    model = Model("dual-encoder", parts, inputs=inputs, outputs=[f"{m}_embedding" for m in inputs])
+    model.tokenizer_json = tokenizer
+    return model.eval()
+
+
+def _classifier(checkpoint: _Checkpoint) -> Model:
+    frontend, image = checkpoint.frontend("image")
+    text, tokenizer = text_input_of(checkpoint.folder, checkpoint.config, None, full_length=False)
+    part = _part(
+        checkpoint, checkpoint.kind, "logits", name="fusion", role="fusion", modality=None, value="logits",
+        inputs=[*frontend.signature.outputs, *text_specs()], dims={"batch": BATCH, "tokens": _tokens(text.max_tokens)},
+    )  # fmt: skip
+    names = checkpoint.whole.config.id2label
+    model = Model(
+        "fusion-classifier",
+        [frontend, part],
+        inputs={"image": image, "text": text},
+        outputs=("logits",),
+        labels=[str(names[i]) for i in range(len(names))],
+    )
+    model.tokenizer_json = tokenizer
+    return model.eval()
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _tower(
+    checkpoint: _Checkpoint,
+    architecture: str,
+    modality: str,
+    output: str,
+    frontend: Part | None,
+    value: str,
+    *,
+    tokens: int = 0,
+) -> Part:
+    dims = {"batch": AUDIO_BATCH if modality == "audio" else BATCH}
+    if frontend is None:
+        mask = ARCHITECTURES[architecture].mask
+        inputs = text_specs() if mask else text_specs()[:1]
+        dims["tokens"] = _tokens(tokens) if mask else DimRange(tokens, tokens, tokens)
+    else:
+        inputs = list(frontend.signature.outputs)
+        dims |= {d: r for d, r in frontend.signature.dims.items() if d == "samples" and d in inputs[0].shape}
+    return _part(
+        checkpoint, architecture, output, name=modality, role="tower", modality=modality, value=value,
+        inputs=inputs, dims=dims,
+    )  # fmt: skip
+
+
+def _part(
+    checkpoint: _Checkpoint,
+    architecture: str,
+    output: str,
+    *,
+    name: str,
+    role: Role,
+    modality: str | None,
+    value: str,
+    inputs: list[TensorSpec],
+    dims: Mapping[str, DimRange],
+) -> Part:
+    """A part with the checkpoint's weights; the shape of its output is found by running it."""
+    config = checkpoint.config
+    if checkpoint.kind == "whisper":
+        config = {**config, "max_source_positions": int(inputs[0].shape[-1]) // 2}
+    if checkpoint.kind == "clap" and modality == "audio":
+        config = {**config, "audio_config": {**config["audio_config"], "enable_fusion": False}}
+    known = ARCHITECTURES[architecture]
+    if known.without_pooler and any(key.startswith("pooler.") for key in checkpoint.missing):
+        architecture = known.without_pooler
+    arguments: dict[str, object] = {"architecture": architecture, "config": config, "output": output}
+    tower = hf_tower(**arguments)  # type: ignore[arg-type]
+    checkpoint.load_(tower)
+    try:
+        shape: list[int | str] = ["batch", *_output_shape(tower, inputs, dims)]
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ModelError(
+            f"hf:{checkpoint.name}: the {architecture} can't run on what its preprocessor_config.json makes, "
+            f"{', '.join(f'{spec.name} {list(spec.shape)}' for spec in inputs)}: {str(error).splitlines()[0]}"
+        ) from error
+    dims = dict(dims)
+    if len(shape) == 3 and "tokens" in dims:
+        shape[1] = "tokens"
+    elif len(shape) == 3 and "samples" in dims:
+        ends = [
+            _output_shape(tower, inputs, {**dims, "samples": DimRange(n, n, n)})[0]
+            for n in (dims["samples"].min, dims["samples"].max)
+        ]
+        shape[1], dims["frames"] = "frames", DimRange(ends[0], ends[1], ends[1])
+    spec = TensorSpec(value, "float32", tuple(shape))
+    return Part(name, role, modality, "hf", arguments, Signature(tuple(inputs), (spec,), dims), tower)
+
+
+def _output_shape(tower: HfTower, inputs: list[TensorSpec], dims: Mapping[str, DimRange]) -> list[int]:
+    """Without the batch, of one sample at the smallest sizes."""
+    shapes = [[d if isinstance(d, int) else dims[d].min for d in spec.shape] for spec in inputs]
+    sample = [
+        torch.ones(shape, dtype=torch.int64 if spec.dtype == "int64" else torch.float32)
+        for spec, shape in zip(inputs, shapes, strict=True)
+    ]
+    with torch.no_grad():
+        return list(tower(*sample).shape[1:])
+
+
+def _tokens(longest: int) -> DimRange:
+    return DimRange(1, min(16, longest), longest)
+
+
+# --- the checkpoint --------------------------------------------------------------------------------------------------
+
+
+class _Checkpoint:
+    """A folder's model as transformers loads it, with what it lacked.
+
+    Args:
+        name: for messages.
+        kind: its model_type.
+    """
+
+    def __init__(self, name: str, folder: Path, kind: str) -> None:
+        self.name, self.folder, self.kind = name, folder, kind
+        known = ENCODERS.get(kind) or CLASSIFIERS.get(kind) or next(iter(DUAL_ENCODERS[kind].values()))
+        transformers = _transformers()
+        level = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()  # what is missing is said below, where it matters
+        try:
+            self.whole, told = getattr(transformers, known.model).from_pretrained(
+                str(folder), local_files_only=True, use_safetensors=True, attn_implementation="eager",
+                output_loading_info=True,
+            )  # fmt: skip
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"hf:{name}: weights can't be loaded ({str(error).splitlines()[0]})") from error
+        finally:
+            transformers.logging.set_verbosity(level)
+        self.missing = frozenset[str](told["missing_keys"])
+        self.config: dict[str, Any] = _plain(json.loads(self.whole.config.to_json_string(use_diff=False)))
+
+    def frontend(self, modality: str, *, longest_s: float | None = None) -> tuple[Part, RawInput]:
+        """See ``frontend_of``."""
+        return frontend_of(self.folder, kind=self.kind, config=self.config, modality=modality, longest_s=longest_s)
+
+    def load_(self, tower: HfTower) -> None:
+        """Copy the weights that ``tower`` has. Raises ModelError where the checkpoint lacks one."""
+        source, wanted = self.whole.state_dict(), tower.inner.state_dict()
+        if missing := sorted(key for key in wanted if key not in source or key in self.missing):
+            raise ModelError(
+                f"hf:{self.name}: '{missing[0]}' is missing from the checkpoint ({len(missing)} such); "
+                f"expected the weights of {type(tower.inner).__name__}"
+            )
+        # Whisper for shorter sounds has fewer positions
+        found: dict[str, Tensor] = {
+            key: source[key][: len(value)] if key.endswith("embed_positions.weight") else source[key]
+            for key, value in wanted.items()
+        }
+        tower.inner.load_state_dict(found)
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what transformers notes for itself."""
+    return {
+        key: _plain(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in _BOOKKEEPING
+    }
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ModelError(f'transformers can\'t be imported ({error}); pip install "edgemm[build]"') from error
+    return transformers
+
+
+def _unsupported(name: str, kind: str, supported: list[str], *, what: str = "") -> ModelError:
+    return ModelError(f"hf:{name}: model type '{kind}' {what}is not supported; expected one of {', '.join(supported)}")

@@ -1,0 +1,534 @@
+"""Hugging Face models: real architectures, small and with random weights, saved as their owners would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from edgemm.graph.bundle import quantize_bundle
+from edgemm.graph.capture import capture_model
+from edgemm.models.huggingface import Encoder, encoder_from_hub, hf_tower, model_from_hub
+from edgemm.models.model import Model
+from edgemm.models.store import load_model, save_model
+from edgemm.models.tokenizer import encode, tokenizer_from_json
+from edgemm.runtime import Bundle
+from edgemm.runtime.errors import ModelError
+from edgemm.runtime.manifest import TargetEntry
+from edgemm.stage import Context
+
+TEXTS = ["a cat", "cat", "a cat a cat"]
+VISION = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+TEXT = {
+    "vocab_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "max_position_embeddings": 18, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1,
+}  # fmt: skip
+CROP = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+SQUARE = {"size": {"height": 32, "width": 32}}
+SPEECH = {
+    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64, "conv_dim": (16, 16),
+    "conv_kernel": (10, 8), "conv_stride": (40, 8), "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 4, "vocab_size": 8,
+}  # fmt: skip
+HTSAT = {
+    "spec_size": 64, "num_mel_bins": 16, "hidden_size": 32, "patch_embeds_hidden_size": 16, "depths": [2, 1],
+    "num_attention_heads": [2, 4], "num_hidden_layers": 2, "window_size": 4, "projection_dim": 24,
+}  # fmt: skip
+
+
+def save_tokenizer(folder: Path) -> None:
+    vocab = {"<unk>": 0, "<pad>": 1, "<s>": 2, "</s>": 3, "a": 4, "cat": 5}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def saved(folder: Path, model: Any, processor: Any = None) -> Any:
+    """What an owner would upload; returns the model as it will be compared."""
+    torch.manual_seed(0)
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        with torch.no_grad():
+            if name.endswith("running_var"):
+                value.uniform_(0.5, 1.5)
+            elif value.dtype == torch.float32 and value.dim() < 2 and "position" not in name:
+                value.add_(0.1 * torch.randn_like(value))  # fresh biases are zero, and would hide a lost one
+    model.eval().save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
+    save_tokenizer(folder)
+    return model
+
+
+def pictures() -> np.ndarray:
+    """(2, 40, 60, 3): smooth, as photographs are."""
+    rng = np.random.default_rng(0)
+    small = [Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)) for _ in range(2)]
+    return np.stack([np.asarray(image.resize((60, 40), Image.Resampling.BICUBIC)) for image in small])
+
+
+def sound(rate: int, seconds: float = 0.4) -> np.ndarray:
+    """(1, samples) float32: two tones and noise."""
+    t = np.arange(int(rate * seconds)) / rate
+    noise = np.random.default_rng(0).normal(size=t.size)
+    return (0.4 * np.sin(2700 * t) + 0.2 * np.sin(9000 * t * t) + 0.02 * noise).astype(np.float32)[None]
+
+
+def ids_of(tokenizer_json: str | None) -> dict[str, torch.Tensor]:
+    assert tokenizer_json is not None
+    ids, mask = encode(tokenizer_from_json(tokenizer_json), TEXTS)
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def as_model(encoder: Encoder) -> Model:
+    parts = [part for part in (encoder.frontend, encoder.tower) if part is not None]
+    model = Model(
+        "encoder", parts, inputs={str(encoder.tower.modality): encoder.raw},
+        outputs=encoder.tower.signature.output_names,
+    )  # fmt: skip
+    model.tokenizer_json = encoder.tokenizer_json
+    return model.eval()
+
+
+def run(model: Model, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        return model({name: torch.as_tensor(value) for name, value in given.items()})
+
+
+def check_round_trip(model: Model, given: Mapping[str, Any], folder: Path) -> None:
+    """Saved and loaded, it computes the same bit for bit."""
+    save_model(model, folder)
+    loaded = load_model(folder)
+    assert loaded.chain == model.chain
+    before, after = run(model, given), run(loaded, given)
+    assert all(torch.equal(before[name], after[name]) for name in model.outputs)
+
+
+def check_the_corridor(model: Model, given: Mapping[str, Any], raw: Mapping[str, Any], folder: Path) -> None:
+    """Captured it is the same, and in int8 near it, from raw inputs through the runtime.
+
+    Args:
+        given: raw values, batch first.
+        raw: the first of them as ``predict`` takes it.
+    """
+    context = Context(scratch=folder / "scratch")
+    capture_model(model, [given], folder / "float32", name="small", context=context)
+    quantize_bundle(
+        folder / "float32", [{n: np.asarray(v) for n, v in given.items()}], folder / "int8",
+        targets=[TargetEntry("cpu-int8", "onnxruntime", "int8", {})], context=context,
+    )  # fmt: skip
+    expected = run(model, given)
+    for name, cosine in (("float32", 0.99999), ("int8", 0.98)):
+        got = Bundle.open(folder / name).predict(**raw).outputs
+        for output in model.outputs:
+            want, have = expected[output][:1].numpy().ravel(), np.asarray(got[output]).ravel()
+            near = want @ have / np.linalg.norm(want) / np.linalg.norm(have)
+            assert near > cosine, (name, output, near)
+
+
+# --- dual encoders and classifiers -----------------------------------------------------------------------------------
+
+
+def clip(folder: Path) -> Any:
+    model = transformers.CLIPModel(transformers.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=24))
+    return saved(folder, model, transformers.CLIPImageProcessor(**CROP))
+
+
+def altclip(folder: Path) -> Any:
+    text = {**TEXT, "project_dim": 24, "type_vocab_size": 1}
+    model = transformers.AltCLIPModel(
+        transformers.AltCLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
+    )
+    return saved(folder, model, transformers.CLIPImageProcessor(**CROP))
+
+
+def chinese_clip(folder: Path) -> Any:
+    model = transformers.ChineseCLIPModel(
+        transformers.ChineseCLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=24)
+    )
+    return saved(folder, model, transformers.ChineseCLIPImageProcessor(**{**CROP, "size": {"height": 40, "width": 40}}))
+
+
+def vision_text(folder: Path) -> Any:
+    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+        transformers.ViTConfig(**VISION), transformers.BertConfig(**TEXT), projection_dim=24
+    )
+    model = transformers.VisionTextDualEncoderModel(config)
+    return saved(folder, model, transformers.ViTImageProcessor(**SQUARE))
+
+
+def blip(folder: Path) -> Any:
+    text = {**TEXT, "encoder_hidden_size": 32, "sep_token_id": 3, "is_decoder": False}
+    config = transformers.BlipConfig(text_config=text, vision_config=VISION, image_text_hidden_size=24)
+    return saved(folder, transformers.BlipForImageTextRetrieval(config), transformers.BlipImageProcessor(**SQUARE))
+
+
+def blip_similarity(whole: Any, **given: torch.Tensor) -> torch.Tensor:
+    return whole(**given, use_itm_head=False).itm_score
+
+
+def clip_similarity(whole: Any, **given: torch.Tensor) -> torch.Tensor:
+    return whole(**given).logits_per_image / whole.logit_scale.exp()
+
+
+@pytest.mark.parametrize(
+    ("make", "similarity"),
+    [
+        (clip, clip_similarity),
+        (altclip, clip_similarity),
+        (chinese_clip, clip_similarity),
+        (vision_text, clip_similarity),
+        (blip, blip_similarity),
+    ],
+)
+def test_a_dual_encoders_cosines_are_those_of_transformers(
+    make: Callable[[Path], Any], similarity: Callable[..., torch.Tensor], tmp_path: Path
+) -> None:
+    whole = make(tmp_path)
+    model = model_from_hub(str(tmp_path))
+    assert model.family == "dual-encoder"
+    given = {"image": pictures(), **ids_of(model.tokenizer_json)}
+    made = run(model, {"image": given["image"]}) | run(model, ids_of(model.tokenizer_json))
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, use_fast=False)
+    pixels = processor(list(pictures()), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = similarity(whole, pixel_values=made["pixels"], **ids_of(model.tokenizer_json))
+        theirs = similarity(whole, pixel_values=pixels, **ids_of(model.tokenizer_json))
+    cosines = made["image_embedding"] @ made["text_embedding"].T
+    torch.testing.assert_close(cosines, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cosines, theirs, atol=0.01, rtol=0)  # Pillow rounds to 1/255
+    assert made["image_embedding"].shape == (2, 24)
+    check_round_trip(
+        model,
+        {"image": pictures()[:1], **{n: v[:1] for n, v in ids_of(model.tokenizer_json).items()}},
+        tmp_path / "ours",
+    )
+
+
+def clap(folder: Path, fusion: bool) -> Any:
+    config = transformers.ClapConfig(
+        text_config={**TEXT, "projection_dim": 24}, audio_config={**HTSAT, "enable_fusion": fusion,
+        "fusion_num_hidden_layers": 1, "aff_block_r": 4}, projection_dim=24,
+    )  # fmt: skip
+    extractor = transformers.ClapFeatureExtractor(
+        feature_size=16, sampling_rate=8000, hop_length=100, max_length_s=2, fft_window_size=256, frequency_min=50,
+        frequency_max=4000, truncation="fusion" if fusion else "rand_trunc", padding="repeatpad",
+    )  # fmt: skip
+    return saved(folder, transformers.ClapModel(config), extractor)
+
+
+@pytest.mark.parametrize("fusion", [False, True])
+def test_clap_hears_and_reads_as_transformers_does(fusion: bool, tmp_path: Path) -> None:
+    whole = clap(tmp_path, fusion)
+    model = model_from_hub(str(tmp_path))
+    assert model.outputs == ("audio_embedding", "text_embedding")
+    wave, words = sound(8000), ids_of(model.tokenizer_json)
+    made = run(model, {"waveform": wave}) | run(model, words)
+    extractor = transformers.ClapFeatureExtractor.from_pretrained(tmp_path)
+    heard = extractor([wave[0]], sampling_rate=8000, return_tensors="pt")
+    with torch.no_grad():
+        expected = whole(input_features=heard["input_features"], is_longer=torch.zeros(1, 1, dtype=torch.bool), **words)
+    torch.testing.assert_close(made["audio_embedding"], expected.audio_embeds, atol=1e-4, rtol=0)
+    torch.testing.assert_close(made["text_embedding"], expected.text_embeds, atol=1e-5, rtol=0)
+    check_round_trip(model, {"waveform": wave, **{n: v[:1] for n, v in words.items()}}, tmp_path / "ours")
+
+
+def vilt(folder: Path) -> Any:
+    config = transformers.ViltConfig(
+        **{**TEXT, **VISION, "max_position_embeddings": 12}, id2label={0: "no", 1: "yes", 2: "two"}, type_vocab_size=2
+    )
+    processor = transformers.ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=8)
+    return saved(folder, transformers.ViltForQuestionAnswering(config), processor)
+
+
+def test_vilt_answers_as_transformers_does(tmp_path: Path) -> None:
+    whole = vilt(tmp_path)
+    model = model_from_hub(str(tmp_path))
+    assert (model.family, model.labels) == ("fusion-classifier", ("no", "yes", "two"))
+    words = ids_of(model.tokenizer_json)
+    square = np.stack([pictures()[0, :32, :32], pictures()[1, :32, :32], pictures()[0, 8:, 20:52]])
+    made = run(model, {"image": square, **words})
+    seen = transformers.ViltImageProcessor.from_pretrained(tmp_path)(list(square), return_tensors="pt")
+    with torch.no_grad():
+        expected = whole(pixel_values=seen["pixel_values"], pixel_mask=seen["pixel_mask"], **words).logits
+    torch.testing.assert_close(made["logits"], expected, atol=1e-4, rtol=1e-4)
+    check_round_trip(model, {"image": square, **words}, tmp_path / "ours")
+    words = {n: v[:1] for n, v in words.items()}
+    check_the_corridor(model, {"image": square[:1], **words}, {"image": square[0], "text": TEXTS[0]}, tmp_path / "out")
+
+
+def test_a_generative_blip_is_told_apart(tmp_path: Path) -> None:
+    blip(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architectures"] = ["BlipForQuestionAnswering"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"BlipForQuestionAnswering writes its answer word by word and has no logits"):
+        model_from_hub(str(tmp_path))
+
+
+# --- single encoders -------------------------------------------------------------------------------------------------
+
+
+def image_encoder(model: str, config: Any, processor: Any) -> Callable[[Path], Any]:
+    return lambda folder: saved(folder, getattr(transformers, model)(config()), processor())
+
+
+IMAGES: Mapping[str, Callable[[Path], Any]] = {
+    "vit": image_encoder(
+        "ViTModel", lambda: transformers.ViTConfig(**VISION), lambda: transformers.ViTImageProcessor(**SQUARE)
+    ),
+    "resnet": image_encoder(
+        "ResNetModel",
+        lambda: transformers.ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1]),
+        lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 32}),
+    ),
+    "mobilenet_v2": image_encoder(
+        "MobileNetV2Model",
+        lambda: transformers.MobileNetV2Config(depth_multiplier=0.25, image_size=32),
+        lambda: transformers.MobileNetV2ImageProcessor(**CROP),
+    ),
+    "mobilevit": image_encoder(
+        "MobileViTModel",
+        lambda: transformers.MobileViTConfig(
+            image_size=32, hidden_sizes=[16, 16, 16], neck_hidden_sizes=[8, 8, 8, 16, 16, 16, 32], num_hidden_layers=1
+        ),
+        lambda: transformers.MobileViTImageProcessor(**CROP),
+    ),
+    "convnext": image_encoder(
+        "ConvNextModel",
+        lambda: transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32),
+        lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 32}),
+    ),
+    "convnextv2": image_encoder(
+        "ConvNextV2Model",
+        lambda: transformers.ConvNextV2Config(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32),
+        lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 32}),
+    ),
+    "efficientnet": image_encoder(
+        "EfficientNetModel",
+        lambda: transformers.EfficientNetConfig(
+            image_size=32, width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320
+        ),
+        lambda: transformers.EfficientNetImageProcessor(**SQUARE),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_an_image_encoder_sees_as_transformers_does(kind: str, tmp_path: Path) -> None:
+    whole = IMAGES[kind](tmp_path)
+    encoder = encoder_from_hub(str(tmp_path), modality="image", output="pooled")
+    assert (encoder.tower.name, encoder.tower.signature.output_names) == ("image", ("image_features",))
+    model = as_model(encoder)
+    made = run(model, {"image": pictures()})
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, use_fast=False)
+    theirs = processor(list(pictures()), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(made["pixels"], theirs, atol=2 / 255 / 0.22, rtol=0)  # Pillow rounds to 1/255, twice
+    tokens = encoder_from_hub(str(tmp_path), modality="image", output="tokens").tower
+    with torch.no_grad():
+        expected = whole(pixel_values=made["pixels"])
+        hidden = tokens.module(made["pixels"])
+    torch.testing.assert_close(made["image_features"], expected.pooler_output.flatten(1), atol=1e-5, rtol=1e-4)
+    last = expected.last_hidden_state
+    last = last.flatten(2).transpose(1, 2) if last.dim() == 4 else last
+    torch.testing.assert_close(hidden, last, atol=1e-5, rtol=1e-4)
+    assert tokens.signature.outputs[0].shape == ("batch", *last.shape[1:])
+    check_round_trip(model, {"image": pictures()}, tmp_path / "ours")
+
+
+def test_a_classifiers_checkpoint_without_a_pooler_gives_its_first_token(tmp_path: Path) -> None:
+    config = transformers.ViTConfig(**VISION, num_labels=3)
+    whole = saved(tmp_path, transformers.ViTForImageClassification(config), transformers.ViTImageProcessor(**SQUARE))
+    model = as_model(encoder_from_hub(str(tmp_path), modality="image", output="pooled"))
+    made = run(model, {"image": pictures()})
+    with torch.no_grad():
+        logits = whole.classifier(made["image_features"])
+        torch.testing.assert_close(logits, whole(pixel_values=made["pixels"]).logits, atol=1e-5, rtol=1e-4)
+
+
+TEXT_ENCODERS: Mapping[str, Callable[[], Any]] = {
+    "bert": lambda: transformers.BertModel(transformers.BertConfig(**TEXT)),
+    "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**TEXT)),
+    "xlm-roberta": lambda: transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**TEXT)),
+    "mpnet": lambda: transformers.MPNetModel(transformers.MPNetConfig(**TEXT)),
+    "albert": lambda: transformers.AlbertModel(transformers.AlbertConfig(**TEXT, embedding_size=16)),
+    "distilbert": lambda: transformers.DistilBertModel(
+        transformers.DistilBertConfig(
+            vocab_size=8, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=18, pad_token_id=1
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TEXT_ENCODERS)
+def test_a_text_encoder_is_the_mean_of_what_transformers_makes(kind: str, tmp_path: Path) -> None:
+    whole = saved(tmp_path, TEXT_ENCODERS[kind]())
+    encoder = encoder_from_hub(str(tmp_path), modality="text", output="pooled")
+    assert encoder.raw.kind == "text"
+    assert encoder.raw.max_tokens == (16 if kind in ("roberta", "xlm-roberta", "mpnet") else 18)
+    model = as_model(encoder)
+    words = ids_of(encoder.tokenizer_json)
+    made = run(model, words)
+    with torch.no_grad():
+        hidden = whole(**words).last_hidden_state
+        tokens = encoder_from_hub(str(tmp_path), modality="text", output="tokens", max_tokens=6).tower
+        torch.testing.assert_close(tokens.module(*words.values()), hidden, atol=1e-5, rtol=1e-4)
+    mask = words["attention_mask"][:, :, None]
+    torch.testing.assert_close(made["text_features"], (hidden * mask).sum(1) / mask.sum(1), atol=1e-5, rtol=1e-4)
+    assert tokens.signature.outputs[0].shape == ("batch", "tokens", 32)
+    assert tokens.signature.dims["tokens"].max == 6
+    check_round_trip(model, words, tmp_path / "ours")
+
+
+def ast(folder: Path) -> Any:
+    config = transformers.ASTConfig(
+        **{k: v for k, v in VISION.items() if k != "image_size"}, max_length=64, num_mel_bins=32
+    )
+    extractor = transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=64)
+    return saved(folder, transformers.ASTModel(config), extractor)
+
+
+def wav2vec2(folder: Path) -> Any:
+    extractor = transformers.Wav2Vec2FeatureExtractor()
+    return saved(folder, transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SPEECH)), extractor)
+
+
+def hubert(folder: Path) -> Any:
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    return saved(folder, transformers.HubertModel(transformers.HubertConfig(**SPEECH)), extractor)
+
+
+def whisper(folder: Path) -> Any:
+    config = transformers.WhisperConfig(
+        d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
+        encoder_ffn_dim=64, decoder_ffn_dim=64, num_mel_bins=16, max_source_positions=50, vocab_size=8,
+        pad_token_id=1, bos_token_id=2, eos_token_id=3, decoder_start_token_id=2, max_target_positions=8,
+        suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1)
+    return saved(folder, transformers.WhisperModel(config), extractor)
+
+
+@pytest.mark.parametrize("make", [ast, wav2vec2, hubert, whisper])
+def test_an_audio_encoder_hears_as_transformers_does(make: Callable[[Path], Any], tmp_path: Path) -> None:
+    whole = make(tmp_path)
+    encoder = encoder_from_hub(str(tmp_path), modality="audio", output="pooled")
+    model, wave = as_model(encoder), sound(16000)
+    made = run(model, {"waveform": wave})
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
+    heard = extractor([wave[0]], sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        result = (whole.encoder if make is whisper else whole)(next(iter(heard.values())))
+    pooled = result.pooler_output if make is ast else result.last_hidden_state.mean(1)
+    torch.testing.assert_close(made["audio_features"], pooled, atol=1e-4, rtol=1e-4)
+    tokens = encoder_from_hub(str(tmp_path), modality="audio", output="tokens").tower
+    with torch.no_grad():
+        hidden = tokens.module(next(iter(heard.values())))
+    torch.testing.assert_close(hidden, result.last_hidden_state, atol=1e-4, rtol=1e-4)
+    check_round_trip(model, {"waveform": wave}, tmp_path / "ours")
+
+
+def test_whisper_takes_shorter_sounds_with_its_first_positions(tmp_path: Path) -> None:
+    whole = whisper(tmp_path)
+    encoder = encoder_from_hub(str(tmp_path), modality="audio", output="tokens", longest_s=0.5)
+    made = run(as_model(encoder), {"waveform": sound(16000)})
+    assert made["log_mel"].shape == (1, 16, 50)
+    with torch.no_grad():
+        whole.encoder.config.max_source_positions = 25  # transformers checks its input's length against it
+        whole.encoder.embed_positions = torch.nn.Embedding.from_pretrained(whole.encoder.embed_positions.weight[:25])
+        expected = whole.encoder(made["log_mel"]).last_hidden_state
+    torch.testing.assert_close(made["audio_features"], expected, atol=1e-5, rtol=1e-4)
+    check_round_trip(as_model(encoder), {"waveform": sound(16000)}, tmp_path / "ours")
+
+
+# --- through the corridor --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["resnet", "mobilenet_v2", "mobilevit", "convnextv2", "efficientnet"])
+def test_an_image_encoder_goes_all_the_way(kind: str, tmp_path: Path) -> None:
+    IMAGES[kind](tmp_path)
+    model = as_model(encoder_from_hub(str(tmp_path), modality="image", output="pooled"))
+    check_the_corridor(model, {"image": pictures()[:1]}, {"image": pictures()[0]}, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "mpnet"])
+def test_a_text_encoder_goes_all_the_way(kind: str, tmp_path: Path) -> None:
+    saved(tmp_path, TEXT_ENCODERS[kind]())
+    model = as_model(encoder_from_hub(str(tmp_path), modality="text", output="tokens"))
+    words = {n: v[:1, :4] for n, v in ids_of(model.tokenizer_json).items()}
+    check_the_corridor(model, words, {"text": TEXTS[0]}, tmp_path / "out")
+
+
+@pytest.mark.parametrize("make", [ast, wav2vec2, whisper])
+def test_an_audio_encoder_goes_all_the_way(make: Callable[[Path], Any], tmp_path: Path) -> None:
+    make(tmp_path)
+    model = as_model(encoder_from_hub(str(tmp_path), modality="audio", output="tokens", **LONGEST.get(make, {})))
+    wave = sound(16000)
+    check_the_corridor(model, {"waveform": wave}, {"audio": wave[0]}, tmp_path / "out")
+
+
+LONGEST: Mapping[Any, dict[str, float]] = {wav2vec2: {"longest_s": 0.5}}
+
+
+@pytest.mark.parametrize("make", [altclip, vision_text, blip])
+def test_an_image_text_dual_encoder_goes_all_the_way(make: Callable[[Path], Any], tmp_path: Path) -> None:
+    make(tmp_path)
+    model = model_from_hub(str(tmp_path))
+    words = {n: v[:1, :4] for n, v in ids_of(model.tokenizer_json).items()}
+    raw = {"image": pictures()[0], "text": TEXTS[0]}
+    check_the_corridor(model, {"image": pictures()[:1], **words}, raw, tmp_path / "out")
+
+
+def test_a_clap_goes_all_the_way(tmp_path: Path) -> None:
+    clap(tmp_path, fusion=True)
+    model = model_from_hub(str(tmp_path))
+    words, wave = {n: v[:1, :4] for n, v in ids_of(model.tokenizer_json).items()}, sound(8000)
+    raw = {"audio": wave[0], "text": TEXTS[0]}
+    check_the_corridor(model, {"waveform": wave, **words}, raw, tmp_path / "out")
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_supported_is_told_with_what_is(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(ModelError, match=r"model type 't5' is not supported; expected one of clip, .*vilt, .*whisper$"):
+        model_from_hub(str(tmp_path))
+    with pytest.raises(ModelError, match=r"'t5' as audio tower is not supported; .* wav2vec2, hubert, whisper$"):
+        encoder_from_hub(str(tmp_path), modality="audio", output="pooled")
+    with pytest.raises(ModelError, match=r"architecture 't5'; expected one of clip-image, "):
+        hf_tower(architecture="t5", config={}, output="pooled")
+    with pytest.raises(ModelError, match=r"output 'logits' of vit; expected pooled or tokens"):
+        hf_tower(architecture="vit", config={}, output="logits")
+
+
+def test_weights_and_lengths_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    saved(tmp_path / "mlm", transformers.ViltModel(transformers.ViltConfig(**TEXT, image_size=32, patch_size=8)),
+          transformers.ViltImageProcessor(size={"shortest_edge": 32}))  # fmt: skip
+    with pytest.raises(ModelError, match=r"'classifier\S+' is missing from the checkpoint \(\d+ such\); expected the"):
+        model_from_hub(str(tmp_path / "mlm"))
+    ast(tmp_path / "ast")
+    with pytest.raises(ModelError, match=r"takes sounds of one length; drop longest_s"):
+        encoder_from_hub(str(tmp_path / "ast"), modality="audio", output="pooled", longest_s=1)
+
+
+def test_a_processor_or_a_config_of_another_model_is_told(tmp_path: Path) -> None:
+    IMAGES["vit"](tmp_path)
+    transformers.ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"can't run on what .* makes, pixels \['batch', 3, 48, 48\]: Input image"):
+        encoder_from_hub(str(tmp_path), modality="image", output="pooled")
+    with pytest.raises(ModelError, match=r"config of vit doesn't fit ViTModel: ZeroDivisionError"):
+        hf_tower(architecture="vit", config={"patch_size": 0}, output="pooled")
