@@ -61,7 +61,7 @@ def _model(section: TeacherSection, dataset: Dataset, *, family: str, task: Task
     if section.source is not None:
         from edgemm.models.outside import teacher_from_source  # transformers takes seconds to import
 
-        return teacher_from_source(section.source, family=family, labels=dataset.labels)
+        return teacher_from_source(section.source, family=family, labels=dataset.labels, task=task)
     answer = Answer(dataset.labels, task)
     model = build_model(section, family=family, answer=answer, texts=dataset.all_texts(), seed=seed)
     if task == "regression":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -353,7 +355,9 @@ def build_model(
         torch.manual_seed(seed)
         towers: list[Tower] = []
         for modality, tower in section.towers.items():
-            if isinstance(tower, ImageTower):
+            if (hub := _tower_from_hub(modality, tower)) is not None:
+                towers.append(hub)
+            elif isinstance(tower, ImageTower):
                 towers.append(_image_tower(tower, embed_dim=embed_dim))
             elif isinstance(tower, AudioTower):
                 towers.append(_audio_tower(tower, embed_dim=embed_dim))
@@ -368,6 +372,28 @@ def build_model(
     model.tokenizer_json = next((t.tokenizer_json for t in towers if t.tokenizer_json is not None), None)
     model.eval()
     return model
+
+
+def _tower_from_hub(modality: str, tower: ImageTower | TextTower | AudioTower | TensorTower) -> Tower | None:
+    """A tower of Hugging Face's, frontend included; None where the tower is one of ours."""
+    weights = None if isinstance(tower, TensorTower) else tower.weights
+    if weights is None or isinstance(tower, TensorTower):
+        return None
+    if not (weights.startswith("hf:") or isinstance(tower, AudioTower)):
+        return None
+    if isinstance(tower, TextTower) and pretrained.is_bert(weights):
+        return None
+    from edgemm.models.huggingface import encoder_from_hub  # transformers takes seconds to import
+
+    if isinstance(tower, AudioTower):
+        with tempfile.TemporaryDirectory() as folder:
+            name = str(pretrained.whisper_folder(weights, Path(folder)))
+            made = encoder_from_hub(name, modality=modality, output=tower.output, longest_s=tower.longest_s)
+    else:
+        tokens = tower.max_tokens if isinstance(tower, TextTower) else None
+        made = encoder_from_hub(weights.removeprefix("hf:"), modality=modality, output=tower.output, max_tokens=tokens)
+    parts = (made.tower,) if made.frontend is None else (made.frontend, made.tower)
+    return Tower(modality, parts, made.raw, made.tokenizer_json)
 
 
 def _text_tower(
@@ -389,9 +415,9 @@ def weightless(section: ModelSection) -> tuple[ModelSection, str | None]:
     changed: dict[str, object] = {}
     tokenizer = None
     for name, tower in (("image", section.image), ("audio", section.audio)):
-        if tower is not None:
+        if tower is not None and not (tower.weights or "").startswith("hf:"):  # those have no sizes of ours
             changed[name] = tower.model_copy(update={"weights": None})
-    if section.text is not None and section.text.weights is not None:
+    if section.text is not None and section.text.weights is not None and pretrained.is_bert(section.text.weights):
         known, tokenizer = pretrained.text_description(section.text.weights)
         sizes = {key: getattr(section.text, key) or known[key] for key in ("width", "heads", "ffn")}
         changed["text"] = section.text.model_copy(update={"weights": None, **sizes})

@@ -14,11 +14,13 @@ from edgemm.models.kinds import KINDS
 from edgemm.models.model import Model, Part
 from edgemm.models.store import load_model
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import TensorInput
+from edgemm.runtime.manifest import Task, TensorInput
 from edgemm.runtime.signature import Signature
 
 
-def teacher_from_source(source: str, *, family: str | None = None, labels: Sequence[str] = ()) -> Model:
+def teacher_from_source(
+    source: str, *, family: str | None = None, labels: Sequence[str] = (), task: Task | None = None
+) -> Model:
     """The model that ``source`` names.
 
     Args:
@@ -27,6 +29,7 @@ def teacher_from_source(source: str, *, family: str | None = None, labels: Seque
             ``signature``, which becomes a model of one part.
         family: what the recipe expects; None takes any.
         labels: the data's classes, which a classifier has to share, in their order; empty takes any.
+        task: of a classifier that doesn't say it itself.
 
     Raises:
         ModelError: what, where, and what was expected.
@@ -42,6 +45,12 @@ def teacher_from_source(source: str, *, family: str | None = None, labels: Seque
         raise ModelError(
             f"teacher.source: got '{source}', expected hf:NAME_OR_FOLDER, folder:PATH or python:module:factory"
         )
+    if model.family == "outside" and family is not None:
+        model.family = _family_of(model)
+    if not model.labels and "logits" in model.outputs and labels:
+        _take_labels_(model, labels, source=source)
+    if model.family == "fusion-classifier" and model.task is None:
+        model.task = task
     if family is not None and model.family != family:
         raise ModelError(f"teacher.source '{source}' is of family '{model.family}', the recipe says '{family}'")
     if model.labels and labels and model.labels != tuple(labels):
@@ -51,6 +60,22 @@ def teacher_from_source(source: str, *, family: str | None = None, labels: Seque
             + (f"; '{odd[0]}' is in only one of them" if odd else ", in another order")
         )
     return model
+
+
+def _family_of(model: Model) -> str:
+    """What a model of unknown family is, by the names of what it puts out."""
+    if {"logits", "value"} & set(model.outputs):
+        return "fusion-classifier"
+    embeddings = [name for name in model.outputs if name.endswith("_embedding")]
+    return "dual-encoder" if len(embeddings) > 1 else "embedder" if embeddings else "outside"
+
+
+def _take_labels_(model: Model, labels: Sequence[str], *, source: str) -> None:
+    """Name the classes of a classifier that doesn't name them itself, in place."""
+    width = next(s.shape[-1] for part in model.chain for s in part.signature.outputs if s.name == "logits")
+    if width != len(labels):
+        raise ModelError(f"teacher.source '{source}': its logits have {width} classes, the data {len(labels)} labels")
+    model.labels = tuple(labels)
 
 
 # --- python ----------------------------------------------------------------------------------------------------------
@@ -65,7 +90,10 @@ def _from_factory(path: str) -> Model:
             else replace(part, kind="python", config={"factory": path, "part": part.name})
             for part in made.chain
         ]
-        model = Model(made.family, parts, inputs=made.inputs, outputs=made.outputs, labels=made.labels)
+        model = Model(
+            made.family, parts, inputs=made.inputs, outputs=made.outputs, labels=made.labels, task=made.task,
+            placeholders=dict(made.placeholders.items()),
+        )  # fmt: skip
         model.tokenizer_json = made.tokenizer_json
         return model.eval()
     signature = getattr(made, "signature", None)

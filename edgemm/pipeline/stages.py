@@ -92,7 +92,10 @@ def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
             gallery_samples(dataset, recipe.pack)
     if "measure" in recipe.stages:
         for split in dataset.evaluate:
-            check_samples(split, dataset.split(split), family=recipe.family, modalities=("image", "text"))
+            check_samples(
+                split, dataset.split(split), family=recipe.family, modalities=modalities, task=recipe.task,
+                may_lack=modalities if recipe.student.fusion.missing == "placeholder" else (),
+            )  # fmt: skip
     check_calibration(recipe, dataset)
     corridor = _Corridor(recipe, dataset)
     models = corridor.models()

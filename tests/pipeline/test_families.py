@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgemm.data import Dataset
+from edgemm.measure.measurement import Measurement, read_measurements
 from edgemm.pipeline.node import run_nodes
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.stages import corridor_nodes
@@ -71,6 +72,10 @@ def corridor(recipe: Recipe, dataset: Dataset, folder: Path) -> tuple[Bundle, Bu
     return Bundle.open(made["pack"].artifact.path / "bundle"), Bundle.open(made["capture:teacher"].artifact.path)
 
 
+def measurements(bundle: Bundle) -> list[Measurement]:
+    return read_measurements(bundle.archive.path / "measurements.jsonl")
+
+
 def raws(dataset: Dataset, modalities: tuple[str, ...]) -> dict[str, Any]:
     samples = dataset.split("test")
     return {m: [s.raw(m) for s in samples] for m in modalities}
@@ -110,6 +115,8 @@ def test_fusions_of_four_modalities_with_sounds_missing(tmp_path: Path, text: Pa
         prune={"image": 0.3, **({} if mode == "late" else {"head": 0.3})},
     )  # fmt: skip
     bundle, teacher = corridor(recipe, world, tmp_path)
+    tasks = {measured.details.get("task") for measured in measurements(bundle)}
+    assert {"answers", "answers, without audio", "answers, without image and text"} <= tasks
     given = raws(world, modalities)
     whole = bundle.predict(**given).outputs["logits"]
     assert whole.shape == (16, 16)
@@ -151,6 +158,8 @@ def test_several_labels_and_quantities(tmp_path: Path, text: Path, world: Datase
 
 def test_an_embedder_of_one_tower(tmp_path: Path, text: Path, world: Dataset) -> None:
     recipe = recipe_of("embedder", text, ("image",), distill={"similarity": 4.0}, gallery="none")
-    bundle, _ = corridor(recipe, world, tmp_path)
+    colours = {name: [replace(s, label=s.group) for s in samples] for name, samples in world.splits.items()}
+    identities = replace(world, splits=colours, labels=tuple(sorted({str(s.group) for s in world.split("train")})))
+    bundle, _ = corridor(recipe, identities, tmp_path)
     made = bundle.predict(image=raws(world, ("image",))["image"]).outputs["image_embedding"]
     np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, rtol=1e-3)
