@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def retrieval(
     examples: int = 0,
     shown_groups: Sequence[str] = (),
 ) -> list[Scored]:
-    """Every direction of every two modalities, on the samples that have both.
+    """Every direction of every two modalities, on the samples that have both, and each to other items of itself.
 
     Args:
         bundle: names the messages.
@@ -127,15 +128,18 @@ def retrieval(
     place = {m: {raw: i for i, raw in enumerate(distinct(samples, m).raws)} for m in vectors}
     found = []
     for whose, searched in galleries.items():
-        for a, b in permutations(vectors, 2):
+        for a, b in product(vectors, repeat=2):
             both = [s for s in samples if s.raw(a) is not None and s.raw(b) is not None]
-            if not both:
-                continue
             queries, targets = distinct(both, a), distinct(both, b)
+            themselves = None
+            if a == b:  # a picture finds others of the same thing
+                queries, themselves = _with_another(queries)
+            if not queries.raws:
+                continue
             asked = vectors[a][[place[a][raw] for raw in queries.raws]]
             held = searched[b][[place[b][raw] for raw in targets.raws]]
             task = f"{a}→{b}{whose}"
-            ranks, positives = ranks_of(asked, held, queries.labels, targets.labels)
+            ranks, positives = ranks_of(asked, held, queries.labels, targets.labels, themselves=themselves)
             details: dict[str, Any] = {
                 "split": split,
                 "task": task,
@@ -143,9 +147,18 @@ def retrieval(
                 "gallery": len(targets.labels),
                 "chance": {f"R@{k}": random_recall(positives, len(targets.labels), k) for k in (1, 10)},
             }
-            nearest = _nearest(asked, held, queries, targets, examples, shown_groups, query=a) if examples else []
+            shown = examples if a != b else 0
+            nearest = _nearest(asked, held, queries, targets, shown, shown_groups, query=a) if shown else []
             found.append(Scored("ranks", split, task, tuple(map(float, ranks)), details, nearest))
     return found
+
+
+def _with_another(items: Items) -> tuple[Items, np.ndarray]:
+    """Those items whose label another one has too, and their places."""
+    counts = Counter(items.labels)
+    places = [i for i, label in enumerate(items.labels) if counts[label] > 1]
+    kept = Items([items.raws[i] for i in places], [items.labels[i] for i in places], [items.groups[i] for i in places])
+    return kept, np.asarray(places, np.int64)
 
 
 def ranks_of(

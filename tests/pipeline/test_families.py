@@ -64,16 +64,17 @@ def recipe_of(family: str, text: Path, modalities: tuple[str, ...], *, tokens: b
     return Recipe.model_validate(values)
 
 
-def corridor(recipe: Recipe, dataset: Dataset, folder: Path) -> tuple[Bundle, Bundle]:
-    """The bundle that ships, and the teacher's captured one."""
+def corridor(recipe: Recipe, dataset: Dataset, folder: Path) -> tuple[Bundle, Bundle | None]:
+    """The bundle that ships, and the teacher's captured one where it is measured."""
     store = Store(folder / "store")
     with running(store, recipe.name, recipe="test", overrides=()) as run:
         made = run_nodes(corridor_nodes(recipe, dataset), store=store, run=run, progress=Silent())
-    return Bundle.open(made["pack"].artifact.path / "bundle"), Bundle.open(made["capture:teacher"].artifact.path)
+    teacher = Bundle.open(made["capture:teacher"].artifact.path) if "capture:teacher" in made else None
+    return Bundle.open(made["pack"].artifact.path / "bundle"), teacher
 
 
 def measurements(bundle: Bundle) -> list[Measurement]:
-    return read_measurements(bundle.archive.path / "measurements.jsonl")
+    return list(read_measurements(bundle.archive.path / "measurements.jsonl").measurements)
 
 
 def raws(dataset: Dataset, modalities: tuple[str, ...]) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def test_three_towers_in_one_space(tmp_path: Path, text: Path, world: Dataset) -
     assert bundle.verify().ok
 
 
-@pytest.mark.parametrize("mode", ["gated", "early", "late", "hybrid", "cross-attention", "hierarchical"])
+@pytest.mark.parametrize("mode", ["gated", "early", "hybrid", "cross-attention"])
 def test_fusions_of_four_modalities_with_sounds_missing(tmp_path: Path, text: Path, mode: str) -> None:
     modalities = ("image", "text", "audio", "sensor")
     world = write_world(tmp_path / "world", lacking=True)
@@ -120,12 +121,12 @@ def test_fusions_of_four_modalities_with_sounds_missing(tmp_path: Path, text: Pa
     given = raws(world, modalities)
     whole = bundle.predict(**given).outputs["logits"]
     assert whole.shape == (16, 16)
-    # int8 says much of what float32 says
     without = {m: raw for m, raw in given.items() if m != "audio"}
     silent = bundle.predict(**without).outputs["logits"]
     assert silent.shape == whole.shape
     assert not np.allclose(silent, whole)
     assert bundle.verify().ok
+    assert teacher is not None
     assert teacher.predict(**without).outputs["logits"].shape == whole.shape
 
 
