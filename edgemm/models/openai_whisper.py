@@ -11,38 +11,28 @@ from torch import Tensor
 
 from edgemm.runtime.errors import ModelError
 
-_RENAMED = (  # in this order: what comes first must not be eaten by what is shorter
-    ("blocks", "layers"),
-    ("mlp.0", "fc1"),
-    ("mlp.2", "fc2"),
-    ("mlp_ln", "final_layer_norm"),
-    ("cross_attn_ln", "encoder_attn_layer_norm"),
-    ("cross_attn.query", "encoder_attn.q_proj"),
-    ("cross_attn.key", "encoder_attn.k_proj"),
-    ("cross_attn.value", "encoder_attn.v_proj"),
-    ("cross_attn.out", "encoder_attn.out_proj"),
-    ("attn.query", "self_attn.q_proj"),
-    ("attn.key", "self_attn.k_proj"),
-    ("attn.value", "self_attn.v_proj"),
-    ("attn.out", "self_attn.out_proj"),
-    ("layers.{}.attn_ln", "layers.{}.self_attn_layer_norm"),
-    ("decoder.ln.", "decoder.layer_norm."),
-    ("ln_post", "layer_norm"),
-    ("token_embedding", "embed_tokens"),
-    ("positional_embedding", "embed_positions.weight"),
-)
+_PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}
+_IN_A_LAYER = {
+    "mlp.0": "fc1",
+    "mlp.2": "fc2",
+    "mlp_ln": "final_layer_norm",
+    "attn_ln": "self_attn_layer_norm",
+    "cross_attn_ln": "encoder_attn_layer_norm",
+    **{f"attn.{old}": f"self_attn.{new}" for old, new in _PROJECTIONS.items()},
+    **{f"cross_attn.{old}": f"encoder_attn.{new}" for old, new in _PROJECTIONS.items()},
+}
+_OUTSIDE = {"ln": "layer_norm", "ln_post": "layer_norm", "token_embedding": "embed_tokens"}
 
 
 def renamed(key: str) -> str:
     """OpenAI's name of a tensor as transformers calls it."""
-    for old, new in _RENAMED:
-        if "{}" in old:
-            steps = key.split(".")
-            if len(steps) > 3 and steps[3] == "attn_ln":
-                key = ".".join([*steps[:3], "self_attn_layer_norm", *steps[4:]])
-        elif f".{old}" in key and f".{new}" not in key:
-            key = key.replace(old, new)
-    return key
+    half, *steps = key.split(".")
+    if steps == ["positional_embedding"]:
+        return f"{half}.embed_positions.weight"
+    if steps[0] != "blocks":
+        return ".".join([half, _OUTSIDE.get(steps[0], steps[0]), *steps[1:]])
+    name = _IN_A_LAYER[".".join(steps[2:-1])]
+    return ".".join([half, "layers", steps[1], name, steps[-1]])
 
 
 def write_hugging_face(checkpoint: Path, folder: Path) -> None:
@@ -70,6 +60,7 @@ def write_hugging_face(checkpoint: Path, folder: Path) -> None:
             decoder_attention_heads=sizes["n_text_head"],
             decoder_ffn_dim=4 * sizes["n_text_state"],
             max_target_positions=sizes["n_text_ctx"],
+            pad_token_id=sizes["n_vocab"] - 1,  # of the decoder, which is not used
         )
         model = made.WhisperModel(config)
         model.load_state_dict({renamed(key): value.float() for key, value in state.items()})

@@ -119,7 +119,7 @@ def test_every_pair_of_three_modalities_is_searched_on_the_samples_that_have_bot
     samples = [replace(s, tensors={}) if i % 2 else s for i, s in enumerate(samples)]  # sensors of red, blue, green
     found = by_task(triple(tmp_path / "b"), samples)
     names = ("image", "text", "sensor")
-    assert list(found) == [f"{a}→{b}" for a in names for b in names if a != b]
+    assert [t for t in found if len(set(t.split("→"))) > 1] == [f"{a}→{b}" for a in names for b in names if a != b]
     assert found["text→image"].details["gallery"] == 6
     assert found["text→sensor"].details["gallery"] == 3
     assert found["sensor→image"].details["gallery"] == 3
