@@ -243,7 +243,7 @@ def _padding_bias(tokens: Tensor) -> Tensor:
     return ((there - 1.0) * 1e4)[:, None, None, :]
 
 
-FUSIONS: Mapping[str, type[Fusion]] = {
+FUSIONS: dict[str, type[Fusion]] = {
     "concat": Concat,
     "sum": Sum,
     "mean": Mean,
