@@ -23,6 +23,7 @@ from edgemm.graph.storage import compress_weights
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.errors import QuantizeError
 from edgemm.runtime.manifest import PartEntry, TargetEntry
+from edgemm.runtime.onnx_wire import require_whole_graph
 from edgemm.stage import Context
 
 Values = Mapping[str, np.ndarray]
@@ -219,7 +220,9 @@ def _spooled(spool: Path, part: PartEntry) -> Iterator[dict[str, np.ndarray]]:
 def _read_graph(archive: Archive, path: str) -> ir.Model:
     import onnx
 
-    return ir.from_proto(onnx.load_from_string(archive.read(path)))
+    data = archive.read(path)
+    require_whole_graph(data, what=f"{archive.path}: {path}")
+    return ir.from_proto(onnx.load_from_string(data))
 
 
 # --- why int8 did not pay --------------------------------------------------------------------------------------------
