@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import bundles
@@ -195,6 +196,22 @@ def test_openvino_gives_the_same_before_and_after_it_fixes_a_shape(dual: Path) -
         np.testing.assert_allclose(part.run(feeds)["text_embedding"], first, atol=1e-6)
     wider = {name: np.repeat(value, 3, axis=0) for name, value in feeds.items()}
     assert part.run(wider)["text_embedding"].shape == (3, bundles.WIDTH)
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_each_of_several_threads_gets_its_own_answer(dual: Path, target: str) -> None:
+    texts = [" ".join(bundles.WORDS[4 : 4 + i]) for i in range(1, 9)]  # of different lengths: static models come up
+    pictures = [bundles.png(i) for i in range(8)]
+    bundle = Bundle.open(dual, target=target, threads=1)
+    expected = [bundle.predict(text=t, image=p).outputs for t, p in zip(texts, pictures, strict=True)]
+
+    def ask(turn: int) -> bool:
+        made = shared.predict(text=texts[turn % 8], image=pictures[turn % 8]).outputs
+        return all(np.allclose(made[name], value, atol=1e-5) for name, value in expected[turn % 8].items())
+
+    shared = Bundle.open(dual, target=target, threads=1)
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(not right for right in pool.map(ask, range(1600))) == 0
 
 
 def test_threads_can_be_set_and_are_checked(dual: Path) -> None:
