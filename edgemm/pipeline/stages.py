@@ -235,6 +235,7 @@ class _Corridor:
             if model is models[-1] or "measure" in recipe.stages or (model.name == "teach" and self._teachers_gallery)
         ]
         if "quantize" in recipe.stages:
+            raced = {ENGINES[t.engine] for t in recipe.targets} - set(GRAPH) if recipe.quantize.rollback else ()
             nodes.append(
                 Node(
                     "quantize",
@@ -249,7 +250,7 @@ class _Corridor:
                     },
                     self._quantize,
                     sources=QUANTIZE_CODE,
-                    libraries=GRAPH,
+                    libraries=(*GRAPH, *raced),
                     makes="graphs written for the targets' engines",
                 )
             )
