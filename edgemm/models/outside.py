@@ -48,7 +48,7 @@ def teacher_from_source(source: str, *, family: str | None = None, labels: Seque
         model = _from_hugging_face(rest)
     elif scheme == "folder" and rest:
         model = load_model(Path(rest))
-    elif scheme == "python" and rest.count(":") == 1:
+    elif scheme == "python" and rest.count(":") == 1 and all(rest.split(":")):
         model = _from_factory(rest)
     else:
         raise ModelError(
