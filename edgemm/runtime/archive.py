@@ -19,6 +19,7 @@ from edgemm.runtime.errors import BundleCorrupt, BundleError
 from edgemm.runtime.fields import one_line, parse_json, show
 from edgemm.runtime.manifest import FileEntry, Manifest
 from edgemm.runtime.paths import MANIFEST, check_path
+from edgemm.runtime.sizes import LABELS_LIMIT, check_size
 
 MANIFEST_LIMIT_BYTES = 64 << 20  # a manifest is a few kB; a larger one is an attack on memory
 
@@ -58,12 +59,16 @@ class Archive:
         self.manifest_sha256 = hashlib.sha256(data).hexdigest()
         check_references(self.manifest, f"{path}/{MANIFEST}")
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, limit: int | None = None) -> bytes:
         """The bytes of one file of the bundle.
+
+        Args:
+            name: as in the manifest's table.
+            limit: bytes it may have; None takes the limit of its kind (``sizes``).
 
         Raises:
             BundleError: the manifest does not list it.
-            BundleCorrupt: its size or sha256 differs from the manifest's, or it is not there.
+            BundleCorrupt: its size or sha256 differs from the manifest's, it is too large, or it is not there.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
@@ -71,6 +76,7 @@ class Archive:
         size = self._storage.size(name)
         if size != entry.bytes:
             raise BundleCorrupt(f"{self.path}: {name}: got {size} bytes, expected {entry.bytes} by the manifest")
+        check_size(name, size, str(self.path), limit=limit)
         data = self._storage.read(name, entry.bytes)
         if len(data) != entry.bytes:
             raise BundleCorrupt(
@@ -87,7 +93,7 @@ class Archive:
 
     def read_strings(self, name: str) -> tuple[str, ...]:
         """A JSON list of strings (labels). Raises BundleError where it is anything else."""
-        value = parse_json(self.read(name), file=f"{self.path}/{name}")
+        value = parse_json(self.read(name, limit=LABELS_LIMIT), file=f"{self.path}/{name}")
         if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
             raise BundleError(f"{self.path}/{name}: got {show(value)}, expected a non-empty array of strings")
         return tuple(value)
@@ -185,10 +191,12 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
 
     Raises:
         BundleError: the manifest does not validate, or names a file that is not in the folder.
+        BundleCorrupt: a file that is too large to be read again.
     """
     root = Path(folder)
     inside = _Folder(root)
     names = inside.names()
+    labels = {manifest.labels, manifest.gallery.labels if manifest.gallery else None}
     entries: dict[str, FileEntry] = {}
     for name in names:
         check_path(name, str(root))
@@ -199,6 +207,7 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
                 size += len(chunk)
+        check_size(name, size, str(root), limit=LABELS_LIMIT if name in labels else None)
         entries[name] = FileEntry(digest.hexdigest(), size)
     sealed = replace(manifest, files=entries)
     # What is written has to be readable: the same checks as on the device, on the JSON itself.
