@@ -34,6 +34,7 @@ from edgemm.measure.scores import statistics
 from edgemm.recipe import MeasureConfig
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.engine_tensorrt import unbuilt
 from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import BundleError, DeviceMissing
@@ -417,12 +418,8 @@ def _write_scores(path: Path | None, scored: Sequence[Scored]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _examples(

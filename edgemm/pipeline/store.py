@@ -35,7 +35,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
-from edgemm.runtime.disk import disk_is_full
+from edgemm.runtime.disk import disk_is_full, replacing
 from edgemm.runtime.errors import EdgemmError, StoreError
 from edgemm.runtime.fields import one_line
 from edgemm.stage import Artifact
@@ -253,18 +253,10 @@ class Store:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all: to a neighbour, synced, then renamed over ``path``."""
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with neighbour.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        neighbour.replace(path)
-    except BaseException:
-        neighbour.unlink(missing_ok=True)
-        raise
+    """Write JSON whole or not at all."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
 
 
 def remove(folder: Path) -> None:

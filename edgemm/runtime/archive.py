@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import BundleCorrupt, BundleError
 from edgemm.runtime.fields import one_line, parse_json, show
 from edgemm.runtime.manifest import FileEntry, Manifest
@@ -213,7 +214,11 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
     # What is written has to be readable: the same checks as on the device, on the JSON itself.
     again = Manifest.from_json(json.loads(sealed.to_bytes()), file=f"{root}/{MANIFEST}")
     check_references(again, f"{root}/{MANIFEST}")
-    _write_atomically(root / MANIFEST, sealed.to_bytes())
+    try:
+        with replacing(root / MANIFEST) as partial:
+            partial.write_bytes(sealed.to_bytes())
+    except OSError as error:
+        raise BundleError(f"{root / MANIFEST}: cannot be written: {one_line(error)}") from error
     return again
 
 
@@ -223,17 +228,3 @@ def _files_under(root: Path) -> list[str]:
         relative = Path(folder).relative_to(root)
         found += [(relative / name).as_posix() for name in names]
     return sorted(found)
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + f".partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be written: {one_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgemm.runtime.archive import open_archive
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import BundleCorrupt, BundleError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.paths import MANIFEST, check_path
@@ -100,18 +101,14 @@ def zip_bundle(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
     """
     archive = open_archive(folder)
     target = Path(out)
-    partial = target.with_name(target.name + f".partial-{os.getpid()}")
     try:
-        with zipfile.ZipFile(partial, "w", allowZip64=True) as packed:
+        with replacing(target) as partial, zipfile.ZipFile(partial, "w", allowZip64=True) as packed:
             manifest = (Path(folder) / MANIFEST).read_bytes()
             _add_member(packed, MANIFEST, manifest)
             for name in sorted(archive.manifest.files):
                 _add_member(packed, name, archive.read(name))
-        partial.replace(target)
     except OSError as error:
         raise BundleError(f"{target}: cannot be written: {one_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
