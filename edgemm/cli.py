@@ -299,6 +299,12 @@ def measure(
     out: OutOption,
     recipe: Annotated[Path, typer.Option("--recipe", metavar="RECIPE", help="On whose data accuracy is measured.")],
     overrides: SetOption = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, metavar="N", help="CPU threads of every target (default: as the first that names them)."
+        ),
+    ] = None,
 ) -> None:
     """Measure bundles side by side in one run.
 
@@ -306,7 +312,7 @@ def measure(
     """
     from edgemm.pipeline.verbs import measure
 
-    measure(bundles, out, recipe, overrides or [])
+    measure(bundles, out, recipe, overrides or [], threads=threads)
 
 
 @app.command()

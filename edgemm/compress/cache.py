@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.runtime.disk import write_array
+from edgemm.runtime.disk import replacing, write_array
 from edgemm.stage import Context
 
 Rows = Mapping[str, NDArray[np.generic]]
@@ -59,7 +58,8 @@ def cached_rows(
             for rows in missing:
                 made = compute(rows)
                 for name in names:
-                    _write(_file(folder, name, rows), made[name])
+                    with replacing(_file(folder, name, rows)) as partial:
+                        write_array(partial, made[name])
                 task.advance(len(rows))
     # the empty range gives shape and dtype of a table without rows
     return {
@@ -71,12 +71,3 @@ def cached_rows(
 
 def _file(folder: Path, name: str, rows: range) -> Path:
     return folder / f"{name}-{rows.start:08d}-{rows.stop:08d}.npy"
-
-
-def _write(path: Path, rows: NDArray[np.generic]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        write_array(partial, rows)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -17,12 +17,15 @@ import numpy as np
 import onnx_ir as ir
 
 from edgemm.graph.files import publish, write_graph, write_manifest
-from edgemm.graph.parity import OnnxGraph, latency_ratio
+from edgemm.graph.parity import OnnxGraph
 from edgemm.graph.quantize import DEFAULT, SCHEMES, Quantization, layer_names, quantize_onnx
+from edgemm.graph.race import latency_ratio
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.errors import QuantizeError
 from edgemm.runtime.manifest import PartEntry, TargetEntry
+from edgemm.runtime.onnx_wire import require_whole_graph
+from edgemm.runtime.timing import Ratio
 from edgemm.stage import Context
 
 Values = Mapping[str, np.ndarray]
@@ -50,8 +53,9 @@ def quantize_bundle(
             same kind of graph share its file. TensorRT targets get graphs, ``build_bundle`` compiles them.
         config: how to quantize; its engine is replaced by each target's.
         context: ``scratch`` takes the spooled values.
-        rollback: measure each int8 part against its float32 form on this machine (paired, interleaved) and, where
-            int8 is slower, keep float32 arithmetic with int8 storage. Makes the result depend on the machine.
+        rollback: measure each int8 part against its float32 form on this machine, on each CPU target's engine and
+            threads (paired, interleaved, in a fresh process) and, for the targets where int8 is slower, keep float32
+            arithmetic with int8 storage. Makes the result depend on the machine.
         samples: how many ``raw_values`` there are, for progress, where they are a stream without a length.
 
     Raises:
@@ -68,7 +72,7 @@ def quantize_bundle(
     _check_keep_float(config, [graphs[part.name] for part in manifest.parts if part.role != "frontend"])
     spool = context.scratch / "calibration"
     notes: dict[str, dict[str, object]] = {}
-    made: dict[tuple[str, str], str] = {}  # (kind, part) -> path
+    made: dict[tuple[str, str], str] = {}  # (target, part) -> path
     work = [(kind, part) for kind in dict.fromkeys(graph_kind(t) for t in targets) for part in manifest.parts]
     try:
         counts: dict[str, int] = {}
@@ -89,20 +93,26 @@ def quantize_bundle(
                             "give samples of that modality"
                         )
                     engine = next(t.engine for t in targets if graph_kind(t) == kind)
-                    graph, kept, note = _convert(
-                        kind, part, graph, spool, replace(config, engine=engine), rollback, context
-                    )
+                    graph, kept, note = _convert(kind, part, graph, spool, replace(config, engine=engine), context)
                     note["calibration_samples"] = counts[part.name]
-                path = f"graphs/{kept}/{part.name}.onnx"
-                if not (partial / path).exists():
-                    write_graph(graph, partial / path)
-                made[kind, part.name] = path
+                forms = {t.name: (kept, graph) for t in targets if graph_kind(t) == kind}
+                if rollback and kept == "int8":
+                    slower = _slower(
+                        part, graph, graphs[part.name], [t for t in targets if t.name in forms], spool, context
+                    )
+                    if slower:
+                        stored = "float32-stored-int8", compress_weights(graphs[part.name])
+                        forms |= dict.fromkeys(slower, stored)
+                        note["rolled_back"] = slower
+                for target, (form, model) in forms.items():
+                    path = f"graphs/{form}/{part.name}.onnx"
+                    if not (partial / path).exists():
+                        write_graph(model, partial / path)
+                    made[target, part.name] = path
                 if note:
                     notes[f"{kind}/{part.name}"] = note
                 task.advance(note=f"{part.name} {kind}")
-            entries = tuple(
-                replace(t, files={p.name: made[graph_kind(t), p.name] for p in manifest.parts}) for t in targets
-            )
+            entries = tuple(replace(t, files={p.name: made[t.name, p.name] for p in manifest.parts}) for t in targets)
             write_manifest(
                 partial,
                 replace(
@@ -133,7 +143,7 @@ def _check_keep_float(config: Quantization, graphs: Iterable[ir.Model]) -> None:
 
 
 def _convert(
-    kind: str, part: PartEntry, graph: ir.Model, spool: Path, config: Quantization, rollback: bool, context: Context
+    kind: str, part: PartEntry, graph: ir.Model, spool: Path, config: Quantization, context: Context
 ) -> tuple[ir.Model, str, dict[str, object]]:
     """One part's graph of one kind: (graph, kind it ended as, what the manifest says of it)."""
     if kind == "float16":
@@ -148,16 +158,31 @@ def _convert(
             raise QuantizeError(f"part '{part.name}': {error}") from error
         context.progress.say(f"part '{part.name}': no layer to quantize; kept in float32")
         return graph, "float32", {}
-    if rollback and kind == "int8":
-        ratio = latency_ratio(OnnxGraph(int8), OnnxGraph(graph), next(_spooled(spool, part)))
-        if ratio.verdict == "slower":
-            pairs = unfused_pairs(int8)
-            context.progress.say(
-                f"part '{part.name}': int8 takes {ratio.value:.2f} times float32's time here "
-                f"({vnni()}, {pairs} unfused Q/DQ pairs); kept float32 arithmetic, weights stored as int8"
-            )
-            return compress_weights(graph), "float32-stored-int8", {"rolled_back": True}
     return int8, kind, {}
+
+
+def _slower(
+    part: PartEntry, int8: ir.Model, float32: ir.Model, targets: Sequence[TargetEntry], spool: Path, context: Context
+) -> list[str]:
+    """Names of the targets on whose engine and threads a part's int8 form takes longer than float32, said aloud."""
+    feed = next(_spooled(spool, part))
+    small, full = (ir.to_proto(model).SerializeToString() for model in (int8, float32))
+    ratios: dict[tuple[str, int], Ratio] = {}
+    slower = []
+    for target in targets:
+        where = f"target '{target.name}', part '{part.name}'"
+        run_as = target.engine, target.threads
+        if run_as not in ratios:
+            ratios[run_as] = latency_ratio(small, full, feed, engine=target.engine, threads=target.threads, what=where)
+        ratio = ratios[run_as]
+        if ratio.verdict == "slower":
+            slower.append(target.name)
+            pairs = f", {unfused_pairs(int8)} unfused Q/DQ pairs" if target.engine == "onnxruntime" else ""
+            context.progress.say(
+                f"{where}: int8 takes {ratio.value:.2f} times float32's time here "
+                f"({vnni()}{pairs}); kept float32 arithmetic, weights stored as int8"
+            )
+    return slower
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -219,7 +244,9 @@ def _spooled(spool: Path, part: PartEntry) -> Iterator[dict[str, np.ndarray]]:
 def _read_graph(archive: Archive, path: str) -> ir.Model:
     import onnx
 
-    return ir.from_proto(onnx.load_from_string(archive.read(path)))
+    data = archive.read(path)
+    require_whole_graph(data, what=f"{archive.path}: {path}")
+    return ir.from_proto(onnx.load_from_string(data))
 
 
 # --- why int8 did not pay --------------------------------------------------------------------------------------------

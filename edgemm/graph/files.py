@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import BundleError, QuantizeError
 from edgemm.runtime.manifest import Manifest
 
@@ -44,9 +45,8 @@ def write_graph(model: ir.Model, path: Path) -> None:
     if len(data) > MAX_ONNX_BYTES:
         raise QuantizeError(f"{path.name}: {len(data)} bytes is past the 2 GiB that one ONNX file can hold")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(data)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from edgemm.runtime.errors import EngineError
-from edgemm.runtime.timing import Ratio, paired_ratio, sample_latencies
 
 
 class OnnxGraph:
@@ -72,12 +71,3 @@ def cosine(got: np.ndarray, expected: np.ndarray) -> float:
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     dots = (a * b).sum(axis=1)
     return float(np.where(norms > 0, dots / np.where(norms > 0, norms, 1.0), (a == b).all(axis=1)).mean())
-
-
-def latency_ratio(a: OnnxGraph, b: OnnxGraph, feed: Mapping[str, np.ndarray], *, rounds: int = 101) -> Ratio:
-    """How many times as long ``a`` takes as ``b`` on one feed, timed in turns."""
-    calls: dict[str, Callable[[], object]] = {"a": lambda: a.run(feed), "b": lambda: b.run(feed)}
-    for call in [*calls.values()] * 5:
-        call()
-    taken = sample_latencies(calls, min_seconds=0.0, min_samples=rounds)
-    return paired_ratio(taken["a"], taken["b"])

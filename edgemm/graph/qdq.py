@@ -197,14 +197,20 @@ def _quantize_table_(model: ir.Model, node: ir.Node) -> None:
     dq = ir.node(
         "DequantizeLinear", [found, s, z], {"axis": -1 if rank is None else rank - 1}, name=f"{name}_table_dequantize"
     )
-    found.type = None
-    uses = [u for u in found.uses() if u.node is not dq]
-    if found in model.graph.outputs:
-        raise AssertionError("a part that is nothing but a lookup")
-    for use in uses:
-        use.node.replace_input_with(use.idx, dq.outputs[0])
     dq.outputs[0].name = f"{name}_rows"
+    take_over_(model, found, dq.outputs[0], but=dq)
     model.graph.insert_after(node, dq)
+
+
+def take_over_(model: ir.Model, old: ir.Value, new: ir.Value, *, but: ir.Node) -> None:
+    """Let ``new`` be read where ``old`` is, but by node ``but``, and be the output that ``old`` was, under its name."""
+    new.type, new.shape, old.type = old.type, old.shape, None
+    for use in [use for use in old.uses() if use.node is not but]:
+        use.node.replace_input_with(use.idx, new)
+    if old in model.graph.outputs:
+        model.graph.outputs[model.graph.outputs.index(old)] = new
+        name = old.name
+        old.name, new.name = f"{name}_levels", name
 
 
 def add_constant(model: ir.Model, name: str, array: np.ndarray | np.generic) -> ir.Value:

@@ -106,9 +106,9 @@ def find_region(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset(), ab
     def make_inner(value: ir.Value) -> None:
         reader = only_reader(value)
         if reader is not None and (bounds := clip_bounds(reader)) and reader.inputs[0] is value:
-            if absorb and bounds[0] == 0.0:
-                region.absorbed.append(reader)
             value = reader.outputs[0]
+            if absorb and bounds[0] == 0.0 and value not in outputs:
+                region.absorbed.append(reader)
         if value not in outputs:
             region.inner.append(value)
             int8.add(value)

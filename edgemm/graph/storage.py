@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgemm.graph.qdq import add_constant, quantize_weight, weight_axis
+from edgemm.graph.qdq import add_constant, quantize_weight, take_over_, weight_axis
 from edgemm.graph.regions import constant, find_region
 
 
@@ -45,11 +45,8 @@ def compress_weights(model: ir.Model) -> ir.Model:
         found = node.outputs[0]
         name = str(found.name)
         node.replace_input_with(0, add_constant(result, f"{name}_table", levels))
-        uses = list(found.uses())
-        found.type = None
         cast, mul = _widen(result, found, scales, f"{name}_table")
-        for use in uses:
-            use.node.replace_input_with(use.idx, mul.outputs[0])
+        take_over_(result, found, mul.outputs[0], but=cast)
         result.graph.insert_after(node, [cast, mul])
     passes.RemoveUnusedNodesPass()(result)
     return result

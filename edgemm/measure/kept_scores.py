@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.measure.scores import Scored
+from edgemm.runtime.disk import replacing
 from edgemm.stage import Context
 
 
@@ -51,9 +51,5 @@ def write(path: Path | None, scored: Sequence[Scored]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -79,6 +79,7 @@ def measure_bundles(
     out: Path,
     context: Context,
     threads: int = 0,
+    threads_of_all: int | None = None,
     shown_groups: Sequence[str] = (),
     checksums: Mapping[Path, str] | None = None,
     gallery_encoder: str | None = None,
@@ -96,6 +97,7 @@ def measure_bundles(
         out: folder, made where it is not there.
         context: progress, and the cache that keeps scores by digest.
         threads: CPU threads of targets that leave the number to the engine, so that all compare at the same.
+        threads_of_all: CPU threads of every target, whatever number it names; None keeps those.
         shown_groups: groups whose pictures the examples may show; empty: all.
         checksums: sha256 of image files where they are known already (``Dataset.checksums``).
         gallery_encoder: the variant that embedded the gallery that ships; None where each bundle embeds its own.
@@ -109,7 +111,7 @@ def measure_bundles(
     """
     out.mkdir(parents=True, exist_ok=True)
     here = Environment(json.loads(json.dumps(environment())))
-    entries = _entries(variants, context, threads)
+    entries = _entries(variants, context, threads, threads_of_all)
     ran = [entry for entry in entries if entry.bundle is not None]
     searched = max(gallery_bytes(entry.manifest) for entry in entries)
     found = [_size(entry, here, gallery=gallery_bytes(entry.manifest) or searched) for entry in entries]
@@ -156,7 +158,7 @@ def _files(manifest: Manifest, target: TargetEntry) -> dict[str, str]:
     return files | ({"labels": manifest.labels} if manifest.labels else {})
 
 
-def _entries(variants: Mapping[str, Path], context: Context, threads: int) -> list[_Entry]:
+def _entries(variants: Mapping[str, Path], context: Context, threads: int, threads_of_all: int | None) -> list[_Entry]:
     entries: list[_Entry] = []
     for variant, path in variants.items():
         manifest = open_archive(path).manifest
@@ -168,6 +170,8 @@ def _entries(variants: Mapping[str, Path], context: Context, threads: int) -> li
                 raise BundleError(f"{path}: {problem}")
             bundle, note = _open(path, target, context, variant)
             own = target.threads or (threads if bundle is not None else 0)
+            if threads_of_all is not None:
+                own = threads_of_all
             entries.append(_Entry(variant, path, target, manifest, digest, own, bundle, note))
     return entries
 

@@ -83,6 +83,7 @@ class Row:
     size_bytes: int  # what the target needs, the gallery included
     gallery_bytes: int
     part_bytes: Mapping[str, int]
+    threads: int  # that its latency was measured with; 0: the engine's choice
     note: str
     latency: Summary | None
     speedup: Ratio | None  # of the reference's latency to this one's, paired
@@ -157,6 +158,7 @@ def _row(measurements: Measurements, size: Measurement, reference: Measurement, 
         size_bytes=int(sum(size.samples)),
         gallery_bytes=int(details.get("gallery_bytes", 0)),
         part_bytes={str(k): int(v) for k, v in details.get("part_bytes", {}).items()},
+        threads=int(details.get("threads", 0)),
         note=str(details.get("note", "")),
         latency=latency,
         speedup=speedup,
@@ -309,7 +311,7 @@ def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]
         f"÷ {words.three_figures(reference.size_bytes / row.size_bytes)}" if reference and row is not reference else ""
     )
     line = [
-        Cell(row.variant, row.target),
+        Cell(row.variant, _target(row, rows)),
         Cell(words.count(row.parameters)),
         Cell(words.size(row.size_bytes), smaller),
     ]
@@ -329,6 +331,13 @@ def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]
     return line
 
 
+def _target(row: Row, rows: Sequence[Row]) -> str:
+    """The target's name, with its threads where not all rows were measured with the same number."""
+    if row.latency is None or len({other.threads for other in rows if other.latency}) == 1:
+        return row.target
+    return f"{row.target}, {row.threads or 'all'} {'thread' if row.threads == 1 else 'threads'}"
+
+
 def part_cells(
     rows: Sequence[Row], *, quantiles: Sequence[Literal["p50", "p90", "p99"]] = ("p50", "p90")
 ) -> tuple[list[str], list[list[Cell]]]:
@@ -339,7 +348,7 @@ def part_cells(
         if row.latency is None or not row.part_ms:
             continue
         for quantile in quantiles:
-            line = [Cell(row.variant, row.target), Cell(quantile)]
+            line = [Cell(row.variant, _target(row, rows)), Cell(quantile)]
             for taken in (row.latency, *(row.part_ms.get(name) for name in names)):
                 line.append(Cell(words.latency_in_ms(getattr(taken, quantile)) if taken else ""))
             body.append(line)

@@ -39,7 +39,7 @@ def teacher_from_source(
         model = model_from_hub(rest)
     elif scheme == "folder" and rest:
         model = load_model(Path(rest))
-    elif scheme == "python" and rest.count(":") == 1:
+    elif scheme == "python" and rest.count(":") == 1 and all(rest.split(":")):
         model = _from_factory(rest)
     else:
         raise ModelError(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from edgemm.models.kinds import module_from_config
 from edgemm.models.model import Model, Part
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import AudioInput, ImageInput, RawInput, Task, TensorInput, TextInput
 from edgemm.runtime.signature import Signature
@@ -66,18 +67,16 @@ def save_model(model: Model, folder: Path) -> None:
         for part in model.chain
         for key, value in part.module.state_dict().items()
     }
-    weights = folder / "weights.safetensors.partial"
-    save_file(state, str(weights))
-    weights.replace(folder / "weights.safetensors")
+    with replacing(folder / "weights.safetensors") as partial:
+        save_file(state, str(partial))
     if model.tokenizer_json is not None:
         _write(folder / "tokenizer.json", model.tokenizer_json)
     _write(folder / "model.json", json.dumps(content, indent=1, ensure_ascii=False))  # last: its presence means whole
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)

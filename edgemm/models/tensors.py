@@ -23,14 +23,14 @@ class TensorMlp(nn.Module):
     ) -> None:
         super().__init__()
         self.pool = len(shape) == 2 and output == "pooled"
-        self.norm = nn.LayerNorm(shape[-1])  # numbers come in any scale
+        self.norm = nn.BatchNorm1d(shape[-1], affine=False)  # numbers come in any scale: the data's mean and spread
         widths = [shape[-1], *hidden]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.last = nn.Linear(widths[-1], features)
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, width) or (B, steps, width) float32 to features."""
-        x: Tensor = self.norm(values)
+        x: Tensor = self.norm(values.flatten(0, -2)).reshape(values.shape)
         for layer in self.hidden:
             x = nn.functional.relu(layer(x))
         x = self.last(x)

@@ -28,8 +28,6 @@ from edgemm.runtime.paths import MANIFEST
 from edgemm.runtime.zips import zip_bundle
 from edgemm.stage import Progress, Silent
 
-"""Engines whose files are compiled for one GPU, which may not be in this machine."""
-
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "int8": 5e-2}
 """Share of the largest output magnitude that golden outputs may be off by on another machine: engines sum in another
 order (float32), and CPUs with and without VNNI round int8 products differently."""

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import platform
 from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
 from edgemm.pipeline.node import Node
 from edgemm.pipeline.pack import Source, assemble, finish, gallery_samples, golden_samples
 from edgemm.recipe import Recipe, TargetConfig, path_fields
-from edgemm.runtime.errors import DataError
+from edgemm.runtime.errors import DataError, ModelError
+from edgemm.runtime.fields import one_line
 from edgemm.stage import Context, Inputs, Progress
 
 if TYPE_CHECKING:
@@ -254,6 +256,7 @@ class _Corridor:
             if model is models[-1] or "measure" in recipe.stages or (model.name == "teach" and self._teachers_gallery)
         ]
         if "quantize" in recipe.stages:
+            raced = {ENGINES[t.engine] for t in recipe.targets} - set(GRAPH) if recipe.quantize.rollback else ()
             nodes.append(
                 Node(
                     "quantize",
@@ -268,7 +271,7 @@ class _Corridor:
                     },
                     self._quantize,
                     sources=QUANTIZE_CODE,
-                    libraries=GRAPH,
+                    libraries=(*GRAPH, *raced),
                     makes="graphs written for the targets' engines",
                 )
             )
@@ -534,6 +537,21 @@ def _graph_facts(target: TargetConfig) -> dict[str, Any]:
     return target.model_dump(mode="json")
 
 
+def _module(source: str, path: str) -> ModuleSpec:
+    """Where the module of ``module:factory`` lies. Raises ModelError where it isn't written so, or isn't there."""
+    module, _, factory = path.partition(":")
+    if not all(name.isidentifier() for name in (*module.split("."), factory)):
+        raise ModelError(f"teacher.source: got '{source}', expected python:module:factory")
+    try:
+        spec = importlib.util.find_spec(module)
+        reason = f"No module named '{module}'"
+    except Exception as error:  # a package around the module is imported, and may raise anything
+        spec, reason = None, one_line(error)
+    if spec is None:
+        raise ModelError(f"teacher.source '{source}': can't import '{module}' ({reason}); is its folder on PYTHONPATH?")
+    return spec
+
+
 def _content_of(text: str) -> str:
     """A source as what it holds: a path as the digest of what lies there, a hub's name as the snapshot in the cache.
 
@@ -542,8 +560,7 @@ def _content_of(text: str) -> str:
     """
     scheme, colon, rest = text.partition(":")
     if scheme == "python":
-        spec = importlib.util.find_spec(rest.partition(":")[0]) if rest else None
-        origin = spec.origin if spec is not None else None
+        origin = _module(text, rest).origin
         return f"{text} {file_sha256(Path(origin))}" if origin and Path(origin).is_file() else text
     path = Path(rest if colon and scheme in ("file", "folder", "hf") else text)
     if path.is_file():

@@ -23,6 +23,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -35,8 +36,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
-from edgemm.runtime.disk import disk_is_full
+from edgemm.runtime.disk import disk_is_full, replacing
 from edgemm.runtime.errors import EdgemmError, StoreError
+from edgemm.runtime.fields import one_line
 from edgemm.stage import Artifact
 
 RECORD = "artifact.json"
@@ -90,20 +92,17 @@ class Store:
             check: hash its files the first time this process meets it.
 
         Raises:
-            StoreError: a file of it was changed, added or removed since it was made.
+            StoreError: a file of it was changed, added or removed since it was made, or its record is damaged.
         """
         folder = self.root / "artifacts" / key
-        try:
-            facts = json.loads((folder / RECORD).read_bytes())
-        except FileNotFoundError:
+        facts = _read_record(folder)
+        if facts is None:
             return None
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{folder / RECORD}: unreadable ({error}); remove {folder} and run again") from error
         if check and key not in self._checked:
             self._check(folder, facts)
             self._checked.add(key)
-        artifact = Artifact(folder / _content(facts), str(facts["stage"]), key, str(facts["digest"]))
-        size = sum(int(entry["bytes"]) for entry in facts["files"].values())
+        artifact = Artifact(folder / facts["content"], facts["stage"], key, facts["digest"])
+        size = sum(entry["bytes"] for entry in facts["files"].values())
         return Record(artifact, float(facts["seconds"]), size, True, facts)
 
     def touch(self, key: str) -> None:
@@ -198,13 +197,13 @@ class Store:
         """Contents of an artifact that was made again: what only a run that began before still reads."""
         folder = self.root / "artifacts" / key
         try:
-            current = _content(json.loads((folder / RECORD).read_bytes()))
-        except (OSError, ValueError):
+            record = _read_record(folder)
+        except StoreError:
             return []
-        return [path for path in sorted(folder.glob("content*")) if path.name != current]
+        return [path for path in sorted(folder.glob("content*")) if record and path.name != record["content"]]
 
     def _check(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        content = folder / _content(facts)
+        content = folder / facts["content"]
         there, known = set(folder_files(content)), set(facts["files"])
         for name in sorted(there ^ known):
             what = "is missing" if name in known else "was added"
@@ -260,18 +259,10 @@ def default_store() -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all: to a neighbour, synced, then renamed over ``path``."""
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with neighbour.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        neighbour.replace(path)
-    except BaseException:
-        neighbour.unlink(missing_ok=True)
-        raise
+    """Write JSON whole or not at all."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
 
 
 def remove(folder: Path) -> None:
@@ -334,8 +325,33 @@ def _free_mb(place: Path) -> int:
     return round(shutil.disk_usage(there).free / 1e6)
 
 
-def _content(record: Mapping[str, Any]) -> str:
-    return str(record.get("content", "content"))
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of an artifact's folder, None where there is none. Raises StoreError where it is damaged."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{folder / RECORD}: unreadable ({one_line(error)}); {_mend(folder)}") from error
+    if wrong := _wrong_in(record):
+        raise StoreError(f"{folder / RECORD}: unreadable ({wrong}); {_mend(folder)}")
+    record.setdefault("content", "content")  # written by the first version of the store
+    return dict(record)
+
+
+def _wrong_in(record: Any) -> str:
+    """What a record lacks or has wrong; empty where it is as ``_publish`` writes it."""
+    if not isinstance(record, dict):
+        return f"a {type(record).__name__}, expected an object"
+    for key, kind in (("stage", str), ("digest", str), ("seconds", (int, float)), ("facts", dict), ("files", dict)):
+        if not isinstance(record.get(key), kind):
+            return f"'{key}' is missing or of another type"
+    if not re.fullmatch(r"content(-[0-9a-f]+)?", str(record.get("content", "content"))):
+        return f"'content' is {json.dumps(record['content'])[:80]}"
+    for entry in record["files"].values():
+        if not isinstance(entry, dict) or type(entry.get("bytes")) is not int or type(entry.get("sha256")) is not str:
+            return "'files' holds something else than sizes and digests"
+    return "" if record["files"] else "'files' is empty"
 
 
 def _mend(folder: Path) -> str:

@@ -131,8 +131,14 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
     print(f"bundle   {out}")
 
 
-def measure(bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequence[str]) -> None:
-    """Measure bundles side by side on a recipe's evaluation splits; the first is the reference."""
+def measure(
+    bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequence[str], *, threads: int | None = None
+) -> None:
+    """Measure bundles side by side on a recipe's evaluation splits; the first is the reference.
+
+    Args:
+        threads: CPU threads of every target; None: the first number that a target names, so that all compare at one.
+    """
     from edgemm.measure.examples import read_examples
     from edgemm.measure.stage import measure_bundles
     from edgemm.measure.table import rows
@@ -140,7 +146,8 @@ def measure(bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequenc
     from edgemm.runtime.archive import open_archive
 
     loaded = load_recipe(recipe, overrides)
-    families = {path: open_archive(path).manifest.family for path in bundles}
+    manifests = {path: open_archive(path).manifest for path in bundles}
+    families = {path: manifest.family for path, manifest in manifests.items()}
     family = families[bundles[0]]
     if other := next((path for path in bundles if families[path] != family), None):
         raise InputError(
@@ -153,6 +160,8 @@ def measure(bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequenc
     }
     dataset = _opened(loaded)
     config: MeasureConfig = loaded.measure
+    if threads is None:
+        threads = next((t.threads for path in bundles for t in manifests[path].targets if t.threads), 0)
     with _folder(out) as (folder, context):
         measured = measure_bundles(
             variants,
@@ -160,6 +169,7 @@ def measure(bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequenc
             config=config,
             out=folder,
             context=context,
+            threads_of_all=threads,
             shown_groups=dataset.shown_groups,
             checksums=dataset.checksums,
         )

@@ -7,7 +7,6 @@ is inserted as it is, and its text was escaped by matplotlib. The page's own pol
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -32,6 +31,7 @@ from edgemm.measure.table import (
 )
 from edgemm.report import evidence, figures
 from edgemm.report.evidence import cell
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.timing import summary
 
@@ -92,12 +92,8 @@ def place_report(stored: Path, out: Path, command: str) -> None:
 
 def write_page(out: Path, html: str) -> None:
     """Write a page, whole or not at all: what was at ``out`` before stays until the new one is complete."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with replacing(out) as partial:
         partial.write_text(html, encoding="utf-8")
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def with_command(html: str, command: str) -> str:

@@ -15,10 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import BundleCorrupt, BundleError
 from edgemm.runtime.fields import one_line, parse_json, show
 from edgemm.runtime.manifest import FileEntry, Manifest
 from edgemm.runtime.paths import MANIFEST, check_path
+from edgemm.runtime.sizes import LABELS_LIMIT, check_size
 
 MANIFEST_LIMIT_BYTES = 64 << 20  # a manifest is a few kB; a larger one is an attack on memory
 
@@ -58,12 +60,16 @@ class Archive:
         self.manifest_sha256 = hashlib.sha256(data).hexdigest()
         check_references(self.manifest, f"{path}/{MANIFEST}")
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, limit: int | None = None) -> bytes:
         """The bytes of one file of the bundle.
+
+        Args:
+            name: as in the manifest's table.
+            limit: bytes it may have; None takes the limit of its kind (``sizes``).
 
         Raises:
             BundleError: the manifest does not list it.
-            BundleCorrupt: its size or sha256 differs from the manifest's, or it is not there.
+            BundleCorrupt: its size or sha256 differs from the manifest's, it is too large, or it is not there.
         """
         entry = self.manifest.files.get(name)
         if entry is None:
@@ -71,6 +77,7 @@ class Archive:
         size = self._storage.size(name)
         if size != entry.bytes:
             raise BundleCorrupt(f"{self.path}: {name}: got {size} bytes, expected {entry.bytes} by the manifest")
+        check_size(name, size, str(self.path), limit=limit)
         data = self._storage.read(name, entry.bytes)
         if len(data) != entry.bytes:
             raise BundleCorrupt(
@@ -87,7 +94,7 @@ class Archive:
 
     def read_strings(self, name: str) -> tuple[str, ...]:
         """A JSON list of strings (labels). Raises BundleError where it is anything else."""
-        value = parse_json(self.read(name), file=f"{self.path}/{name}")
+        value = parse_json(self.read(name, limit=LABELS_LIMIT), file=f"{self.path}/{name}")
         if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
             raise BundleError(f"{self.path}/{name}: got {show(value)}, expected a non-empty array of strings")
         return tuple(value)
@@ -185,10 +192,12 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
 
     Raises:
         BundleError: the manifest does not validate, or names a file that is not in the folder.
+        BundleCorrupt: a file that is too large to be read again.
     """
     root = Path(folder)
     inside = _Folder(root)
     names = inside.names()
+    labels = {manifest.labels, manifest.gallery.labels if manifest.gallery else None}
     entries: dict[str, FileEntry] = {}
     for name in names:
         check_path(name, str(root))
@@ -199,12 +208,17 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
                 size += len(chunk)
+        check_size(name, size, str(root), limit=LABELS_LIMIT if name in labels else None)
         entries[name] = FileEntry(digest.hexdigest(), size)
     sealed = replace(manifest, files=entries)
     # What is written has to be readable: the same checks as on the device, on the JSON itself.
     again = Manifest.from_json(json.loads(sealed.to_bytes()), file=f"{root}/{MANIFEST}")
     check_references(again, f"{root}/{MANIFEST}")
-    _write_atomically(root / MANIFEST, sealed.to_bytes())
+    try:
+        with replacing(root / MANIFEST) as partial:
+            partial.write_bytes(sealed.to_bytes())
+    except OSError as error:
+        raise BundleError(f"{root / MANIFEST}: cannot be written: {one_line(error)}") from error
     return again
 
 
@@ -214,17 +228,3 @@ def _files_under(root: Path) -> list[str]:
         relative = Path(folder).relative_to(root)
         found += [(relative / name).as_posix() for name in names]
     return sorted(found)
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + f".partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be written: {one_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -8,13 +8,16 @@ import numpy as np
 
 from edgemm.runtime.errors import BundleError
 from edgemm.runtime.fields import one_line
+from edgemm.runtime.sizes import LARGEST_RATIO, is_bomb
+
+_FAULTS = (ValueError, OSError, EOFError, SyntaxError, AttributeError, MemoryError, OverflowError)
 
 
 def load_array(data: bytes, name: str) -> np.ndarray:
     """The array of a ``.npy`` file's bytes, never unpickled. Raises BundleError naming the file."""
     try:
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+    except _FAULTS as error:
         raise BundleError(f"{name}: not a .npy array: {one_line(error)}") from error
     if not isinstance(loaded, np.ndarray):
         raise BundleError(f"{name}: got a .npz, expected one .npy array")
@@ -27,7 +30,13 @@ def load_arrays(data: bytes, name: str) -> dict[str, np.ndarray]:
     import zlib
 
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            size = sum(member.file_size for member in packed.infolist())
+        if is_bomb(len(data), size):
+            raise BundleError(
+                f"{name}: {len(data)} bytes unpack to {size}, expected at most {LARGEST_RATIO} times as many"
+            )
         with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
             return {key: loaded[key] for key in loaded.files}
-    except (ValueError, OSError, EOFError, SyntaxError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_FAULTS, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{name}: not an .npz of arrays: {one_line(error)}") from error

@@ -112,7 +112,10 @@ class VerifyReport:
 
 
 class Bundle:
-    """An open bundle. Not for several threads at once: open one per thread.
+    """An open bundle.
+
+    Several threads may share one and call ``predict``: on onnxruntime they run side by side, on the other engines each
+    part is run for one at a time. ``threads`` is set before, not meanwhile.
 
     >>> bundle = Bundle.open("emoji.bundle.zip")                     # doctest: +SKIP
     >>> bundle.predict(image="cat.png").matches[0][0]                # doctest: +SKIP

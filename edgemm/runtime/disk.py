@@ -1,10 +1,13 @@
-"""Disk: whether an error says that there is no room left, in whose words ever; arrays written so that it can say it."""
+"""Disk: files written whole or not at all, and whether an error, in any library's words, says that there is no room."""
 
 from __future__ import annotations
 
 import errno
 import io
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,22 @@ def disk_is_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
     return bool(_WORDS.search(str(error)))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write a file at: synced and renamed over ``path`` if the block ends well, else removed.
+
+    The neighbour's name has the process's number, so that two processes may write the same file.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

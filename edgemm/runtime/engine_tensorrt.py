@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,7 @@ class TensorRTSession:
         self.output_names = tuple(name for name in names if not is_input[name])
         self._dtypes = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
         self._log = log
+        self._lock = threading.Lock()  # there is one execution context, and one buffer for each tensor
         self._stream = self._gpu(self._cuda.cudaStreamCreate())
         self._buffers: dict[str, tuple[int, int]] = {}  # name -> (device address, bytes)
 
@@ -72,6 +74,10 @@ class TensorRTSession:
         """Run once; see ``Session.run``."""
         if any(name not in feeds for name in self.input_names):
             raise missing_feeds(self.input_names, feeds, what=self._what)
+        with self._lock:
+            return self._run(feeds)
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         cuda, stream = self._cuda, self._stream
         held = []  # host arrays stay alive until the stream is done with them
         for name in self.input_names:

@@ -7,13 +7,13 @@ that names the extra to install; nothing is ever run by another engine than the 
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
 from edgemm.runtime.errors import EngineError, EngineNotInstalled
+from edgemm.runtime.onnx_wire import require_whole_graph
 
 Array = np.ndarray
 
@@ -24,10 +24,6 @@ ENGINES: Mapping[str, tuple[str, str]] = {
     "tensorrt": ("tensorrt", "edgemm[tensorrt]"),
     "tensorrt-rtx": ("tensorrt_rtx", "edgemm[tensorrt-rtx]"),
 }
-
-# A TensorProto whose bytes lie in another file holds the entry {key: "location"}; 0x0a is its field, 0x08 its
-# length (also as an overlong varint). A bundle's graphs are whole, so such a graph could only point outside.
-_EXTERNAL_DATA = re.compile(rb"\x0a(?:\x08|\x88\x80{0,8}\x00)location[\x12\x0a]")
 
 
 class Session(Protocol):
@@ -87,8 +83,7 @@ def open_session(
         from edgemm.runtime.engine_tensorrt import TensorRTSession
 
         return TensorRTSession(engine, data, what=what, fingerprint=fingerprint or {})
-    if _EXTERNAL_DATA.search(data):
-        raise EngineError(f"{what}: the graph keeps weights in another file; expected one self-contained ONNX file")
+    require_whole_graph(data, what=what)
     if engine == "openvino":
         from edgemm.runtime.engine_openvino import OpenVINOSession
 

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgemm.runtime.archive import open_archive
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import BundleCorrupt, BundleError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.paths import MANIFEST, check_path
+from edgemm.runtime.sizes import FREE, LARGEST_RATIO, is_bomb
 
 _FAULTS = (
     zipfile.BadZipFile,
@@ -50,6 +52,9 @@ class ZipStorage:
                 if (member.external_attr >> 16) & 0o170000 == 0o120000:
                     raise BundleCorrupt(f"{path}: '{member.filename}' is a symbolic link; expected a file")
                 self._members[member.filename] = member
+        packed = sum(member.compress_size for member in self._members.values())
+        if packed > (whole := path.stat().st_size):  # each packed byte belongs to one file
+            raise BundleCorrupt(f"{path}: its files say that they take {packed} of {whole} bytes")
 
     @contextmanager
     def _open(self) -> Iterator[zipfile.ZipFile]:
@@ -73,8 +78,14 @@ class ZipStorage:
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         """At most ``limit_bytes + 1`` bytes of one file."""
+        member = self._members[name]
+        if is_bomb(member.compress_size, member.file_size):
+            raise BundleCorrupt(
+                f"{self._path}: {name}: {member.compress_size} bytes unpack to {member.file_size}, expected at most "
+                f"{LARGEST_RATIO} times as many"
+            )
         # Read by the size the manifest states, never by what the zip's own header claims: a bomb stops here.
-        with self._open() as archive, archive.open(self._members[name]) as file:
+        with self._open() as archive, archive.open(member) as file:
             data = file.read(limit_bytes)
             return data + file.read(1)  # the second read runs the zip's CRC check at the end of the file
 
@@ -90,18 +101,14 @@ def zip_bundle(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
     """
     archive = open_archive(folder)
     target = Path(out)
-    partial = target.with_name(target.name + f".partial-{os.getpid()}")
     try:
-        with zipfile.ZipFile(partial, "w", allowZip64=True) as packed:
+        with replacing(target) as partial, zipfile.ZipFile(partial, "w", allowZip64=True) as packed:
             manifest = (Path(folder) / MANIFEST).read_bytes()
             _add_member(packed, MANIFEST, manifest)
             for name in sorted(archive.manifest.files):
                 _add_member(packed, name, archive.read(name))
-        partial.replace(target)
     except OSError as error:
         raise BundleError(f"{target}: cannot be written: {one_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
@@ -109,5 +116,7 @@ def _add_member(packed: zipfile.ZipFile, name: str, data: bytes) -> None:
     member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
     member.create_system = 3  # Unix, on every machine
     member.external_attr = 0o100644 << 16
-    member.compress_type = zipfile.ZIP_DEFLATED
+    # What packs like a bomb is stored as it is, since no reader would unpack it.
+    stored = len(data) > FREE and is_bomb(2 * len(zlib.compress(data, 6)), len(data))
+    member.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
     packed.writestr(member, data, compresslevel=6)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import shutil
 import struct
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from edgemm.runtime import Bundle, open_archive, seal, zip_bundle
 from edgemm.runtime.__main__ import main
 from edgemm.runtime.errors import BundleCorrupt, BundleError, EdgemmError
 from edgemm.runtime.fields import Fields
+from edgemm.runtime.sizes import LABELS_LIMIT, LIMITS
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +183,86 @@ def test_a_bomb_whose_header_lies_stops_at_the_manifests_size(packed: Path) -> N
     packed.write_bytes(data.replace(struct.pack("<I", 50 << 20), struct.pack("<I", size)))
     with pytest.raises(BundleCorrupt):
         use(packed)
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Most memory that Python's allocator held more than before, while a call raises BundleCorrupt."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleCorrupt, match=r"gallery\.json: "):
+            call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_bomb_that_the_manifest_lists_honestly_is_not_unpacked(packed: Path) -> None:
+    labels = b'["a"' + b',"a"' * (12 << 20) + b"]"
+
+    def change(archive: zipfile.ZipFile, members: dict[str, bytes]) -> None:
+        value = json.loads(members["manifest.json"])
+        value["files"]["gallery.json"] = {"sha256": hashlib.sha256(labels).hexdigest(), "bytes": len(labels)}
+        members["manifest.json"] = json.dumps(value).encode()
+        del members["gallery.json"]
+        archive.writestr("gallery.json", labels, compress_type=zipfile.ZIP_DEFLATED)
+
+    rezip(packed, change)
+    assert peak_bytes(lambda: Bundle.open(packed).predict(text="a cat").matches) < 8 << 20
+    assert peak_bytes(lambda: open_archive(packed).read("gallery.json")) < 8 << 20  # below the limit of other JSON
+    with pytest.raises(BundleCorrupt, match=r"gallery\.json: \d+ bytes unpack to 50331653, expected at most 50 times"):
+        open_archive(packed).read("gallery.json")
+    assert any("gallery.json" in problem for problem in Bundle.open(packed).verify().problems)
+
+
+def test_files_too_large_for_their_kind_are_not_read_and_not_sealed(folder: Path) -> None:
+    manifest = open_archive(folder).manifest
+    for name, limit in (("gallery.json", LABELS_LIMIT), ("tokenizer.json", LIMITS[".json"])):
+        data = (folder / name).read_bytes()
+        with (folder / name).open("r+b") as file:
+            file.truncate(limit + 1)  # sparse
+        with pytest.raises(BundleCorrupt, match=f"{name}: {limit + 1} bytes, expected at most {limit}"):
+            seal(folder, manifest)
+        value = json.loads((folder / "manifest.json").read_text())
+        value["files"][name]["bytes"] = limit + 1
+        (folder / "manifest.json").write_text(json.dumps(value))
+        with pytest.raises(BundleCorrupt, match=f"{name}: {limit + 1} bytes, expected at most {limit}"):
+            Bundle.open(folder).predict(text="a cat").matches  # noqa: B018
+        (folder / name).write_bytes(data)
+        seal(folder, manifest)
+
+
+def test_members_that_claim_more_than_the_zip_holds_are_refused(packed: Path) -> None:
+    with zipfile.ZipFile(packed) as archive:
+        size = archive.getinfo("graphs/text.onnx").compress_size
+    data = bytearray(packed.read_bytes())
+    place = bytes(data).rindex(b"graphs/text.onnx") - 46
+    assert struct.unpack_from("<I", data, place + 20) == (size,)
+    struct.pack_into("<I", data, place + 20, 100 << 20)
+    packed.write_bytes(bytes(data))
+    with pytest.raises(BundleCorrupt, match=r"its files say that they take 10\d{7} of \d+ bytes"):
+        open_archive(packed)
+
+
+def test_an_npz_that_is_a_bomb_and_an_npy_that_claims_too_much_are_refused(folder: Path) -> None:
+    manifest = open_archive(folder).manifest
+    np.savez_compressed(folder / "golden/outputs.npz", bomb=np.zeros(50 << 20, np.uint8))
+    seal(folder, manifest)
+    assert any("unpack to 524" in problem for problem in Bundle.open(folder).verify().problems)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": (2**50, 16)})
+    (folder / "gallery.npy").write_bytes(header.getvalue())
+    seal(folder, manifest)
+    with pytest.raises(BundleError, match=r"gallery\.npy: not a \.npy array"):
+        Bundle.open(folder).predict(text="a cat").matches  # noqa: B018
+
+
+def test_what_packs_like_a_bomb_is_stored_and_opens_again(folder: Path, tmp_path: Path) -> None:
+    manifest = open_archive(folder).manifest
+    (folder / "zeros.bin").write_bytes(bytes(3 << 20))
+    seal(folder, manifest)
+    again = open_archive(zip_bundle(folder, tmp_path / "again.zip"))
+    assert again.problems() == []
+    assert again.read("zeros.bin") == bytes(3 << 20)
 
 
 def test_a_manifest_of_huge_size_is_not_read(packed: Path, folder: Path) -> None:

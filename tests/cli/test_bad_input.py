@@ -252,6 +252,23 @@ def pickled_tensor(place: Path) -> None:
     np.save(place / "nan.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
 
 
+def factory(path: str):
+    """A recipe whose teacher comes from a factory of the user's own."""
+
+    def spoil(place: Path) -> None:
+        text = (place / "recipe.toml").read_text()
+        towers = text[text.index("[teacher]") : text.index("[student]")]
+        (place / "recipe.toml").write_text(text.replace(towers, f'[teacher]\nsource = "python:{path}"\n\n'))
+
+    return spoil
+
+
+def failing_package(place: Path) -> None:
+    (place / "failing").mkdir()
+    (place / "failing" / "__init__.py").write_text("raise OSError('it is on fire')")
+    factory("failing.mod:build")(place)
+
+
 def someones_files(name: str):
     """A file of the user's where a run would write."""
 
@@ -339,6 +356,21 @@ CASES = {
     ),
     "a source that can't be captured": (
         nothing, ("capture", "python:no_such_module:build", "-o", "new"), "can't import 'no_such_module'",
+    ),
+    "a factory in no package": (
+        factory("nopkg.mod:build"), RUN, "'python:nopkg.mod:build': can't import 'nopkg.mod' (No module named 'nopkg')",
+    ),
+    "a factory in no module": (factory("nomod:build"), RUN, "can't import 'nomod' (No module named 'nomod')"),
+    "a factory of no module": (
+        factory(":build"), ("plan", "recipe.toml"), "got 'python::build', expected python:module:factory",
+    ),
+    "a module without a factory": (factory("json"), RUN, "got 'python:json', expected python:module:factory"),
+    "a factory that is a path": (factory("./mine.py:build"), RUN, "expected python:module:factory"),
+    "a module that fails where it is found": (
+        failing_package, RUN, "can't import 'failing.mod' (it is on fire); is its folder on PYTHONPATH?",
+    ),
+    "a source without a module": (
+        nothing, ("capture", "python::build", "-o", "new"), "got 'python::build', expected hf:NAME_OR_FOLDER, folder:",
     ),
     "no model": (nothing, ("capture", "nope", "-o", "new"), "nope: no such folder"),
     "text weights without a width": (text_weights_without_width, RUN, "config.json: no usable 'hidden_size'"),

@@ -18,6 +18,7 @@ from edgemm.graph.float16 import float16_from_onnx
 from edgemm.graph.onnx_file import read_onnx
 from edgemm.graph.parity import OnnxGraph, largest_difference
 from edgemm.graph.quantize import Quantization, layer_names, quantize_onnx
+from edgemm.graph.race import latency_ratio
 from edgemm.models.frontend import ImageFrontend
 from edgemm.models.model import Model, Part
 from edgemm.runtime.bundle import Bundle
@@ -238,10 +239,35 @@ def test_a_slower_int8_part_is_rolled_back_to_float_arithmetic_and_said_so(tmp_p
             said.append(line)
 
     source, samples = captured(tmp_path)
-    monkeypatch.setattr(bundle, "latency_ratio", lambda *a, **k: Ratio(1.3, 1.2, 1.4, "slower"))
+    asked: list[tuple[str, int]] = []
+
+    def timed(int8: bytes, float32: bytes, feed, *, engine: str, threads: int, what: str) -> Ratio:
+        real = latency_ratio(int8, float32, feed, engine=engine, threads=threads, what=what, rounds=12)
+        assert 0.1 < real.value < 10
+        asked.append((engine, threads))
+        return Ratio(1.3, 1.2, 1.4, "slower") if engine == "onnxruntime" else Ratio(0.5, 0.4, 0.6, "faster")
+
+    monkeypatch.setattr(bundle, "latency_ratio", timed)
     context = Context(tmp_path / "s", Listens())
-    quantize_bundle(source, samples, tmp_path / "out", targets=TARGETS[:1], context=context, rollback=True)
-    assert "1.30 times float32's time" in said[-1]
+    targets = [
+        TargetEntry("ort-int8", "onnxruntime", "int8", {}, threads=1),
+        TargetEntry("ov-int8", "openvino", "int8", {}, threads=2),
+    ]
+    quantize_bundle(source, samples, tmp_path / "out", targets=targets, context=context, rollback=True)
+    assert asked == [("onnxruntime", 1), ("openvino", 2)]
+    assert "target 'ort-int8', part 'image': int8 takes 1.30 times float32's time" in said[-1]
     assert "unfused Q/DQ pairs" in said[-1]
-    opened = Bundle.open(tmp_path / "out")
-    assert opened.manifest.targets[0].files["image"] == "graphs/float32-stored-int8/image.onnx"
+    manifest = Bundle.open(tmp_path / "out").manifest
+    files = {target.name: target.files["image"] for target in manifest.targets}
+    assert files == {"ort-int8": "graphs/float32-stored-int8/image.onnx", "ov-int8": "graphs/int8/image.onnx"}
+    assert manifest.provenance["quantization"]["parts"]["int8/image"]["rolled_back"] == ["ort-int8"]
+
+
+def test_a_race_is_run_on_the_engine_asked_for_with_its_reason_where_it_fails(image_graph):
+    int8 = quantize_onnx(image_graph, [{"pixels": pixels(4)}])
+    data = ir.to_proto(int8).SerializeToString()
+    for engine in ("onnxruntime", "openvino"):
+        ratio = latency_ratio(data, data, {"pixels": pixels(1)}, engine=engine, threads=1, what="x", rounds=64)
+        assert 0.5 < ratio.value < 2  # the same graph twice, on a machine that may be busy
+        with pytest.raises(EngineError, match=f"part 'image': timing .*{engine}.* refuses the graph"):
+            latency_ratio(data, b"", {"pixels": pixels(1)}, engine=engine, threads=1, what="part 'image'")

@@ -3,13 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
-from small import pixels, tokens
+from onnx import helper, numpy_helper
+from small import operators, pixels, tokens
 
 from edgemm.graph.files import write_graph
-from edgemm.graph.onnx_file import quantize_file
-from edgemm.graph.parity import OnnxGraph
+from edgemm.graph.onnx_file import quantize_file, read_onnx
+from edgemm.graph.parity import OnnxGraph, cosine
+from edgemm.graph.storage import compress_weights
 from edgemm.runtime.errors import EdgemmError
 from edgemm.stage import Context
 
@@ -21,6 +24,70 @@ def test_one_file_and_one_npz_become_one_int8_file(text_graph: ir.Model, tmp_pat
     assert found["text_embedding"] > 0.99
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["model.onnx"]
     assert OnnxGraph(tmp_path / "out" / "model.onnx").run(tokens(3))["text_embedding"].shape == (3, 8)
+
+
+FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+RNG = np.random.default_rng(0)
+OUTPUTS = {
+    "a convolution and its relu": (
+        [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["y"])],
+        {"w": RNG.normal(size=(6, 8, 3, 3))},
+        ("x", FLOAT, ["n", 8, 9, 9], RNG.normal(size=(16, 8, 9, 9)).astype(np.float32)),
+        {"y": ["n", 6, 7, 7]},
+    ),
+    "a relu that is read as well": (
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"]),
+            helper.make_node("Clip", ["c", "low", "high"], ["y"]),
+            helper.make_node("Conv", ["y", "v"], ["z"]),
+        ],
+        {
+            "w": RNG.normal(size=(6, 8, 3, 3)),
+            "v": RNG.normal(size=(4, 6, 1, 1)),
+            "low": np.array(0.0),
+            "high": np.array(6.0),
+        },
+        ("x", FLOAT, ["n", 8, 9, 9], RNG.normal(size=(16, 8, 9, 9)).astype(np.float32)),
+        {"y": ["n", 6, 7, 7], "z": ["n", 4, 7, 7]},
+    ),
+    "a lookup": (
+        [helper.make_node("Gather", ["table", "x"], ["y"])],
+        {"table": RNG.normal(size=(300, 16))},
+        ("x", INT64, ["n", 5], RNG.integers(0, 300, (16, 5))),
+        {"y": ["n", 5, 16]},
+    ),
+    "a lookup that is read as well": (
+        [helper.make_node("Gather", ["table", "x"], ["y"]), helper.make_node("MatMul", ["y", "w"], ["z"])],
+        {"table": RNG.normal(size=(300, 16)), "w": RNG.normal(size=(16, 16))},
+        ("x", INT64, ["n", 5], RNG.integers(0, 300, (16, 5))),
+        {"y": ["n", 5, 16], "z": ["n", 5, 16]},
+    ),
+}
+"""What a graph may end in: nodes, weights, its input with samples, and its outputs."""
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_whatever_a_graph_ends_in_keeps_its_name_its_type_and_nearly_its_values(name: str, tmp_path: Path):
+    nodes, weights, (x, dtype, shape, samples), outputs = OUTPUTS[name]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(x, dtype, shape)],
+        [helper.make_tensor_value_info(n, FLOAT, s) for n, s in outputs.items()],
+        [numpy_helper.from_array(np.asarray(w, np.float32), n) for n, w in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=samples)
+    quantize_file(tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "out", context=Context(tmp_path))
+    expected = OnnxGraph(tmp_path / "model.onnx").run({x: samples})
+    write_graph(compress_weights(read_onnx(tmp_path / "model.onnx")), tmp_path / "stored.onnx")
+    for made in (tmp_path / "out" / "model.onnx", tmp_path / "stored.onnx"):
+        onnx.checker.check_model(str(made), full_check=True)
+        got = OnnxGraph(made).run({x: samples})
+        assert {n: v.dtype for n, v in got.items()} == dict.fromkeys(outputs, np.dtype(np.float32))
+        assert all(cosine(got[n], expected[n]) > 0.998 for n in outputs)
+        assert "DequantizeLinear" in operators(ir.load(made)) or "Cast" in operators(ir.load(made))
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,39 @@ def test_a_tampered_artifact_is_detected(tmp_path, how):
         Store(tmp_path).find("k" * 64)
 
 
+def spoil(record: dict, key: str, value: object) -> str:
+    return json.dumps({**record, key: value})
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda record: "{}", "'stage' is missing or of another type"),
+        (lambda record: "", "Expecting value"),
+        (lambda record: "[]", "a list, expected an object"),
+        (lambda record: "[" * 100_000, "recursion"),
+        (lambda record: json.dumps(record)[:-20], "line "),
+        (lambda record: spoil(record, "files", {}), "'files' is empty"),
+        (lambda record: spoil(record, "files", {"file.txt": 3}), "'files' holds something else"),
+        (lambda record: spoil(record, "files", {"file.txt": {"bytes": "3", "sha256": ""}}), "'files' holds"),
+        (lambda record: spoil(record, "files", []), "'files' is missing or of another type"),
+        (lambda record: spoil(record, "seconds", None), "'seconds' is missing or of another type"),
+        (lambda record: spoil(record, "content", "../../other"), "'content' is \"../../other\""),
+        (lambda record: spoil(record, "content", ["content"]), "'content' is "),
+    ],
+)
+def test_a_damaged_record_is_one_line_that_says_what_to_do(tmp_path, damage, reason):
+    store = Store(tmp_path)
+    store.make("k" * 64, "toy", write("abc"), facts={}, say=silent)
+    path = tmp_path / "artifacts" / ("k" * 64) / "artifact.json"
+    path.write_text(damage(json.loads(path.read_text())))
+    with pytest.raises(StoreError, match=r"artifact\.json: unreadable \(.*\); remove .* and run again") as caught:
+        Store(tmp_path).find("k" * 64)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert store.superseded("k" * 64) == []
+
+
 def test_a_second_run_makes_nothing(tmp_path):
     log = tmp_path / "log"
     first, _ = finish(start(tmp_path / "store", "--log", str(log)))
