@@ -65,8 +65,8 @@ def run_recipe(
     if first is not None and last is not None and STAGES.index(first) > STAGES.index(last):
         raise InputError(f"--from {first} comes after --until {last}; nothing would be made again")
     check_engines(recipe)
+    opened = Store(store)  # before the out folder is made: an unusable store leaves none
     check_out(out, recipe.name)
-    opened = Store(store)
     leads = process_rank() == 0
     progress: Progress = progress_for() if leads else Silent()
 
