@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from edgemm.pipeline.launch import follow
+from edgemm.pipeline.gc import collect
+from edgemm.pipeline.launch import FOLLOWER, follow
 from edgemm.pipeline.runs import list_runs, running
 from edgemm.pipeline.store import Store
 from edgemm.runtime.errors import StoreError
@@ -113,3 +114,25 @@ def test_a_process_of_a_launch_ends_when_the_first_has_ended(tmp_path):
         pass
     with pytest.raises(StoreError, match="toy: the first process of this launch has ended, its run is 'done'"):
         follow(store, run.id, "a" * 64, node="toy", work=lambda out, scratch: None)
+
+
+def test_collecting_leaves_alone_what_a_process_of_a_launch_writes(tmp_path):
+    store, key = Store(tmp_path), "a" * 64
+
+    def publish(out: Path, scratch: Path) -> None:
+        (out / "whole.bin").write_bytes(b"whole")
+
+    with running(store, "toy", recipe="toy", overrides=()) as run:
+        run.pin(key)
+        run.write(making=key)
+
+        def work(out: Path, scratch: Path) -> None:
+            (out / "half.bin").write_bytes(b"half")
+            collect(store, 0)
+            assert (out / "half.bin").exists()
+            run.finished("toy", store.make(key, "toy", publish, facts={}, say=print))
+
+        assert follow(store, run.id, key, node="toy", work=work).artifact.key == key
+    (tmp_path / "partial" / f"{key}{FOLLOWER}killed").mkdir()
+    collect(store, 10**9)
+    assert not list((tmp_path / "partial").iterdir())
