@@ -516,7 +516,10 @@ def _graph_facts(target: TargetConfig) -> dict[str, Any]:
 
 
 def _content_of(text: str) -> str:
-    """A source as what it holds: a path as the digest of what lies there, a hub's name as the snapshot in the cache.
+    """A source as what it holds: a path as the digest of what lies there, a hub's name as its snapshot.
+
+    The snapshot is fetched where the cache lacks it, before anything runs: a key made without it would be another one
+    the next time.
 
     ``package:`` stays as it is, the packages' versions being in the key; of ``python:`` the module's own file counts,
     and not what it imports or reads.
@@ -532,8 +535,7 @@ def _content_of(text: str) -> str:
     if path.is_dir() and scheme != "package":
         return files_digest({name: file_sha256(path / name) for name in folder_files(path)})
     if scheme == "hf":
-        from edgemm.models.hub import commit_of
+        from edgemm.models.hub import snapshot
 
-        commit = commit_of(rest)
-        return f"{text}@{commit}" if commit else text
+        return f"{text}@{snapshot(rest).name}"  # a snapshot's folder is named after its commit
     return text
