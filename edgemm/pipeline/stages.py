@@ -37,8 +37,11 @@ GRAPH = ("onnx", "onnx-ir", "onnxruntime", "numpy", "Pillow", "tokenizers")
 # What of edgemm a stage runs, besides this file, which chooses its samples and options. A test follows the imports.
 _ALWAYS = ("pipeline/stages.py", "stage.py")
 _READING = tuple(
-    f"runtime/{name}.py" for name in ("arrays", "disk", "errors", "fields", "images", "manifest", "paths", "signature")
-)
+    f"runtime/{name}.py"
+    for name in (
+        "arrays", "disk", "errors", "fields", "images", "inputs", "manifest", "paths", "signature", "waveforms",
+    )
+)  # fmt: skip
 TRAINING_CODE = (*_ALWAYS, "compress", "data", "models", "recipe.py", *_READING)
 CAPTURE_CODE = (*_ALWAYS, "data", "graph", "models", "recipe.py", "runtime")
 QUANTIZE_CODE = (*_ALWAYS, "data", "graph", "recipe.py", "runtime")
