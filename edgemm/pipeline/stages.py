@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from edgemm.compress.arithmetic import has_bfloat16
 from edgemm.data import Dataset, open_dataset
 from edgemm.measure.accuracy import check_samples
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
@@ -132,6 +133,7 @@ class _Corridor:
             "task": recipe.task,
             "seed": recipe.seed,
             "threads": recipe.threads,
+            "bfloat16": has_bfloat16(),  # what frozen towers compute in where the CPU can: other rows, other weights
             "data": self.data,
         }
 
