@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgemm.compress import augmentation
+from edgemm.compress.arithmetic import has_bfloat16
 from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.cache import Rows, cache_key, cached_rows
 from edgemm.compress.corpus import Corpus
@@ -201,7 +202,7 @@ def fast_dtype() -> torch.dtype:
     Twice as fast, and nearer than a shift of the image by one pixel: frozen features of EfficientNet-Lite0 agree to a
     cosine of 0.999 (one pixel: 0.967), those of MiniLM to 0.9999. Cached rows are kept as float16 in any case.
     """
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16 if has_bfloat16() else torch.float32
 
 
 def fast_arithmetic(*, enabled: bool = True) -> torch.autocast:

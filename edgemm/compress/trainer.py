@@ -4,7 +4,8 @@ Every random draw of a step comes from a seed made of (seed, step), never from w
 from a checkpoint at step k draws what an undisturbed run draws, and ends in the same weights (same machine, same
 thread count). A checkpoint is one safetensors file, replaced atomically, whose header holds the step as JSON.
 
-`accelerate` is underneath: ``accelerate launch`` splits each batch among its processes; process 0 alone writes.
+`accelerate` is underneath: the processes of a launch (``torchrun``, on GPUs ``accelerate launch`` as well) split each
+batch among them; process 0 alone writes.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -174,6 +175,14 @@ def train_(
         _assign_(objective, averaged)
     objective.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     objective.eval()
+
+
+def told_by_first(text: str) -> str:
+    """What the first process of a launch gave, in every one of them; they wait for each other here."""
+    PartialState(cpu=not torch.cuda.is_available())
+    told = [text]
+    broadcast_object_list(told, from_process=0)
+    return told[0]
 
 
 def keep_freed_memory() -> None:

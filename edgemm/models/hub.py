@@ -36,12 +36,6 @@ def snapshot(name: str) -> Path:
         ) from error
 
 
-def commit_of(name: str) -> str | None:
-    """The commit of the snapshot that the local cache holds under ``name``; None where it holds none. No network."""
-    cached = _cached(name)
-    return None if cached is None else cached.name
-
-
 def _cached(name: str) -> Path | None:
     from huggingface_hub import snapshot_download
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgemm.pipeline.launch import FOLLOWER
 from edgemm.pipeline.runs import STORE_LOCK, keys_in_use
 from edgemm.pipeline.store import RECORD, Store, remove, writing
 from edgemm.runtime.errors import InputError
@@ -79,7 +80,7 @@ def _entries(store: Store) -> Iterator[Entry]:
             files = [f for f in _files(path) if not any(f.is_relative_to(content) for content in old)]
             record = path / RECORD
             stamp = record if record.is_file() else path
-            key = None if kind == "cache" else path.name
+            key = None if kind == "cache" else path.name.partition(FOLLOWER)[0]
             used = max((f.stat().st_mtime for f in files), default=0.0) if kind == "scratch" else stamp.stat().st_mtime
             yield Entry(kind, path, key, used, sum(f.stat().st_size for f in files))
 

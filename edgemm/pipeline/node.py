@@ -7,8 +7,6 @@ nodes come in an order in which each finds its inputs made.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 from edgemm import __version__
 from edgemm.pipeline.keys import content_key, library_versions, sources_digest
+from edgemm.pipeline.launch import follow, process_count
 from edgemm.pipeline.runs import Run
 from edgemm.pipeline.store import Record, Store
 from edgemm.stage import Artifact, Context, Progress
@@ -35,7 +34,7 @@ class Node:
         work: writes the output.
         sources: folders and modules of edgemm whose code its output depends on, ``"compress"``, ``"recipe.py"``.
         libraries: distributions whose version its output depends on.
-        collective: under ``accelerate launch`` every process works on it; otherwise only the first does.
+        collective: in a launch of several processes every one works on it; otherwise only the first does.
         makes: what it makes, in a few words, for the plan.
     """
 
@@ -62,7 +61,7 @@ class Node:
             "config": self.config,
             "inputs": dict(digests),
             # gradients of several processes are summed in another order than those of one
-            "processes": int(os.environ.get("WORLD_SIZE", "1")) if self.collective else 1,
+            "processes": process_count() if self.collective else 1,
         }
 
 
@@ -76,7 +75,7 @@ def run_nodes(
     nodes: Sequence[Node],
     *,
     store: Store,
-    run: Run | None,
+    run: Run | str,
     progress: Progress,
     again: Iterable[str] = (),
     on_finished: Callable[[Node, Record], None] | None = None,
@@ -86,7 +85,7 @@ def run_nodes(
     Args:
         nodes: in an order in which each finds its inputs made.
         store: where artifacts are found and published.
-        run: notes what came of each; None for all but the first process of a launch.
+        run: notes what came of each; in all but the first process of a launch, the id of the first one's run.
         progress: where stages report.
         again: names of nodes to make even where they are there.
         on_finished: called after each.
@@ -97,35 +96,23 @@ def run_nodes(
         key, facts = key_of(node, made)
         inputs = {role: made[name].artifact for role, name in node.inputs.items()}
 
-        def work(out: Path, scratch: Path, node: Node = node, inputs: Mapping[str, Artifact] = inputs) -> None:
+        def work(
+            out: Path, scratch: Path, node: Node = node, key: str = key, inputs: Mapping[str, Artifact] = inputs
+        ) -> None:
+            if node.collective and isinstance(run, Run):
+                run.write(making=key)  # the other processes of a launch join in
             cache = store.cache / content_key(node.code())  # rows and scores that other code computed are not found
             node.work(inputs, out, Context(scratch=scratch, progress=progress, cache=cache))
 
-        if process_rank() == 0:
-            assert run is not None
+        if isinstance(run, Run):
             run.pin(key)
             record = store.make(key, node.name, work, facts=facts, say=progress.say, again=node.name in again)
             if node.name in again:
                 run.drop_superseded(key)
             run.finished(node.name, record)
         else:
-            record = _follow(store, key, node, work)
+            record = follow(store, run, key, node=node.name, work=work)
         made[node.name] = record
         if on_finished is not None:
             on_finished(node, record)
     return made
-
-
-def process_rank() -> int:
-    """Rank of this process among those of an ``accelerate launch``; 0 without one."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def _follow(store: Store, key: str, node: Node, work: Callable[[Path, Path], None]) -> Record:
-    """Any process of a launch but the first: help where all must, publish nothing, take what the first published."""
-    if node.collective and store.find(key) is None:
-        scratch = store.root / "scratch" / key
-        scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=store.root / "partial", prefix="follower-") as folder:
-            work(Path(folder), scratch)
-    return store.wait(key)

@@ -16,8 +16,9 @@ from typing import NoReturn
 from edgemm.measure import words
 from edgemm.measure.measurement import read_measurements
 from edgemm.measure.table import Row, default_row, headline_score, reference_row, rows
+from edgemm.pipeline.launch import process_count, process_rank
 from edgemm.pipeline.listing import print_results
-from edgemm.pipeline.node import Node, process_rank, run_nodes
+from edgemm.pipeline.node import Node, run_nodes
 from edgemm.pipeline.progress import duration, progress_for
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Record, Store, writing_out
@@ -64,8 +65,8 @@ def run_recipe(
     if first is not None and last is not None and STAGES.index(first) > STAGES.index(last):
         raise InputError(f"--from {first} comes after --until {last}; nothing would be made again")
     check_engines(recipe)
+    opened = Store(store)  # before the out folder is made: an unusable store leaves none
     check_out(out, recipe.name)
-    opened = Store(store)
     leads = process_rank() == 0
     progress: Progress = progress_for() if leads else Silent()
 
@@ -83,9 +84,10 @@ def run_recipe(
     with _ends_on_signals():
         if leads:
             with running(opened, recipe.name, recipe=str(path), overrides=overrides) as run:
+                _run_of_all(run.id)
                 made = run_nodes(nodes, store=opened, run=run, progress=progress, again=again, on_finished=finished)
         else:
-            run_nodes(nodes, store=opened, run=None, progress=progress)
+            run_nodes(nodes, store=opened, run=_run_of_all(""), progress=progress)
             return
         _conclude(recipe, made, out, progress, command=_run_command(path, overrides, targets))
 
@@ -140,6 +142,15 @@ def is_bundle(place: Path) -> bool:
         return not open_archive(place).unlisted()
     except BundleError:
         return False
+
+
+def _run_of_all(run_id: str) -> str:
+    """The id of the first process's run, in every process of a launch."""
+    if process_count() == 1:
+        return run_id
+    from edgemm.compress.trainer import told_by_first  # with torch
+
+    return told_by_first(run_id)
 
 
 def _is_report(place: Path) -> bool:

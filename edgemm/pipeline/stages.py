@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from edgemm.compress.arithmetic import has_bfloat16
 from edgemm.data import Dataset, Sample, open_dataset
 from edgemm.data.batches import covering_samples
 from edgemm.measure.accuracy import check_samples
@@ -42,18 +43,9 @@ _ALWAYS = ("pipeline/stages.py", "stage.py")
 _READING = tuple(
     f"runtime/{name}.py"
     for name in (
-        "arrays",
-        "disk",
-        "errors",
-        "fields",
-        "images",
-        "inputs",
-        "manifest",
-        "paths",
-        "signature",
-        "waveforms",
+        "arrays", "disk", "errors", "fields", "images", "inputs", "manifest", "paths", "signature", "waveforms",
     )
-)
+)  # fmt: skip
 TRAINING_CODE = (*_ALWAYS, "compress", "data", "models", "recipe.py", *_READING)
 CAPTURE_CODE = (*_ALWAYS, "data", "graph", "models", "recipe.py", "runtime")
 QUANTIZE_CODE = (*_ALWAYS, "data", "graph", "recipe.py", "runtime")
@@ -150,6 +142,7 @@ class _Corridor:
             "task": recipe.task,
             "seed": recipe.seed,
             "threads": recipe.threads,
+            "bfloat16": has_bfloat16(),  # what frozen towers compute in where the CPU can: other rows, other weights
             "data": self.data,
         }
 
@@ -553,7 +546,10 @@ def _module(source: str, path: str) -> ModuleSpec:
 
 
 def _content_of(text: str) -> str:
-    """A source as what it holds: a path as the digest of what lies there, a hub's name as the snapshot in the cache.
+    """A source as what it holds: a path as the digest of what lies there, a hub's name as its snapshot.
+
+    The snapshot is fetched where the cache lacks it, before anything runs: a key made without it would be another one
+    the next time.
 
     ``package:`` stays as it is, the packages' versions being in the key; of ``python:`` the module's own file counts,
     and not what it imports or reads.
@@ -568,8 +564,7 @@ def _content_of(text: str) -> str:
     if path.is_dir() and scheme != "package":
         return files_digest({name: file_sha256(path / name) for name in folder_files(path)})
     if scheme == "hf":
-        from edgemm.models.hub import commit_of
+        from edgemm.models.hub import snapshot
 
-        commit = commit_of(rest)
-        return f"{text}@{commit}" if commit else text
+        return f"{text}@{snapshot(rest).name}"  # a snapshot's folder is named after its commit
     return text

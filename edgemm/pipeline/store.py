@@ -156,12 +156,6 @@ class Store:
             self._checked.add(key)
             return Record(record.artifact, record.seconds, record.bytes, False, record.facts)
 
-    def wait(self, key: str, *, poll_s: float = 0.5) -> Record:
-        """The artifact of that key, once another process has published it (all but the first of a launch)."""
-        while (found := self.find(key)) is None:
-            time.sleep(poll_s)
-        return found
-
     @contextmanager
     def lock(self, name: str, *, on_wait: Callable[[], None] | None = None, poll_s: float = 0.1) -> Iterator[None]:
         """Hold the lock of that name among processes; the system lets go of it when a process dies."""

@@ -468,6 +468,14 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_half_written(case, p
     assert written == kept
 
 
+def test_an_unusable_store_leaves_no_out_folder(place):
+    store_is_a_file(place)
+    with pytest.raises(SystemExit) as left:
+        main(["run", "recipe.toml", "--store", "store", "--out", "new/out"])
+    assert left.value.code == 2
+    assert not (place / "new").exists()
+
+
 def test_all_problems_of_a_recipe_come_at_once(place, capfd):
     edit("seed = 1", 'sed = 1\nthreads = "2"')(place)
     text = (place / "recipe.toml").read_text().replace("threads = 1\n", "", 1)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -31,47 +30,48 @@ class Line(Objective):
         self.frozen = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
         self.frozen.requires_grad_(False)
         self.broken_at, self.steps = broken_at, 0
+        self.seen: list[float] = []  # the weight before each step
 
     def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         self.steps += 1
+        self.seen.append(self.linear.weight.item())
         x = rows[:, None].float() / 10
         self.frozen(x)
         loss: Tensor = ((self.linear(x) - 2 * x) ** 2).mean()
         return loss * float("nan") if self.steps == self.broken_at else loss
 
 
-def fit(objective: Objective, scratch: Path, **changes: float) -> None:
+def fit(objective: Objective, scratch: Path, *, checkpoint_seconds: float = 20.0, **changes: float) -> None:
     values: dict[str, float] = {"epochs": 60, "batch": 4, "learning_rate": 0.1, **changes}
     schedule = Schedule(**values)  # type: ignore[arg-type]
-    train_(objective, schedule, samples=12, seed=0, scratch=scratch, progress=Silent(), title="teach")
+    train_(
+        objective, schedule, samples=12, seed=0, scratch=scratch, progress=Silent(), title="teach",
+        checkpoint_seconds=checkpoint_seconds,
+    )  # fmt: skip
 
 
-def start(scratch: Path, out: Path, delay: float) -> subprocess.Popen[bytes]:
+def fitted(scratch: Path, *, checkpoint_seconds: float = 20.0, **changes: float) -> Line:
+    torch.manual_seed(0)
+    line = Line()
+    fit(line, scratch, checkpoint_seconds=checkpoint_seconds, **changes)
+    return line
+
+
+def trained(scratch: Path, out: Path, *die_at: int) -> int:
+    """Exit status of a training process, which kills itself at the given change of its scratch folder."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(SCRIPT), str(scratch), str(out), str(delay)], env=environment
-    )
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), str(scratch), str(out), *map(str, die_at)]
+    return subprocess.run(command, env=environment, timeout=120).returncode
 
 
-def test_a_run_killed_twice_ends_in_the_same_bits_as_an_undisturbed_one(tmp_path: Path) -> None:
-    undisturbed = start(tmp_path / "a", tmp_path / "a.safetensors", 0.0)
-    checkpoint = tmp_path / "b" / CHECKPOINT
-    last = b""
-    for _ in range(2):
-        process = start(tmp_path / "b", tmp_path / "b.safetensors", 0.05)
-        deadline = time.monotonic() + 120
-        while not (checkpoint.is_file() and checkpoint.read_bytes() != last):
-            assert process.poll() is None, "ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(0.12)  # a few steps past the checkpoint
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        last = checkpoint.read_bytes()
-        assert not (tmp_path / "b.safetensors").exists()
-    assert start(tmp_path / "b", tmp_path / "b.safetensors", 0.0).wait() == 0
-    assert undisturbed.wait() == 0
+def test_a_run_killed_three_times_ends_in_the_same_bits_as_an_undisturbed_one(tmp_path: Path) -> None:
+    assert trained(tmp_path / "a", tmp_path / "a.safetensors") == 0
+    for count in (7, 8, 9):  # before the third checkpoint, when it is written but not in place, when it is in place
+        assert trained(tmp_path / "b", tmp_path / "b.safetensors", count) == -signal.SIGKILL
+        assert (tmp_path / "b" / CHECKPOINT).is_file()
+    assert trained(tmp_path / "b", tmp_path / "b.safetensors") == 0
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert {"net.0.weight", "net.1.running_mean"} <= load_file(tmp_path / "a.safetensors").keys()
 
 
 def test_training_fits_what_can_be_fitted(tmp_path: Path) -> None:
@@ -103,27 +103,34 @@ def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_a_checkpoint_of_another_run_or_a_torn_one_is_passed_over(tmp_path: Path) -> None:
-    scratch = tmp_path / "s"
-    scratch.mkdir()
-    (scratch / CHECKPOINT).write_bytes(b"torn")
-    torch.manual_seed(0)
-    first = Line()
-    fit(first, scratch)
-    torch.manual_seed(0)
-    other = Line()
-    fit(other, tmp_path / "other")
-    assert torch.equal(first.linear.weight, other.linear.weight)
+@pytest.mark.parametrize("changed", [{"learning_rate": 0.05}, {"batch": 3}, {"weight_decay": 0.1}, {"ema": 0.9}])
+def test_a_checkpoint_of_another_run_is_passed_over(tmp_path: Path, changed: dict[str, float]) -> None:
+    fitted(tmp_path / "shared", checkpoint_seconds=0.0, epochs=6)
+    assert fitted(tmp_path / "shared", epochs=6).steps == 1  # its own: only the step after it is left
+    second, alone = fitted(tmp_path / "shared", epochs=6, **changed), fitted(tmp_path / "alone", epochs=6, **changed)
+    assert second.steps == alone.steps > 1
+    assert torch.equal(second.linear.weight, alone.linear.weight)
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    fitted(tmp_path / "torn", checkpoint_seconds=0.0, epochs=6)
+    torn = tmp_path / "torn" / CHECKPOINT
+    torn.write_bytes(torn.read_bytes()[:-8])
+    assert torch.equal(
+        fitted(tmp_path / "torn", epochs=6).linear.weight, fitted(tmp_path / "alone", epochs=6).linear.weight
+    )
 
 
 def test_the_average_of_the_weights_is_what_is_kept(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    plain = Line()
-    fit(plain, tmp_path / "plain", epochs=2)
-    torch.manual_seed(0)
-    averaged = Line()
-    fit(averaged, tmp_path / "averaged", epochs=2, ema=0.9)
-    assert not torch.equal(plain.linear.weight, averaged.linear.weight)
+    plain = fitted(tmp_path / "plain", epochs=16)
+    averaged = fitted(tmp_path / "averaged", epochs=16, ema=0.8)
+    assert plain.seen == averaged.seen  # averaging doesn't change the way
+    expected, after = plain.seen[0], [*plain.seen[1:], plain.linear.weight.item()]
+    for step, weight in enumerate(after):
+        decay = min(0.8, (1 + step) / (10 + step))  # the first steps count more, or the start would stay in it
+        expected = decay * expected + (1 - decay) * weight
+    assert averaged.linear.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert abs(expected - after[-1]) > 1e-3
 
 
 def test_the_rate_rises_then_falls_to_nothing() -> None:
@@ -132,9 +139,3 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == pytest.approx(1.0)
     assert rates[-1] < 1e-3
-
-
-def test_the_saved_state_is_plain_tensors(tmp_path: Path) -> None:
-    script = start(tmp_path / "a", tmp_path / "a.safetensors", 0.0)
-    assert script.wait() == 0
-    assert {"net.0.weight", "net.1.running_mean"} <= load_file(tmp_path / "a.safetensors").keys()

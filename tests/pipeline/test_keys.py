@@ -17,7 +17,8 @@ from edgemm.pipeline.keys import canonical_json, content_key, files_digest, libr
 from edgemm.pipeline.node import Node, run_nodes
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Store
-from edgemm.recipe import load_recipe
+from edgemm.recipe import TeacherSection, load_recipe
+from edgemm.runtime.errors import ModelError
 from edgemm.stage import Silent
 from tests.pipeline.small import RECIPE, write_data
 
@@ -66,24 +67,28 @@ def test_what_changes_no_output_changes_no_key():
     assert key() == key(node={"makes": "a student"}) == key(node={"collective": True})
 
 
-def test_a_hub_name_counts_as_the_snapshot_in_the_cache(monkeypatch):
+def test_a_hub_name_counts_as_its_snapshot_the_first_time_as_well(monkeypatch, tmp_path):
     import huggingface_hub
 
-    from edgemm.pipeline.stages import portable
-    from edgemm.recipe import TeacherSection
+    cached = []
 
-    section = TeacherSection(source="hf:someone/clip")
-    commits = ["/cache/snapshots/aaa", "/cache/snapshots/bbb", None]
-
-    def cached(*_, **given):
-        assert given["local_files_only"]
-        if commits[0] is None:
+    def download(name, *, local_files_only=False, **_):
+        if local_files_only and not cached:
             raise FileNotFoundError("not cached")
-        return commits.pop(0)
+        cached.append(name)
+        return str(tmp_path / "snapshots" / "aaa")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
-    found = [portable(section)["source"] for _ in range(3)]
-    assert found == ["hf:someone/clip@aaa", "hf:someone/clip@bbb", "hf:someone/clip"]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    section = TeacherSection(source="hf:someone/clip")
+    assert [stages.portable(section)["source"] for _ in range(2)] == ["hf:someone/clip@aaa"] * 2
+
+
+def test_a_hub_name_that_can_not_be_had_stops_before_anything_is_keyed(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="hf:someone/clip: not in the local cache, and HF_HUB_OFFLINE forbids"):
+        stages.portable(TeacherSection(source="hf:someone/clip"))
 
 
 def test_a_library_that_is_not_installed_is_a_fact_too():

@@ -332,23 +332,3 @@ def test_a_clip_from_outside_is_a_teacher_through_every_stage(tmp_path):
     for variant in ("teacher", "student", "pruned", "int8"):
         assert re.search(rf"^{variant} ", shown.stdout, re.MULTILINE)
     assert Bundle.open(tmp_path / "out" / "bundle").verify().ok
-
-
-def test_under_accelerate_launch_processes_share_the_training_and_only_the_first_publishes(ground, tmp_path):
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "edgemm", "run", str(ground / "recipe.toml")]
-    launch += ["--until", "distill", "--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
-    shown = subprocess.run(launch, env=ENVIRONMENT, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    assert len(re.findall(r"^teach ", shown.stdout, re.MULTILINE)) == 1
-    assert len(list_runs(Store(tmp_path / "store"))) == 1
-    assert len(list((tmp_path / "store" / "artifacts").iterdir())) == 2
