@@ -13,7 +13,7 @@ from torch import nn
 from edgemm.data.dataset import Sample
 from edgemm.graph.capture import capture_model
 from edgemm.models.frontend import ImageFrontend
-from edgemm.models.fusion import CrossAttentionFusion
+from edgemm.models.fusion import CrossAttention
 from edgemm.models.model import Model, Part
 from edgemm.models.text import Layer, TextTransformer
 from edgemm.runtime.manifest import AudioInput, ImageInput, TextInput
@@ -79,7 +79,7 @@ def part(name: str, role: str, modality: str | None, module: nn.Module, ins: lis
 def attending_model(seed: int = 0) -> Model:
     torch.manual_seed(seed)
     text = TextTransformer(vocab=len(WORDS), layers=2, width=WIDTH, heads=2, max_tokens=8)
-    fusion = CrossAttentionFusion(image_width=WIDTH, text_width=WIDTH, width=WIDTH, heads=2)
+    fusion = CrossAttention({"image": WIDTH, "text": WIDTH}, width=WIDTH, heads=2)
     for module in (text, fusion):  # at their usual start all attention is even, and there would be nothing to see
         for weight in module.parameters():
             if weight.ndim == 2:

@@ -53,7 +53,7 @@ def covering_samples(samples: Sequence[Sample], modalities: Sequence[str], limit
         return strided_samples(complete, limit)
     each = None if limit is None else -(-limit // len(modalities))
     found = [s for m in modalities for s in strided_samples([s for s in samples if s.raw(m) is not None], each)]
-    return list({s.id: s for s in found}.values())[:limit]
+    return list({s.id: s for s in found}.values())[:limit] or strided_samples(samples, limit)
 
 
 def read_file(path: Path, raw: RawInput, *, lengths: DimRange | None = None) -> NDArray[np.generic]:

@@ -41,7 +41,7 @@ def test_stages_that_train_have_another_key_where_the_arithmetic_is_another(tmp_
     write_data(tmp_path / "data", each=1)
     (tmp_path / "recipe.toml").write_text(RECIPE)
     recipe = load_recipe(tmp_path / "recipe.toml", [])
-    dataset: Dataset = open_dataset(recipe.data)
+    dataset: Dataset = open_dataset(recipe.data, cache=tmp_path / "cache")
     keys = []
     for has in (True, False):
         monkeypatch.setattr(stages, "has_bfloat16", lambda has=has: has)
