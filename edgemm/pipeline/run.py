@@ -192,7 +192,7 @@ def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Prog
         table = rows(measurements)
         print()
         print_results(table, measurements)
-        for line in over_budget(recipe, table):
+        for line in over_budget(recipe, table) or far_below(table):
             print(line)
     print()
     if "report" in made:
@@ -276,3 +276,26 @@ def over_budget(recipe: Recipe, table: Sequence[Row]) -> list[str]:
                 f"over budget: {score.metric} {drop:.1f} points below {reference.variant}, allowed {budget.drop}"
             )
     return lines
+
+
+FAR_POINTS = 10
+
+
+def far_below(table: Sequence[Row]) -> list[str]:
+    """One line where what ships answers like chance and the reference doesn't, or is far below it; else none."""
+    row, reference = default_row(table), reference_row(table)
+    if row is None or reference is None or row is reference:
+        return []
+    score, best = headline_score(row), headline_score(reference)
+    if score is None or best is None or score.difference is None:
+        return []
+    what = f"{score.metric} {'' if score.task == 'answers' else f'{score.task} '}on '{score.split}'"
+    advice = "see in which row it was lost, and give that stage more epochs or a smaller batch"
+    at_chance = score.chance is not None and score.estimate.low <= score.chance < best.estimate.low
+    drop = -100 * score.difference.value
+    if not at_chance and drop <= FAR_POINTS:
+        return []
+    like = f", no better than chance ({100 * (score.chance or 0):.0f} %)" if at_chance else ""
+    return [
+        f"warning: {row.variant}, {row.target}: {what} is {drop:.1f} points below {reference.variant}{like}; {advice}"
+    ]
