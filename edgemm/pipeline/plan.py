@@ -19,6 +19,7 @@ from edgemm.data import Dataset, open_dataset
 from edgemm.measure import words
 from edgemm.pipeline.listing import print_table
 from edgemm.pipeline.node import Node, key_of
+from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import duration, progress_for
 from edgemm.pipeline.run import check_engines, with_targets
 from edgemm.pipeline.runs import running
@@ -53,6 +54,8 @@ def plan_recipe(path: Path, overrides: Sequence[str], *, store: Path, targets: S
         EdgemmError: whatever would stop the run.
     """
     recipe = with_targets(load_recipe(path, overrides), targets)
+    if recipe.teacher.factory is not None:
+        look_in_(Path(), path.parent)
     check_engines(recipe)
     dataset = open_dataset(recipe.data)
     splits = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())

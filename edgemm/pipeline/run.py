@@ -18,6 +18,7 @@ from edgemm.measure.measurement import read_measurements
 from edgemm.measure.table import Row, default_row, headline_score, reference_row, rows
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.node import Node, process_rank, run_nodes
+from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import duration, progress_for
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Record, Store, writing_out
@@ -58,6 +59,8 @@ def run_recipe(
         KeyboardInterrupt: whose text says how to go on.
     """
     recipe = with_targets(load_recipe(path, overrides), targets)
+    if recipe.teacher.factory is not None:
+        look_in_(Path(), path.parent)
     for name in (first, last):
         check_stage(name, recipe)
     out = out or Path("out") / recipe.name

@@ -523,7 +523,10 @@ def _content_of(text: str) -> str:
     """
     scheme, colon, rest = text.partition(":")
     if scheme == "python":
-        spec = importlib.util.find_spec(rest.partition(":")[0]) if rest else None
+        try:
+            spec = importlib.util.find_spec(rest.partition(":")[0]) if rest else None
+        except ImportError:  # the package that the module should be in: said when it is imported
+            spec = None
         origin = spec.origin if spec is not None else None
         return f"{text} {file_sha256(Path(origin))}" if origin and Path(origin).is_file() else text
     path = Path(rest if colon and scheme in ("file", "folder", "hf") else text)

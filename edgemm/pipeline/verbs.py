@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgemm.pipeline.listing import print_results
+from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.store import writing_out
 from edgemm.recipe import MeasureConfig, load_recipe
@@ -75,6 +76,8 @@ def capture(model: str, out: Path, samples: Path | None, *, factory: str | None 
     from edgemm.graph.capture import capture_model
     from edgemm.models.store import load_model
 
+    if factory is not None or model.startswith("python:"):
+        look_in_(Path())
     if model.startswith(("hf:", "python:", "folder:")):
         from edgemm.models.outside import teacher_from_source
 
@@ -205,6 +208,8 @@ def _recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, dict[str, Any
     from edgemm.data import open_dataset
 
     recipe = load_recipe(path, overrides)
+    if recipe.teacher.factory is not None:
+        look_in_(Path(), path.parent)
     return recipe, {"dataset": open_dataset(recipe.data), "seed": recipe.seed, "threads": recipe.threads}
 
 

@@ -34,7 +34,7 @@ def run(command: list[str] | str, folder: Path) -> None:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": str(ROOT),  # never the reader's own folder: an installed script doesn't look there by itself
         "EDGEMM_STORE": str(folder / "store"),
     }
     done = subprocess.run(
