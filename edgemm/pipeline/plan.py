@@ -23,7 +23,7 @@ from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import duration, progress_for
 from edgemm.pipeline.run import check_engines, with_targets
 from edgemm.pipeline.runs import running
-from edgemm.pipeline.stages import corridor_nodes
+from edgemm.pipeline.stages import corridor_nodes, data_notes
 from edgemm.pipeline.store import Record, Store
 from edgemm.recipe import (
     AudioTower,
@@ -60,8 +60,8 @@ def plan_recipe(path: Path, overrides: Sequence[str], *, store: Path, targets: S
     dataset = open_dataset(recipe.data)
     splits = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
     print(f"{recipe.name}: {recipe.family}, seed {recipe.seed}; samples: {splits}")
-    for line in dataset.broken:
-        print(f"left out: {line}")
+    for line in data_notes(dataset):
+        print(line)
     nodes = corridor_nodes(recipe, dataset)
     print_plan(nodes, store)
     if dry_run:

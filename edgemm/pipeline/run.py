@@ -8,10 +8,10 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from edgemm.measure import words
 from edgemm.measure.measurement import read_measurements
@@ -24,10 +24,14 @@ from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Record, Store, writing_out
 from edgemm.recipe import STAGES, Recipe, load_recipe, nearest
 from edgemm.runtime.archive import open_archive
-from edgemm.runtime.errors import BundleError, InputError, StoreError
-from edgemm.runtime.manifest import TextInput
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.errors import BundleError, EdgemmError, InputError, StoreError
+from edgemm.runtime.manifest import GoldenSample, Manifest
 from edgemm.runtime.session import require_engine
 from edgemm.stage import Progress, Silent
+
+if TYPE_CHECKING:
+    from edgemm.data import Dataset
 
 REPORT = "report.html"
 REPORT_MARK = b"edgemm report</title>"  # in the head of every report
@@ -72,9 +76,13 @@ def run_recipe(
     leads = process_rank() == 0
     progress: Progress = progress_for() if leads else Silent()
 
-    from edgemm.pipeline.stages import nodes_of  # with torch and everything
+    from edgemm.data import open_dataset
+    from edgemm.pipeline.stages import corridor_nodes, data_notes
 
-    nodes = nodes_of(recipe, progress=progress)
+    dataset = open_dataset(recipe.data)
+    for line in data_notes(dataset):
+        progress.say(line)
+    nodes = corridor_nodes(recipe, dataset)
     if last is not None:
         nodes = [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(last)]
     again = [n.name for n in nodes if first is not None and STAGES.index(n.stage) >= STAGES.index(first)]
@@ -90,7 +98,7 @@ def run_recipe(
         else:
             run_nodes(nodes, store=opened, run=None, progress=progress)
             return
-        _conclude(recipe, made, out, progress, command=_run_command(path, overrides, targets))
+        _conclude(recipe, dataset, made, out, progress, command=_run_command(path, overrides, targets))
 
 
 def with_targets(recipe: Recipe, names: Sequence[str]) -> Recipe:
@@ -174,7 +182,9 @@ def _run_command(path: Path, overrides: Sequence[str], targets: Sequence[str]) -
     return shlex.join(command)
 
 
-def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Progress, *, command: str) -> None:
+def _conclude(
+    recipe: Recipe, dataset: Dataset, made: dict[str, Record], out: Path, progress: Progress, *, command: str
+) -> None:
     """Copy what the user keeps into ``out`` and print table, paths and a line to try."""
     if "pack" not in made:
         node, record = list(made.items())[-1]
@@ -202,7 +212,8 @@ def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Prog
         print(f"report   {out / REPORT}")
     size = (out / f"{recipe.name}.zip").stat().st_size
     print(f"bundle   {bundle}, or in one file {out / f'{recipe.name}.zip'} ({words.size(size)})")
-    print(f"try      {infer_line(bundle)}")
+    modalities = list(open_archive(bundle).manifest.inputs)
+    print(f"try      {infer_line(bundle, right_names(dataset, modalities, recipe.pack.golden))}")
 
 
 def replace_with_copy(source: Path, place: Path) -> Path:
@@ -231,22 +242,48 @@ def replace_with_copy(source: Path, place: Path) -> Path:
     return place
 
 
-def infer_line(bundle: Path) -> str:
-    """A command that asks the bundle about its first golden sample and works when pasted into this shell."""
-    archive = open_archive(bundle)
-    manifest = archive.manifest
+def infer_line(bundle: Path, right: Sequence[Container[str]] = ()) -> str:
+    """A command that asks the bundle about a golden sample and works when pasted into this shell.
+
+    Args:
+        bundle: its folder.
+        right: for each golden sample the names that are right; the first sample that the bundle answers with one of
+            them is taken, else the first of all.
+    """
+    manifest = open_archive(bundle).manifest
+    golden = list(manifest.golden)
+    try:
+        opened = Bundle.open(bundle)
+        for sample, names in zip(golden, right, strict=False):
+            given = opened.golden_inputs(sample)
+            matches = opened.predict(top=1, **{m: given[m] for m in _asked(manifest, sample)}).matches
+            if matches is not None and matches[0][0][0] in names:
+                golden = [sample]
+                break
+    except EdgemmError:
+        pass  # a target of another machine: the first sample is as good as any
     command = [*_this_command(), "infer", str(bundle)]
-    golden = manifest.golden[0].inputs if manifest.golden else {}
-    for modality, held in golden.items():
-        is_text = isinstance(manifest.inputs[modality], TextInput)
-        if (
-            manifest.family == "dual-encoder"
-            and not is_text
-            and any(isinstance(manifest.inputs[m], TextInput) for m in golden)
-        ):
-            continue  # one query is enough to search with
-        command += [f"--{modality}", held if is_text else str(bundle / held)]
+    for modality in _asked(manifest, golden[0]) if golden else ():
+        held, kind = golden[0].inputs[modality], manifest.inputs[modality].kind
+        value = held if kind == "text" else str(bundle / held)
+        command += ["--tensor", f"{modality}={value}"] if kind == "tensor" else [f"--{modality}", value]
     return shlex.join(command)
+
+
+def _asked(manifest: Manifest, sample: GoldenSample) -> list[str]:
+    """The modalities of a golden sample that a question needs: one is enough to search with, a text if there is one."""
+    if manifest.family != "dual-encoder":
+        return list(sample.inputs)
+    texts = [m for m in sample.inputs if manifest.inputs[m].kind == "text"]
+    return (texts or list(sample.inputs))[:1]
+
+
+def right_names(dataset: Dataset, modalities: Sequence[str], count: int) -> list[set[str]]:
+    """For each golden sample of a bundle the names that answer it, as ``infer_line`` takes them."""
+    from edgemm.pipeline.pack import chosen_golden
+
+    return [{*sample.labels, *([sample.label] if sample.label is not None else [])}
+            for sample in chosen_golden(dataset, modalities, count)]  # fmt: skip
 
 
 def _this_command() -> list[str]:

@@ -297,7 +297,12 @@ CASES = {
     "gallery of no split": (edit("[pack]", '[pack]\ngallery_splits = ["tset"]'), RUN, "no split 'tset' in the data"),
     "nothing to verify with": (
         rows(lambda data: [r.update(split="train") for r in data] and data[0].update(split="test", text=None)), RUN,
-        "no sample that has ['image', 'text']",
+        "split 'test': no sample has image and text and may be shipped; none has text",
+    ),
+    "a column of another name": (
+        rows(lambda data: [r.update(caption=r.pop("text")) for r in data]), ("plan", "recipe.toml"),
+        "samples.jsonl: no sample has 'text', and the recipe's models take image and text; add a column 'text', or name "
+        'yours, data.columns.text = "YOURS"',
     ),
     "engine not installed": (no_tensorrt, RUN, 'pip install "edgemm[tensorrt]"'),
     "int8 target without quantize": (int8_without_quantize, RUN, "'int8' needs the stage 'quantize'"),

@@ -17,8 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgemm.data import open_dataset
+from edgemm.pipeline.run import infer_line, right_names
 from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
+from edgemm.recipe import load_recipe
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
 from tests.pipeline.disks import mounted, mounted_read_only, needs_mount
@@ -75,6 +78,31 @@ def test_a_run_ends_with_table_report_bundle_and_a_line_that_works(ground, first
     answer = subprocess.run(shlex.split(line), env=ENVIRONMENT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert len(answer.stdout.splitlines()) == 5
+
+
+def test_the_line_to_try_asks_what_the_bundle_answers_rightly(ground, first):
+    bundle = ground / "out" / "bundle"
+    texts = [sample.inputs["text"] for sample in open_archive(bundle).manifest.golden]
+    answers = [Bundle.open(bundle).predict(text=text).matches[0][0][0] for text in texts]
+    assert shlex.split(infer_line(bundle))[-2:] == ["--text", texts[0]]
+    for index, text in enumerate(texts):  # only this one is right
+        right = [{answer} if place == index else set() for place, answer in enumerate(answers)]
+        assert shlex.split(infer_line(bundle, right))[-2:] == ["--text", text]
+    assert shlex.split(infer_line(bundle, [set(), set()]))[-2:] == ["--text", texts[0]]
+    dataset = open_dataset(load_recipe(ground / "recipe.toml").data)
+    assert right_names(dataset, ["image", "text"], 2) == [{text} for text in texts]  # here a label is its text
+
+
+def test_accuracy_on_what_was_trained_on_is_said_to_be_that(ground, tmp_path):
+    write_recipe(tmp_path, each=1)
+    table = tmp_path / "data" / "samples.jsonl"
+    table.write_text(table.read_text().replace('"split": "test"', '"split": "train"'))
+    said = "note: accuracy is measured on the samples that are trained on, which says nothing about new ones; hold"
+    shown = edgemm("plan", tmp_path / "recipe.toml", "--store", tmp_path / "store", "--no-dry-run")
+    assert f"\n{said}" in shown.stdout
+    short = ("--set", "teach.epochs=0", "--until", "teach", "--store", tmp_path / "store", "--out", tmp_path / "out")
+    assert edgemm("run", tmp_path / "recipe.toml", *short).stdout.startswith(said)
+    assert "note:" not in edgemm("plan", ground / "recipe.toml", "--store", ground / "none", "--no-dry-run").stdout
 
 
 def test_bundle_and_zip_are_whole_and_the_same(ground, first):
