@@ -6,7 +6,6 @@ would not be found.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,6 +13,6 @@ from pathlib import Path
 def look_in_(*folders: Path) -> None:
     """Add folders to ``sys.path``, last, so that a file of the user's hides no installed package."""
     for folder in folders:
-        place = os.path.abspath(folder)
+        place = str(folder.resolve())
         if place not in sys.path:
             sys.path.append(place)

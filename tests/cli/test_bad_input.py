@@ -301,8 +301,8 @@ CASES = {
     ),
     "a column of another name": (
         rows(lambda data: [r.update(caption=r.pop("text")) for r in data]), ("plan", "recipe.toml"),
-        "samples.jsonl: no sample has 'text', and the recipe's models take image and text; add a column 'text', or name "
-        'yours, data.columns.text = "YOURS"',
+        "samples.jsonl: no sample has 'text', and the recipe's models take image and text; add a column 'text', or "
+        'name yours, data.columns.text = "YOURS"',
     ),
     "engine not installed": (no_tensorrt, RUN, 'pip install "edgemm[tensorrt]"'),
     "int8 target without quantize": (int8_without_quantize, RUN, "'int8' needs the stage 'quantize'"),

@@ -20,6 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from edgemm.measure.measurement import read_measurements
+from edgemm.measure.table import rows
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "export" / "BUNDLE.md"]
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -56,6 +59,13 @@ def check_install(line: str) -> None:
         assert not missing, f"{line}: no extra {missing}"
 
 
+def check_tutorial(measurements: Path) -> None:
+    """What the tutorial's recipe ships finds nearly every shape at once; a random order finds 1 in 24."""
+    score = rows(read_measurements(measurements))[-1].score("test", "text→image", "R@1")
+    assert score is not None
+    assert score.estimate.value >= 0.8
+
+
 def test_after_make_the_readme_activates_the_environment_before_it_uses_it() -> None:
     lines = [
         line for language, body in blocks(ROOT / "README.md") if language == "console" for line in body.splitlines()
@@ -88,5 +98,7 @@ def test_every_code_block_runs(page: Path, tmp_path: Path, small_bundles: Path) 
                     check_install(command)
                 elif not command.startswith(("git clone", "cd ", "python3 -m venv", "python -m venv", "source ")):
                     run(command, tmp_path)
+            if page.name == "tutorial.md" and (tmp_path / "out" / "shapes").exists():
+                check_tutorial(tmp_path / "out" / "shapes" / "bundle" / "measurements.jsonl")
         else:
             assert language in SHOWN, f"{page.name}: a '{language}' block that no rule checks: {first}"
