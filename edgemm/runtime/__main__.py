@@ -92,7 +92,7 @@ def inspect(options: argparse.Namespace) -> int:
 
 
 def infer(options: argparse.Namespace) -> int:
-    """Predict one sample and print its matches, or its outputs where the bundle names nothing."""
+    """Predict one sample and print its matches, of each modality in a search; its outputs where nothing names them."""
     bundle = _open(options)
     given = _given(bundle, options)
     if not given:
@@ -100,16 +100,26 @@ def infer(options: argparse.Namespace) -> int:
     prediction = bundle.predict(top=options.top, **given)
     if options.json:
         outputs = {name: value[0].tolist() for name, value in prediction.outputs.items()}
-        matches = None if prediction.matches is None else prediction.matches[0]
-        print(json.dumps({"matches": matches, "outputs": outputs}))
-    elif prediction.matches is not None:
-        for label, score in prediction.matches[0]:
-            print(f"{score:8.4f}  {label}")
+        matches_of = {name: prediction.matches_of(name)[0] for name in prediction.named}
+        matches = next(iter(matches_of.values()), None)
+        print(json.dumps({"matches": matches, "matches_of": matches_of, "outputs": outputs}))
+    elif prediction.named:
+        for name in prediction.named:
+            if len(prediction.named) > 1:
+                print(f"by {_asked_by(bundle, name)}")
+            for label, score in prediction.matches_of(name)[0]:
+                print(f"{score:8.4f}  {label}")
     else:
         for name, value in prediction.outputs.items():
             shown = " ".join(f"{v:.4f}" for v in value[0].ravel()[:8])
             print(f"{name} {value[0].shape}: {shown}{' …' if value[0].size > 8 else ''}")
     return 0
+
+
+def _asked_by(bundle: Bundle, output: str) -> str:
+    """The modality of the part that makes an output, or the output's own name where it has none."""
+    makers = (part for part in bundle.manifest.parts if output in part.signature.output_names)
+    return next((part.modality for part in makers if part.modality), output)
 
 
 def bench(options: argparse.Namespace) -> int:

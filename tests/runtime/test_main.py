@@ -61,6 +61,21 @@ def test_infer_prints_matches_best_first(packed: Path, capsys: pytest.CaptureFix
     assert len(made["matches"]) == 3
 
 
+def test_infer_of_two_queries_prints_the_matches_of_each(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, text = ["--image", str(packed.parent / "a.png")], ["--text", "a cat"]
+    alone = []
+    for query in (image, text):
+        assert main(["infer", str(packed), *query]) == 0
+        alone.append(capsys.readouterr().out)
+    assert alone[0] != alone[1]
+    assert main(["infer", str(packed), *image, *text]) == 0
+    assert capsys.readouterr().out == f"by image\n{alone[0]}by text\n{alone[1]}"
+    assert main(["infer", str(packed), *image, *text, "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert list(made["matches_of"]) == ["image_embedding", "text_embedding"]
+    assert made["matches"] == made["matches_of"]["image_embedding"]
+
+
 def test_infer_takes_arrays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundles.audio_and_sensor(tmp_path / "b")
     np.save(tmp_path / "v.npy", np.ones(6, np.float32))
