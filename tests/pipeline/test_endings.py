@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from edgemm.measure.metrics import Estimate
-from edgemm.measure.table import Row, Score
+from edgemm.measure.table import Row, Score, rows
+from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.run import far_below
 from edgemm.runtime.timing import summary
+from tests.report.invented import HOSTILE, invented
+
+ROOT = Path(__file__).parents[2]
 
 
 def row(variant: str, recall: float, difference: float | None, *, spread: float = 0.05) -> Row:
@@ -44,3 +58,53 @@ def test_a_teacher_at_chance_is_no_yardstick() -> None:
 
 def test_a_teacher_alone_is_not_compared() -> None:
     assert far_below([row("teacher", 0.42, None)]) == []
+
+
+WIDE = """
+import sys
+from tests.report.invented import invented
+from edgemm.measure.table import rows
+from edgemm.pipeline.listing import print_results
+measurements = invented(sys.argv[1])
+print_results(rows(measurements, resamples=20), measurements)
+"""
+
+
+def on_a_terminal(columns: int, *arguments: str) -> str:
+    """What a command shows on a terminal of so many columns, without control codes."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *arguments], stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            more = os.read(master, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not more:
+            break
+        shown += more
+    os.close(master)
+    assert process.wait() == 0, shown.decode()
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r", "")
+
+
+@pytest.mark.parametrize("columns", [60, 200])
+def test_the_end_table_cuts_no_name_and_breaks_no_interval(columns: int) -> None:
+    shown = on_a_terminal(columns, "-c", WIDE, "answers")
+    assert "…" not in shown
+    for name in ("teacher", "cpu-openvino", "parameters", "accuracy"):
+        assert re.search(rf"(^| ){name}( |$)", shown, re.MULTILINE)
+    assert shown.count("[") == shown.count("]") == len(re.findall(r"\[[^\[\]\n]+\]", shown))
+    assert HOSTILE in shown  # longer than the terminal is wide
+
+
+def test_the_end_table_shows_the_headline_alone_and_no_latencies_of_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    measurements = invented("answers")
+    print_results(rows(measurements, resamples=20), measurements)
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert re.split(r" {2,}", header) == ["variant, target", "parameters", "bytes", "p50", "faster", "accuracy"]
+    assert len(lines) == 6
+    assert lines[-1] == "bytes: what one target needs on a device"
