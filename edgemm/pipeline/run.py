@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,9 +88,13 @@ def run_recipe(
         nodes = [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(last)]
     again = [n.name for n in nodes if first is not None and STAGES.index(n.stage) >= STAGES.index(first)]
 
+    started = time.monotonic()
+    count = iter(range(1, len(nodes) + 1))
+
     def finished(node: Node, record: Record) -> None:
         how = "cached" if record.cached else duration(record.seconds)
-        progress.say(f"{node.name:<18} {how:>12} {words.size(record.bytes):>9}   {node.makes}")
+        size = words.size(record.bytes)
+        progress.say(f"{node.name:<18} {how:>12} {size:>9}   {node.makes} ({next(count)} of {len(nodes)})")
 
     with _ends_on_signals():
         if leads:
@@ -98,6 +103,7 @@ def run_recipe(
         else:
             run_nodes(nodes, store=opened, run=None, progress=progress)
             return
+        progress.say(f"{'total':<18} {duration(time.monotonic() - started):>12}")
         _conclude(recipe, dataset, made, out, progress, command=_run_command(path, overrides, targets))
 
 
@@ -115,8 +121,9 @@ def check_stage(name: str | None, recipe: Recipe) -> None:
         return
     close = nearest(name, list(STAGES))
     if name in STAGES:
-        raise InputError(f"stage '{name}' is not in this recipe's stages {list(recipe.stages)}")
-    raise InputError(f"no stage '{name}'" + (f"; did you mean '{close}'?" if close else f"; there are {list(STAGES)}"))
+        raise InputError(f"stage '{name}' is not in this recipe's stages: {', '.join(recipe.stages)}")
+    advice = f"did you mean '{close}'?" if close else f"there are {', '.join(STAGES)}"
+    raise InputError(f"no stage '{name}'; {advice}")
 
 
 def check_engines(recipe: Recipe) -> None:
@@ -126,16 +133,21 @@ def check_engines(recipe: Recipe) -> None:
 
 
 def check_out(out: Path, name: str) -> None:
-    """Make the out folder and see that a run may write there, so that a wrong one shows before a day of training.
+    """See that a run may write to the out folder, so that a wrong one shows before a day of training.
+
+    A folder that isn't there yet is made for the try, and gone again after it.
 
     Raises:
         StoreError: it can't be written.
         InputError: what a run would replace there is not a former run's.
     """
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
+        for folder in new:
+            folder.rmdir()
     except OSError as error:
         raise StoreError(f"{out}: can't write there ({error.strerror}); choose another with --out") from error
     for place, is_ours in ((out / "bundle", is_bundle), (out / f"{name}.zip", is_bundle), (out / REPORT, _is_report)):
@@ -193,6 +205,7 @@ def _conclude(
     check_out(out, recipe.name)  # again: a run can take a day
     packed = made["pack"].artifact.path
     with writing_out(out):
+        out.mkdir(parents=True, exist_ok=True)
         bundle = replace_with_copy(packed / "bundle", out / "bundle")
         replace_with_copy(packed / f"{recipe.name}.zip", out / f"{recipe.name}.zip")
         if "report" in made:
@@ -210,8 +223,10 @@ def _conclude(
     print()
     if "report" in made:
         print(f"report   {out / REPORT}")
-    size = (out / f"{recipe.name}.zip").stat().st_size
-    print(f"bundle   {bundle}, or in one file {out / f'{recipe.name}.zip'} ({words.size(size)})")
+    zipped = out / f"{recipe.name}.zip"
+    size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
+    print(f"bundle   {bundle} ({words.size(size)}: all that ships, for every target)")
+    print(f"zip      {zipped} ({words.size(zipped.stat().st_size)}: the same, compressed, in one file)")
     modalities = list(open_archive(bundle).manifest.inputs)
     print(f"try      {infer_line(bundle, right_names(dataset, modalities, recipe.pack.golden))}")
 

@@ -234,6 +234,7 @@ class _Corridor:
         if "capture" not in recipe.stages:
             return []
         names = {"teach": "teacher", "distill": "student", "prune": "pruned"}
+        described = {**names, "prune": "pruned student"}
         nodes = [
             Node(
                 f"capture:{names[model.name]}",
@@ -243,7 +244,7 @@ class _Corridor:
                 self._capture,
                 sources=CAPTURE_CODE,
                 libraries=EXPORT,
-                makes=f"an ONNX graph for each part of the {names[model.name]}",
+                makes=f"an ONNX graph for each part of the {described[model.name]}",
             )
             for model in models
             if model is models[-1] or "measure" in recipe.stages or (model.name == "teach" and self._teachers_gallery)
