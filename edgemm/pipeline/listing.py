@@ -114,9 +114,9 @@ def print_collected(path: Path, limit: str, *, dry_run: bool) -> None:
     limit_bytes = parse_size(limit)
     done = collect(existing_store(path), limit_bytes, dry_run=dry_run)
     for entry in done.dropped:
-        print(
-            f"{'would drop' if dry_run else 'dropped'} {entry.kind} {entry.path.name[:16]} ({words.size(entry.bytes)})"
-        )
+        stage = f" of stage {entry.stage}" if entry.stage else ""
+        which = f"{entry.kind}{stage}, {entry.path.name[:16]} ({words.size(entry.bytes)})"
+        print(f"{'would drop' if dry_run else 'dropped'} {which}")
     in_use = f", {words.size(done.in_use)} of it in use by runs in progress" if done.in_use else ""
     print(f"{words.size(done.freed)} {'would be ' if dry_run else ''}freed, {words.size(done.left)} left{in_use}")
 
