@@ -47,7 +47,7 @@ def run(command: list[str] | str, folder: Path) -> None:
         shell=isinstance(command, str),
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1200,
     )
     assert done.returncode == 0, f"{command}\nstdout: {done.stdout[-3000:]}\nstderr: {done.stderr[-3000:]}"
 
