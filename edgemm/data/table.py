@@ -35,10 +35,7 @@ def table(config: DataConfig) -> Dataset:
             if missing := [c for c in config.columns.values() if c not in present]:
                 raise DataError(f"{path}: no column '{missing[0]}'; it has {', '.join(sorted(present))}")
             if not present & {config.columns.get(c, c) for c in ("image", "text", "audio")}:
-                raise DataError(
-                    f"{path}: no column image, text or audio, it has {', '.join(sorted(present))}; map yours in "
-                    "data.columns"
-                )
+                raise DataError(f"{path}: no column image, text or audio; map yours in data.columns")
         if set(row) != present:
             different = ", ".join(sorted(set(row) ^ present))
             raise DataError(f"{path}, row {number}: not the same columns as in the first row: {different}")

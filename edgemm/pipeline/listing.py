@@ -49,15 +49,16 @@ def print_results(table: Sequence[Row], measurements: Measurements) -> None:
             for i in same:
                 header[first + i] = f"{best.metric}, {scores[i][0]}"
             legend += f"; {best.metric}: {best.task}"
-    _print_cells([header[i] for i in kept], [[row[i] for i in kept] for row in body])
+    print_cells([header[i] for i in kept], [[row[i] for i in kept] for row in body])
     print(legend)
     header, body = blame_cells(measurements)
     if body:
         print()
-        _print_cells(header, body)
+        print_cells(header, body)
 
 
-def _print_cells(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:
+def print_cells(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:
+    """A table of cells: on a terminal a cell's small line is below its main one, elsewhere beside it."""
     if not sys.stdout.isatty():
         print_table(header, [[f"{c.main} {c.small}".strip() for c in row] for row in body])
         return
