@@ -71,8 +71,8 @@ def print_cells(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:
     console = Console()
     for index, name in enumerate(header):
         # names and intervals stay whole, whatever the terminal's width; a long heading has several lines
-        width = max(len(part) for row in body for part in (row[index].main, row[index].small, *name.split()))
-        lines = textwrap.wrap(name, width, break_on_hyphens=False)
+        inside = [part for row in body for part in (row[index].main, row[index].small)]
+        lines = textwrap.wrap(name, max(map(len, ["-", *inside, *name.split()])), break_on_hyphens=False)
         drawn.add_column("\n".join(lines), justify="left" if index == 0 else "right", no_wrap=True)
     for row in body:
         drawn.add_row(*(Text(c.main) + (Text(f"\n{c.small}", style="dim") if c.small else Text()) for c in row))
