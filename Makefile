@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := python -m pip install --quiet --disable-pip-version-check
+PIP    := python -m pip install -qq --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
 .PHONY: help quickstart vqa test check lock clean

@@ -32,6 +32,8 @@ from edgemm.runtime.errors import ModelError
 from edgemm.stage import Progress
 
 CHECKPOINT = "checkpoint.safetensors"
+FEW_STEPS = 20
+"""Fewer steps than these teach hardly anything, which is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,11 @@ def train_(
     batch = min(schedule.batch, samples)
     per_epoch = samples // batch
     steps = per_epoch * schedule.epochs
+    if steps < FEW_STEPS and accelerator.is_main_process:
+        progress.say(
+            f"{title}: only {steps} step{'s' if steps > 1 else ''} ({samples} samples, batch {batch}, epochs "
+            f"{schedule.epochs}); that teaches little, lower its batch or raise its epochs"
+        )
     optimizer = torch.optim.AdamW(
         _groups(trained, objective.rates(), schedule.weight_decay), lr=schedule.learning_rate, fused=True
     )

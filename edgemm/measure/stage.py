@@ -323,7 +323,10 @@ def _latencies(
     for name, entry in distinct.items():
         warm = asdict(taken.warm_up[name])
         if not warm["stable"]:
-            context.progress.say(f"{name}: latency still drifted after {warm['runs']} warm-up runs")
+            context.progress.say(
+                f"{name}: latency still drifted after {warm['runs']} warm-up runs; all take turns, so how they compare "
+                "holds, and milliseconds alone may differ on a quieter machine"
+            )
         found.append(
             _measurement("latency", entry, table.END_TO_END, "ns", taken.end_to_end[name], here, {"warm_up": warm})
         )

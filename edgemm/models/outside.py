@@ -124,7 +124,9 @@ def _call(path: str) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(name), attribute)
     except ImportError as error:
-        raise ModelError(f"{where}: can't import '{name}' ({error}); is its folder on PYTHONPATH?") from error
+        raise ModelError(
+            f"{where}: can't import '{name}' ({error}); is it in the working folder, or on PYTHONPATH?"
+        ) from error
     except AttributeError as error:
         raise ModelError(f"{where}: module '{name}' has no '{attribute}'") from error
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Entry:
     key: str | None
     used: float  # seconds since the epoch
     bytes: int
+    stage: str = ""  # that made it, where that is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,15 @@ def _entries(store: Store) -> Iterator[Entry]:
             stamp = record if record.is_file() else path
             key = None if kind == "cache" else path.name.partition(FOLLOWER)[0]
             used = max((f.stat().st_mtime for f in files), default=0.0) if kind == "scratch" else stamp.stat().st_mtime
-            yield Entry(kind, path, key, used, sum(f.stat().st_size for f in files))
+            yield Entry(kind, path, key, used, sum(f.stat().st_size for f in files), _stage(record))
+
+
+def _stage(record: Path) -> str:
+    """The stage that an artifact's record names; empty where there is none."""
+    try:
+        return str(json.loads(record.read_bytes())["stage"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _files(path: Path) -> list[Path]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgemm.measure import words
 from edgemm.measure.measurement import Measurements
-from edgemm.measure.table import Cell, Row, blame_cells, cells, part_cells
+from edgemm.measure.table import Cell, Row, blame_cells, cells, headline_score, table_scores
 from edgemm.pipeline.gc import collect, parse_size
 from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
@@ -30,29 +31,53 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: i
 
 
 def print_results(table: Sequence[Row], measurements: Measurements) -> None:
-    """The end table, latencies by part, and parts that are to blame: boxes on a terminal, plain columns elsewhere."""
-    print_cells(*cells(table))
-    for header, body in (part_cells(table), blame_cells(measurements)):
-        if body:
-            print()
-            print_cells(header, body)
+    """The end table in short, and parts that are to blame: boxes on a terminal, plain columns elsewhere.
+
+    In short: p50 alone, and of the scores the headline's on every split. The rest is in the report, latencies by part
+    among it.
+    """
+    header, body = cells(table)
+    scores = table_scores(table)
+    first = len(header) - len(scores)
+    kept = [index for index, name in enumerate(header[:first]) if name != "p90"]
+    best = next((score for row in table if (score := headline_score(row))), None)
+    legend = "bytes: what one target needs on a device"
+    if best is not None:
+        same = [i for i, (_, task, metric) in enumerate(scores) if (task, metric) == (best.task, best.metric)]
+        kept += [first + i for i in same]
+        if len(same) > 1:  # said once, below, where every heading would repeat it
+            for i in same:
+                header[first + i] = f"{best.metric}, {scores[i][0]}"
+            legend += f"; {best.metric}: {best.task}"
+    print_cells([header[i] for i in kept], [[row[i] for i in kept] for row in body])
+    print(legend)
+    header, body = blame_cells(measurements)
+    if body:
+        print()
+        print_cells(header, body)
 
 
 def print_cells(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:
-    """Cells under a header: boxes on a terminal, plain columns elsewhere."""
+    """A table of cells: on a terminal a cell's small line is below its main one, elsewhere beside it."""
     if not sys.stdout.isatty():
         print_table(header, [[f"{c.main} {c.small}".strip() for c in row] for row in body])
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table()
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    console = Console()
     for index, name in enumerate(header):
-        drawn.add_column(name, justify="left" if index == 0 else "right")
+        # names and intervals stay whole, whatever the terminal's width; a long heading has several lines
+        inside = [part for row in body for part in (row[index].main, row[index].small)]
+        lines = textwrap.wrap(name, max(map(len, ["-", *inside, *name.split()])), break_on_hyphens=False)
+        drawn.add_column("\n".join(lines), justify="left" if index == 0 else "right", no_wrap=True)
     for row in body:
         drawn.add_row(*(Text(c.main) + (Text(f"\n{c.small}", style="dim") if c.small else Text()) for c in row))
-    Console().print(drawn)
+    needed = console.measure(drawn, options=console.options.update(width=1000)).maximum
+    Console(width=max(console.width, needed)).print(drawn)
 
 
 def existing_store(path: Path, *, only_read: bool = False) -> Store:
@@ -90,9 +115,9 @@ def print_collected(path: Path, limit: str, *, dry_run: bool) -> None:
     limit_bytes = parse_size(limit)
     done = collect(existing_store(path), limit_bytes, dry_run=dry_run)
     for entry in done.dropped:
-        print(
-            f"{'would drop' if dry_run else 'dropped'} {entry.kind} {entry.path.name[:16]} ({words.size(entry.bytes)})"
-        )
+        stage = f" of stage {entry.stage}" if entry.stage else ""
+        which = f"{entry.kind}{stage}, {entry.path.name[:16]} ({words.size(entry.bytes)})"
+        print(f"{'would drop' if dry_run else 'dropped'} {which}")
     in_use = f", {words.size(done.in_use)} of it in use by runs in progress" if done.in_use else ""
     print(f"{words.size(done.freed)} {'would be ' if dry_run else ''}freed, {words.size(done.left)} left{in_use}")
 

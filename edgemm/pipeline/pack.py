@@ -204,8 +204,17 @@ def golden_samples(dataset: Dataset, modalities: Sequence[str]) -> list[Sample]:
         if _may_ship(dataset, sample) and all(sample.raw(m) is not None for m in modalities)
     ]
     if not usable:
-        raise DataError(f"split '{split}': no sample that has {list(modalities)} and may be shipped")
+        lacking = [m for m in modalities if all(sample.raw(m) is None for sample in dataset.split(split))]
+        why = f"; none has {' or '.join(lacking)}" if lacking else ""
+        raise DataError(f"split '{split}': no sample has {' and '.join(modalities)} and may be shipped{why}")
     return usable
+
+
+def chosen_golden(dataset: Dataset, modalities: Sequence[str], count: int) -> list[Sample]:
+    """At most ``count`` of ``golden_samples``, an even stride over them. Raises DataError where there is none."""
+    usable = golden_samples(dataset, modalities)
+    count = min(count, len(usable))
+    return [usable[index * len(usable) // count] for index in range(count)]
 
 
 def _add_gallery(
@@ -242,11 +251,8 @@ def _add_gallery(
 
 def _add_golden(out: Path, manifest: Manifest, dataset: Dataset, config: PackConfig) -> Manifest:
     """Copy raw samples, an even stride over the first evaluated split, of those that may be shipped."""
-    usable = golden_samples(dataset, list(manifest.inputs))
-    count = min(config.golden, len(usable))
     golden: list[GoldenSample] = []
-    for index in range(count):
-        sample = usable[index * len(usable) // count]
+    for index, sample in enumerate(chosen_golden(dataset, list(manifest.inputs), config.golden)):
         inputs: dict[str, str] = {}
         for modality, raw in manifest.inputs.items():
             if raw.kind == "text":

@@ -19,10 +19,11 @@ from edgemm.data import Dataset, open_dataset
 from edgemm.measure import words
 from edgemm.pipeline.listing import print_table
 from edgemm.pipeline.node import Node, key_of
+from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import duration, progress_for
 from edgemm.pipeline.run import check_engines, with_targets
 from edgemm.pipeline.runs import running
-from edgemm.pipeline.stages import corridor_nodes
+from edgemm.pipeline.stages import corridor_nodes, data_notes
 from edgemm.pipeline.store import Record, Store
 from edgemm.recipe import (
     AudioTower,
@@ -53,12 +54,14 @@ def plan_recipe(path: Path, overrides: Sequence[str], *, store: Path, targets: S
         EdgemmError: whatever would stop the run.
     """
     recipe = with_targets(load_recipe(path, overrides), targets)
+    if recipe.teacher.factory is not None:
+        look_in_(Path(), path.parent)
     check_engines(recipe)
     dataset = open_dataset(recipe.data, cache=store / "cache", progress=progress_for())
     splits = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
     print(f"{recipe.name}: {recipe.family}, seed {recipe.seed}; samples: {splits}")
-    for line in dataset.broken:
-        print(f"left out: {line}")
+    for line in data_notes(dataset):
+        print(line)
     nodes = corridor_nodes(recipe, dataset)
     print_plan(nodes, store)
     if dry_run:

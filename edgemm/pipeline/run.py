@@ -8,10 +8,11 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from edgemm.measure import words
 from edgemm.measure.measurement import read_measurements
@@ -19,15 +20,20 @@ from edgemm.measure.table import Row, default_row, headline_score, reference_row
 from edgemm.pipeline.launch import process_count, process_rank
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.node import Node, run_nodes
+from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import duration, progress_for
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Record, Store, writing_out
 from edgemm.recipe import STAGES, Recipe, load_recipe, nearest
 from edgemm.runtime.archive import open_archive
-from edgemm.runtime.errors import BundleError, InputError, StoreError
-from edgemm.runtime.manifest import TextInput
+from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.errors import BundleError, EdgemmError, InputError, StoreError
+from edgemm.runtime.manifest import GoldenSample, Manifest
 from edgemm.runtime.session import require_engine
 from edgemm.stage import Progress, Silent
+
+if TYPE_CHECKING:
+    from edgemm.data import Dataset
 
 REPORT = "report.html"
 REPORT_MARK = b"edgemm report</title>"  # in the head of every report
@@ -59,6 +65,8 @@ def run_recipe(
         KeyboardInterrupt: whose text says how to go on.
     """
     recipe = with_targets(load_recipe(path, overrides), targets)
+    if recipe.teacher.factory is not None:
+        look_in_(Path(), path.parent)
     for name in (first, last):
         check_stage(name, recipe)
     out = out or Path("out") / recipe.name
@@ -70,16 +78,24 @@ def run_recipe(
     leads = process_rank() == 0
     progress: Progress = progress_for() if leads else Silent()
 
-    from edgemm.pipeline.stages import nodes_of  # with torch and everything
+    from edgemm.data import open_dataset
+    from edgemm.pipeline.stages import corridor_nodes, data_notes
 
-    nodes = nodes_of(recipe, cache=opened.cache, progress=progress)
+    dataset = open_dataset(recipe.data, cache=opened.cache, progress=progress)
+    for line in data_notes(dataset):
+        progress.say(line)
+    nodes = corridor_nodes(recipe, dataset)
     if last is not None:
         nodes = [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(last)]
     again = [n.name for n in nodes if first is not None and STAGES.index(n.stage) >= STAGES.index(first)]
 
+    started = time.monotonic()
+    count = iter(range(1, len(nodes) + 1))
+
     def finished(node: Node, record: Record) -> None:
         how = "cached" if record.cached else duration(record.seconds)
-        progress.say(f"{node.name:<18} {how:>12} {words.size(record.bytes):>9}   {node.makes}")
+        size = words.size(record.bytes)
+        progress.say(f"{node.name:<18} {how:>12} {size:>9}   {node.makes} ({next(count)} of {len(nodes)})")
 
     with _ends_on_signals():
         if leads:
@@ -89,7 +105,8 @@ def run_recipe(
         else:
             run_nodes(nodes, store=opened, run=_run_of_all(""), progress=progress)
             return
-        _conclude(recipe, made, out, progress, command=_run_command(path, overrides, targets))
+        progress.say(f"{'total':<18} {duration(time.monotonic() - started):>12}")
+        _conclude(recipe, dataset, made, out, progress, command=_run_command(path, overrides, targets))
 
 
 def with_targets(recipe: Recipe, names: Sequence[str]) -> Recipe:
@@ -106,8 +123,9 @@ def check_stage(name: str | None, recipe: Recipe) -> None:
         return
     close = nearest(name, list(STAGES))
     if name in STAGES:
-        raise InputError(f"stage '{name}' is not in this recipe's stages {list(recipe.stages)}")
-    raise InputError(f"no stage '{name}'" + (f"; did you mean '{close}'?" if close else f"; there are {list(STAGES)}"))
+        raise InputError(f"stage '{name}' is not in this recipe's stages: {', '.join(recipe.stages)}")
+    advice = f"did you mean '{close}'?" if close else f"there are {', '.join(STAGES)}"
+    raise InputError(f"no stage '{name}'; {advice}")
 
 
 def check_engines(recipe: Recipe) -> None:
@@ -117,16 +135,21 @@ def check_engines(recipe: Recipe) -> None:
 
 
 def check_out(out: Path, name: str) -> None:
-    """Make the out folder and see that a run may write there, so that a wrong one shows before a day of training.
+    """See that a run may write to the out folder, so that a wrong one shows before a day of training.
+
+    A folder that isn't there yet is made for the try, and gone again after it.
 
     Raises:
         StoreError: it can't be written.
         InputError: what a run would replace there is not a former run's.
     """
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
+        for folder in new:
+            folder.rmdir()
     except OSError as error:
         raise StoreError(f"{out}: can't write there ({error.strerror}); choose another with --out") from error
     for place, is_ours in ((out / "bundle", is_bundle), (out / f"{name}.zip", is_bundle), (out / REPORT, _is_report)):
@@ -182,7 +205,9 @@ def _run_command(path: Path, overrides: Sequence[str], targets: Sequence[str]) -
     return shlex.join(command)
 
 
-def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Progress, *, command: str) -> None:
+def _conclude(
+    recipe: Recipe, dataset: Dataset, made: dict[str, Record], out: Path, progress: Progress, *, command: str
+) -> None:
     """Copy what the user keeps into ``out`` and print table, paths and a line to try."""
     if "pack" not in made:
         node, record = list(made.items())[-1]
@@ -191,6 +216,7 @@ def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Prog
     check_out(out, recipe.name)  # again: a run can take a day
     packed = made["pack"].artifact.path
     with writing_out(out):
+        out.mkdir(parents=True, exist_ok=True)
         bundle = replace_with_copy(packed / "bundle", out / "bundle")
         replace_with_copy(packed / f"{recipe.name}.zip", out / f"{recipe.name}.zip")
         if "report" in made:
@@ -203,14 +229,17 @@ def _conclude(recipe: Recipe, made: dict[str, Record], out: Path, progress: Prog
         table = rows(measurements)
         print()
         print_results(table, measurements)
-        for line in over_budget(recipe, table):
+        for line in over_budget(recipe, table) or far_below(table):
             print(line)
     print()
     if "report" in made:
         print(f"report   {out / REPORT}")
-    size = (out / f"{recipe.name}.zip").stat().st_size
-    print(f"bundle   {bundle}, or in one file {out / f'{recipe.name}.zip'} ({words.size(size)})")
-    print(f"try      {infer_line(bundle)}")
+    zipped = out / f"{recipe.name}.zip"
+    size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
+    print(f"bundle   {bundle} ({words.size(size)}: all that ships, for every target)")
+    print(f"zip      {zipped} ({words.size(zipped.stat().st_size)}: the same, compressed, in one file)")
+    modalities = list(open_archive(bundle).manifest.inputs)
+    print(f"try      {infer_line(bundle, right_names(dataset, modalities, recipe.pack.golden))}")
 
 
 def replace_with_copy(source: Path, place: Path) -> Path:
@@ -239,22 +268,48 @@ def replace_with_copy(source: Path, place: Path) -> Path:
     return place
 
 
-def infer_line(bundle: Path) -> str:
-    """A command that asks the bundle about its first golden sample and works when pasted into this shell."""
-    archive = open_archive(bundle)
-    manifest = archive.manifest
+def infer_line(bundle: Path, right: Sequence[Container[str]] = ()) -> str:
+    """A command that asks the bundle about a golden sample and works when pasted into this shell.
+
+    Args:
+        bundle: its folder.
+        right: for each golden sample the names that are right; the first sample that the bundle answers with one of
+            them is taken, else the first of all.
+    """
+    manifest = open_archive(bundle).manifest
+    golden = list(manifest.golden)
+    try:
+        opened = Bundle.open(bundle)
+        for sample, names in zip(golden, right, strict=False):
+            given = opened.golden_inputs(sample)
+            matches = opened.predict(top=1, **{m: given[m] for m in _asked(manifest, sample)}).matches
+            if matches is not None and matches[0][0][0] in names:
+                golden = [sample]
+                break
+    except EdgemmError:
+        pass  # a target of another machine: the first sample is as good as any
     command = [*_this_command(), "infer", str(bundle)]
-    golden = manifest.golden[0].inputs if manifest.golden else {}
-    for modality, held in golden.items():
-        is_text = isinstance(manifest.inputs[modality], TextInput)
-        if (
-            manifest.family == "dual-encoder"
-            and not is_text
-            and any(isinstance(manifest.inputs[m], TextInput) for m in golden)
-        ):
-            continue  # one query is enough to search with
-        command += [f"--{modality}", held if is_text else str(bundle / held)]
+    for modality in _asked(manifest, golden[0]) if golden else ():
+        held, kind = golden[0].inputs[modality], manifest.inputs[modality].kind
+        value = held if kind == "text" else str(bundle / held)
+        command += ["--tensor", f"{modality}={value}"] if kind == "tensor" else [f"--{modality}", value]
     return shlex.join(command)
+
+
+def _asked(manifest: Manifest, sample: GoldenSample) -> list[str]:
+    """The modalities of a golden sample that a question needs: one is enough to search with, a text if there is one."""
+    if manifest.family != "dual-encoder":
+        return list(sample.inputs)
+    texts = [m for m in sample.inputs if manifest.inputs[m].kind == "text"]
+    return (texts or list(sample.inputs))[:1]
+
+
+def right_names(dataset: Dataset, modalities: Sequence[str], count: int) -> list[set[str]]:
+    """For each golden sample of a bundle the names that answer it, as ``infer_line`` takes them."""
+    from edgemm.pipeline.pack import chosen_golden
+
+    return [{*sample.labels, *([sample.label] if sample.label is not None else [])}
+            for sample in chosen_golden(dataset, modalities, count)]  # fmt: skip
 
 
 def _this_command() -> list[str]:
@@ -287,3 +342,26 @@ def over_budget(recipe: Recipe, table: Sequence[Row]) -> list[str]:
                 f"over budget: {score.metric} {drop:.1f} points below {reference.variant}, allowed {budget.drop}"
             )
     return lines
+
+
+FAR_POINTS = 10
+
+
+def far_below(table: Sequence[Row]) -> list[str]:
+    """One line where what ships answers like chance and the reference doesn't, or is far below it; else none."""
+    row, reference = default_row(table), reference_row(table)
+    if row is None or reference is None or row is reference:
+        return []
+    score, best = headline_score(row), headline_score(reference)
+    if score is None or best is None or score.difference is None:
+        return []
+    what = f"{score.metric} {'' if score.task == 'answers' else f'{score.task} '}on '{score.split}'"
+    advice = "see in which row it was lost, and give that stage more epochs or a smaller batch"
+    at_chance = score.chance is not None and score.estimate.low <= score.chance < best.estimate.low
+    drop = -100 * score.difference.value
+    if not at_chance and drop <= FAR_POINTS:
+        return []
+    like = f", no better than chance ({100 * (score.chance or 0):.0f} %)" if at_chance else ""
+    return [
+        f"warning: {row.variant}, {row.target}: {what} is {drop:.1f} points below {reference.variant}{like}; {advice}"
+    ]

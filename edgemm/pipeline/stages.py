@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from edgemm.compress.arithmetic import has_bfloat16
-from edgemm.data import Dataset, Sample, open_dataset
+from edgemm.data import Dataset, Sample
 from edgemm.data.batches import covering_samples
 from edgemm.measure.accuracy import check_samples
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
 from edgemm.pipeline.node import Node
 from edgemm.pipeline.pack import Source, assemble, finish, gallery_samples, golden_samples
-from edgemm.recipe import Recipe, TargetConfig, path_fields
+from edgemm.recipe import DataConfig, Recipe, TargetConfig, path_fields
 from edgemm.runtime.errors import DataError, ModelError
 from edgemm.runtime.fields import one_line
-from edgemm.stage import Context, Inputs, Progress
+from edgemm.stage import Context, Inputs
 
 if TYPE_CHECKING:
     from edgemm.runtime.manifest import TargetEntry
@@ -58,28 +58,26 @@ ENGINES = {
 }  # fmt: skip
 
 
-def nodes_of(recipe: Recipe, *, cache: Path, progress: Progress) -> list[Node]:
-    """The stage runs of a recipe, in an order in which each finds its inputs made.
-
-    Args:
-        cache: the store's, where files of samples that come as bytes are kept.
-
-    Raises:
-        DataError: the data is opened and checked here, before anything runs.
-    """
-    dataset = open_dataset(recipe.data, cache=cache, progress=progress)
-    for line in dataset.broken:
-        progress.say(f"left out: {line}")
-    return corridor_nodes(recipe, dataset)
+def data_notes(dataset: Dataset) -> list[str]:
+    """What a user should know of the data before anything runs: one line each."""
+    notes = [f"left out: {line}" for line in dataset.broken]
+    if "train" in dataset.evaluate:
+        others = len(dataset.evaluate) > 1
+        notes.append(
+            f"note: accuracy {'on train ' if others else ''}is measured on the samples that are trained on, which says "
+            "nothing about new ones" + ("" if others else '; hold some back, e.g. in a split "test"')
+        )
+    return notes
 
 
 def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
-    """``nodes_of`` for data that is open already.
+    """The stage runs of a recipe, in an order in which each finds its inputs made.
 
     Raises:
-        DataError: data that can't be calibrated on, packed or measured on.
+        DataError: data without a modality of the models, or that can't be calibrated on, packed or measured on.
     """
     modalities = modalities_of(recipe)
+    check_modalities(recipe.data, dataset, modalities)
     if {"measure", "pack"} & set(recipe.stages):  # what packing needs of the data shows before a day of training
         golden_samples(dataset, modalities)
         if recipe.family == "dual-encoder" and recipe.pack.gallery != "none":
@@ -95,6 +93,19 @@ def corridor_nodes(recipe: Recipe, dataset: Dataset) -> list[Node]:
     models = corridor.models()
     graphs = corridor.graphs(models)
     return [*models, *graphs, *corridor.bundle([node.name for node in graphs])]
+
+
+def check_modalities(config: DataConfig, dataset: Dataset, modalities: Sequence[str]) -> None:
+    """Raise DataError for the first modality of the models that no sample of the data has."""
+    for modality in modalities:
+        if all(sample.raw(modality) is None for samples in dataset.splits.values() for sample in samples):
+            where = config.root or config.kind
+            known = modality in ("image", "text", "audio")
+            how = f'name yours, data.columns.{modality} = "YOURS"' if known else f"name '{modality}' in data.tensors"
+            raise DataError(
+                f"{where}: no sample has '{modality}', and the recipe's models take {' and '.join(modalities)}; "
+                + (f"add a column '{modality}', or {how}" if config.kind == "table" else "leave its tower out")
+            )
 
 
 def modalities_of(recipe: Recipe) -> tuple[str, ...]:
@@ -234,6 +245,7 @@ class _Corridor:
         if "capture" not in recipe.stages:
             return []
         names = {"teach": "teacher", "distill": "student", "prune": "pruned"}
+        described = {**names, "prune": "pruned student"}
         nodes = [
             Node(
                 f"capture:{names[model.name]}",
@@ -243,7 +255,7 @@ class _Corridor:
                 self._capture,
                 sources=CAPTURE_CODE,
                 libraries=EXPORT,
-                makes=f"an ONNX graph for each part of the {names[model.name]}",
+                makes=f"an ONNX graph for each part of the {described[model.name]}",
             )
             for model in models
             if model is models[-1] or "measure" in recipe.stages or (model.name == "teach" and self._teachers_gallery)

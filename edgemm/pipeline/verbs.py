@@ -9,12 +9,14 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgemm.pipeline.listing import print_results
+from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.store import default_store, writing_out
 from edgemm.recipe import MeasureConfig, load_recipe
@@ -75,6 +77,8 @@ def capture(model: str, out: Path, samples: Path | None, *, factory: str | None 
     from edgemm.graph.capture import capture_model
     from edgemm.models.store import load_model
 
+    if factory is not None or model.startswith("python:"):
+        look_in_(Path())
     if model.startswith(("hf:", "python:", "folder:")):
         from edgemm.models.outside import teacher_from_source
 
@@ -83,7 +87,7 @@ def capture(model: str, out: Path, samples: Path | None, *, factory: str | None 
         loaded = load_model(_model_folder(Path(model)).path, factory=factory)
     values = list(rows_of(read_arrays(samples))) if samples else [_random_values(loaded.chain, loaded.inputs)]
     with _folder(out) as (folder, context):
-        capture_model(loaded, values, folder, name=out.name.lower() or loaded.family, context=context)
+        capture_model(loaded, values, folder, name=_bundle_name(out) or loaded.family, context=context)
     print(f"bundle   {out}")
 
 
@@ -98,7 +102,7 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
     from edgemm.graph.bundle import quantize_bundle
     from edgemm.graph.onnx_file import quantize_file
     from edgemm.graph.quantize import Quantization
-    from edgemm.runtime.archive import open_archive
+    from edgemm.runtime.archive import open_archive, seal
     from edgemm.runtime.manifest import TargetEntry
 
     config = Quantization(engine=engine)
@@ -128,6 +132,7 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
         quantize_bundle(source, rows, graphs, targets=[entry], context=context, config=config)
         if compute_capability is not None:
             build_bundle(graphs, folder, compute_capabilities={entry.name: compute_capability}, context=context)
+        seal(folder, replace(open_archive(folder).manifest, name=_bundle_name(out)))
     print(f"bundle   {out}")
 
 
@@ -210,8 +215,15 @@ def pack(bundle: Path, out: Path) -> None:
 # --- what they share -------------------------------------------------------------------------------------------------
 
 
+def _bundle_name(out: Path) -> str:
+    """A bundle that a verb writes is named as its folder."""
+    return out.name.lower()
+
+
 def _recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
     recipe = load_recipe(path, overrides)
+    if recipe.teacher.factory is not None:
+        look_in_(Path(), path.parent)
     return recipe, {"dataset": _opened(recipe), "seed": recipe.seed, "threads": recipe.threads}
 
 

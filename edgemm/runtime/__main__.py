@@ -6,10 +6,11 @@ Standard library only. Errors go to stderr in one line with exit code 2; an inte
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -53,7 +54,7 @@ def verify(options: argparse.Namespace) -> int:
         fields = ("target", "files", "samples", "max_abs_error", "problems")
         print(json.dumps({"ok": report.ok} | {name: getattr(report, name) for name in fields}))
     for problem in report.problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"{options.prefix}error: {problem}", file=sys.stderr)
     if not report.ok:
         return 2
     if not options.json:
@@ -72,7 +73,8 @@ def inspect(options: argparse.Namespace) -> int:
         print(json.dumps(manifest.to_json()))
         return 0
     total = sum(entry.bytes for entry in manifest.files.values())
-    print(f"{manifest.name}: {manifest.family}, {len(manifest.files)} files, {total:,} bytes")
+    files = f"{len(manifest.files)} file{'' if len(manifest.files) == 1 else 's'}"
+    print(f"{manifest.name}: {manifest.family}, {files}, {total:,} bytes unzipped, for all targets together")
     print(f"takes {', '.join(f'{name} ({raw.kind})' for name, raw in manifest.inputs.items())}")
     print(f"gives {', '.join(manifest.outputs)}")
     rows = [["part", "role", "parameters", *(f"{t.name} bytes" for t in manifest.targets), "takes", "gives"]]
@@ -92,7 +94,7 @@ def inspect(options: argparse.Namespace) -> int:
 
 
 def infer(options: argparse.Namespace) -> int:
-    """Predict one sample and print its matches, or its outputs where the bundle names nothing."""
+    """Predict one sample and print its matches, of each modality in a search; its outputs where nothing names them."""
     bundle = _open(options)
     given = _given(bundle, options)
     if not given:
@@ -100,16 +102,26 @@ def infer(options: argparse.Namespace) -> int:
     prediction = bundle.predict(top=options.top, **given)
     if options.json:
         outputs = {name: value[0].tolist() for name, value in prediction.outputs.items()}
-        matches = None if prediction.matches is None else prediction.matches[0]
-        print(json.dumps({"matches": matches, "outputs": outputs}))
-    elif prediction.matches is not None:
-        for label, score in prediction.matches[0]:
-            print(f"{score:8.4f}  {label}")
+        matches_of = {name: prediction.matches_of(name)[0] for name in prediction.named}
+        matches = next(iter(matches_of.values()), None)
+        print(json.dumps({"matches": matches, "matches_of": matches_of, "outputs": outputs}))
+    elif prediction.named:
+        for name in prediction.named:
+            if len(prediction.named) > 1:
+                print(f"by {_asked_by(bundle, name)}")
+            for label, score in prediction.matches_of(name)[0]:
+                print(f"{score:8.4f}  {label}")
     else:
         for name, value in prediction.outputs.items():
             shown = " ".join(f"{v:.4f}" for v in value[0].ravel()[:8])
             print(f"{name} {value[0].shape}: {shown}{' …' if value[0].size > 8 else ''}")
     return 0
+
+
+def _asked_by(bundle: Bundle, output: str) -> str:
+    """The modality of the part that makes an output, or the output's own name where it has none."""
+    makers = (part for part in bundle.manifest.parts if output in part.signature.output_names)
+    return next((part.modality for part in makers if part.modality), output)
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -171,7 +183,19 @@ def _print_table(rows: list[list[str]]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others."""
+    """A parser whose errors are one line, as all others, and name the nearest option."""
+
+    verbs: Mapping[str, argparse.ArgumentParser] = {}
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; an option that no verb has is an error of the verb."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = self.verbs[options.verb.__name__]
+            known = [flag for action in parser._actions for flag in action.option_strings]
+            close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1, cutoff=0.75)
+            parser.error(f"no such argument: {unknown[0]}" + (f", did you mean '{close[0]}'" if close else ""))
+        return options
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see '{self.prog} --help'")
@@ -194,7 +218,8 @@ def parser_for(program: str) -> argparse.ArgumentParser:
         verb = verbs.add_parser(
             function.__name__, help=text, description=text, epilog=examples, formatter_class=formatter
         )
-        verb.set_defaults(verb=function)
+        verb.set_defaults(verb=function, prefix="edgemm: " if program == "edgemm" else "")
+        parser.verbs = {**parser.verbs, function.__name__: verb}
         verb.add_argument("bundle", metavar="BUNDLE", help="a bundle folder or .zip")
         verb.add_argument("--json", action="store_true", help="one line of JSON instead of text")
         if function is inspect:

@@ -18,7 +18,9 @@ def load_array(data: bytes, name: str) -> np.ndarray:
     try:
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
     except _FAULTS as error:
-        raise BundleError(f"{name}: not a .npy array: {one_line(error)}") from error
+        # numpy's advice where a file is none of its own: to unpickle it
+        why = "" if "allow_pickle" in str(error) else f": {one_line(error)}"
+        raise BundleError(f"{name}: not a .npy array of numbers{why}") from error
     if not isinstance(loaded, np.ndarray):
         raise BundleError(f"{name}: got a .npz, expected one .npy array")
     return loaded
@@ -39,4 +41,5 @@ def load_arrays(data: bytes, name: str) -> dict[str, np.ndarray]:
         with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
             return {key: loaded[key] for key in loaded.files}
     except (*_FAULTS, zipfile.BadZipFile, zlib.error) as error:
-        raise BundleError(f"{name}: not an .npz of arrays: {one_line(error)}") from error
+        why = "" if "allow_pickle" in str(error) else f": {one_line(error)}"
+        raise BundleError(f"{name}: not an .npz of arrays of numbers{why}") from error

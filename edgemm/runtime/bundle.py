@@ -132,7 +132,7 @@ class Bundle:
             require_engine(self.target.engine_of(part), what=f"target '{self.target.name}'{advice}")
         self._inputs = InputReader(self.manifest, archive.read)
         self._placeholders: dict[str, Array] = {}
-        self._rankers: dict[tuple[str, ...], tuple[str, Ranker] | None] = {}
+        self._rankers: dict[tuple[str, ...], Mapping[str, Ranker]] = {}
         self._plans: dict[tuple[str, ...], tuple[tuple[Part, ...], tuple[str, ...], int | None]] = {}
         self._threads = 0
         self._parts: dict[str, Part] = {}
@@ -386,22 +386,22 @@ class Bundle:
             made = {}
         return made if set(made) == set(outputs) else self._run(parts, outputs, self._inputs.values(samples))
 
-    def _ranker(self, outputs: tuple[str, ...], made: Mapping[str, Array]) -> tuple[str, Ranker] | None:
-        """What names the outputs; None where the bundle has neither labels nor a gallery for them."""
+    def _ranker(self, outputs: tuple[str, ...], made: Mapping[str, Array]) -> Mapping[str, Ranker]:
+        """What names each output; empty where the bundle has neither labels nor a gallery for them."""
         if self.manifest.labels is None and self.manifest.gallery is None:
-            return None
+            return {}
         if outputs not in self._rankers:
             self._rankers[outputs] = self._read_ranker(outputs, made)
         return self._rankers[outputs]
 
-    def _read_ranker(self, outputs: tuple[str, ...], made: Mapping[str, Array]) -> tuple[str, Ranker] | None:
+    def _read_ranker(self, outputs: tuple[str, ...], made: Mapping[str, Array]) -> Mapping[str, Ranker]:
         if self.manifest.labels is not None and "logits" in outputs:
             labels = self.archive.read_strings(self.manifest.labels)
             if made["logits"].shape[-1:] != (len(labels),):
                 raise BundleError(
                     f"{self.manifest.labels}: {len(labels)} labels for logits of shape {made['logits'].shape}"
                 )
-            return "logits", LabelSet("logits", labels, independent=self.manifest.task == "multi-label")
+            return {"logits": LabelSet("logits", labels, independent=self.manifest.task == "multi-label")}
         if self.manifest.gallery is not None:
             vectors = load_array(self.archive.read(self.manifest.gallery.embeddings), self.manifest.gallery.embeddings)
             labels = self.archive.read_strings(self.manifest.gallery.labels)
@@ -410,12 +410,12 @@ class Bundle:
                     f"{self.manifest.gallery.embeddings}: got {vectors.dtype} {vectors.shape}, expected floats "
                     f"({len(labels)}, D): one row for each label"
                 )
-            for name in outputs:
-                if made[name].ndim == 2 and made[name].shape[1] == vectors.shape[1]:
-                    rows = vectors.astype(np.float32)
-                    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-                    return name, GallerySet(np.ascontiguousarray(rows.T), labels)
-        return None
+            searched = [n for n in outputs if made[n].ndim == 2 and made[n].shape[1] == vectors.shape[1]]
+            if searched:
+                rows = vectors.astype(np.float32)
+                rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+                return dict.fromkeys(searched, GallerySet(np.ascontiguousarray(rows.T), labels))
+        return {}
 
 
 def _run_part(part: Part, values: dict[str, Value]) -> None:

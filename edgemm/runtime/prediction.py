@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from edgemm.runtime.errors import InputError
+
 Match = tuple[str, float]
 
 
@@ -54,19 +56,34 @@ class Prediction:
 
     outputs: Mapping[str, np.ndarray]
     top: int = 5
-    _ranked: tuple[str, Ranker] | None = field(default=None, repr=False, compare=False)
+    _ranked: Mapping[str, Ranker] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The outputs that ``matches_of`` takes, in the bundle's order: several where a search was asked by several."""
+        return tuple(self._ranked)
 
     @cached_property
     def matches(self) -> tuple[tuple[Match, ...], ...] | None:
-        """Per sample the best ``top`` (label, score), best first; None where the bundle names nothing.
+        """Per sample the best ``top`` (label, score) of the first of ``named``; None where the bundle names nothing.
+
+        Made when first read.
+        """
+        return self.matches_of(self.named[0]) if self._ranked else None
+
+    def matches_of(self, output: str) -> tuple[tuple[Match, ...], ...]:
+        """Per sample the best ``top`` (label, score) of one output, best first.
 
         The score is the probability of a class by ``logits`` where the bundle has labels, else the cosine similarity to
-        the bundle's gallery of the first output that is an embedding of its width. Made when first read.
+        the bundle's gallery of an output that is an embedding of its width.
+
+        Raises:
+            InputError: an output that the bundle names nothing for.
         """
-        if self._ranked is None:
-            return None
-        value, ranker = self._ranked
-        scores = ranker.scores(self.outputs[value])
+        if output not in self._ranked:
+            raise InputError(f"matches_of: nothing names '{output}'; there is {', '.join(self._ranked) or 'nothing'}")
+        ranker = self._ranked[output]
+        scores = ranker.scores(self.outputs[output])
         best = np.argsort(-scores, axis=-1, kind="stable")[:, : self.top]
         return tuple(
             tuple((ranker.labels[column], float(row[column])) for column in columns)

@@ -62,7 +62,9 @@ class ZipStorage:
             with zipfile.ZipFile(self._path) as archive:
                 yield archive
         except _FAULTS as error:
-            raise BundleCorrupt(f"{self._path}: not a whole zip: {one_line(error)}") from error
+            why = one_line(error)
+            detail = "cut off, or another kind of file" if why == "File is not a zip file" else why
+            raise BundleCorrupt(f"{self._path}: not a whole zip: {detail}") from error
 
     def names(self) -> list[str]:
         """Every file but the manifest."""

@@ -300,6 +300,7 @@ CASES = {
     "unknown --set key": (nothing, (*RUN, "--set", "distill.epoch=3"), "unknown key; did you mean 'epochs'?"),
     "--set without value": (nothing, (*RUN, "--set", "seed"), "--set seed: expected KEY=VALUE"),
     "unknown stage": (nothing, (*RUN, "--until", "quantise"), "no stage 'quantise'; did you mean 'quantize'?"),
+    "stage of no name": (nothing, (*RUN, "--from", "train"), "no stage 'train'; there are teach, distill, prune"),
     "unknown target": (nothing, (*RUN, "--target", "cpu-int4"), "no target 'cpu-int4'; did you mean 'cpu-int8'?"),
     "stages out of order": (
         edit("seed = 1", 'seed = 1\nstages = ["distill", "teach"]'), RUN, "stages: expected each once and in the order",
@@ -314,7 +315,12 @@ CASES = {
     "gallery of no split": (edit("[pack]", '[pack]\ngallery_splits = ["tset"]'), RUN, "no split 'tset' in the data"),
     "nothing to verify with": (
         rows(lambda data: [r.update(split="train") for r in data] and data[0].update(split="test", text=None)), RUN,
-        "no sample that has ['image', 'text']",
+        "split 'test': no sample has image and text and may be shipped; none has text",
+    ),
+    "a column of another name": (
+        rows(lambda data: [r.update(caption=r.pop("text")) for r in data]), ("plan", "recipe.toml"),
+        "samples.jsonl: no sample has 'text', and the recipe's models take image and text; add a column 'text', or "
+        'name yours, data.columns.text = "YOURS"',
     ),
     "engine not installed": (no_tensorrt, RUN, 'pip install "edgemm[tensorrt]"'),
     "int8 target without quantize": (int8_without_quantize, RUN, "'int8' needs the stage 'quantize'"),
@@ -436,9 +442,14 @@ CASES = {
         nan_in_audio, ("infer", "sound", "--audio", "recipe.toml"), "audio (recipe.toml): not a sound file",
     ),
     "NaN tensor": (nan_tensor, ("infer", "bundle", "--tensor", "x=nan.npy"), "holds NaN or infinite values"),
-    "pickled tensor": (pickled_tensor, ("infer", "bundle", "--tensor", "x=nan.npy"), "nan.npy: not a .npy array"),
+    "pickled tensor": (
+        pickled_tensor, ("infer", "bundle", "--tensor", "x=nan.npy"), "nan.npy: not a .npy array of numbers\n",
+    ),
+    "a table as tensor": (
+        nothing, ("infer", "bundle", "--tensor", "x=recipe.toml"), "recipe.toml: not a .npy array of numbers\n",
+    ),
     "truncated manifest": (truncated("bundle/manifest.json"), ("infer", "bundle"), "manifest.json"),
-    "truncated zip": (zipped_and_truncated, ("verify", "bundle.zip"), "not a whole zip"),
+    "truncated zip": (zipped_and_truncated, ("verify", "bundle.zip"), "bundle.zip: not a whole zip: cut off"),
     "zip that climbs out": (zip_that_climbs_out, ("inspect", "bundle.zip"), "climbed.txt"),
     "no bundle": (nothing, ("verify", "nope"), "nope: no such file or folder"),
     "nothing to ask": (nothing, ("infer", "bundle"), "nothing to ask"),
@@ -460,7 +471,8 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_half_written(case, p
     assert left.value.code == 2, shown.err
     lines = shown.err.splitlines()
     assert len(lines) == 1, shown.err
-    assert expected in lines[0]
+    assert lines[0].startswith("edgemm: error: ")
+    assert expected in shown.err
     assert "Traceback" not in shown.err
     assert " object at 0x" not in shown.err
     written = {path for path in place.rglob("*") if path.is_file()} - before
@@ -492,6 +504,15 @@ def test_pack_replaces_what_it_wrote_before(place):
         with pytest.raises(SystemExit) as left:
             main(["pack", "bundle", "-o", "bundle.zip"])
         assert left.value.code == 0
+
+
+def test_a_quantized_bundle_is_named_as_its_folder(place, capfd):
+    with pytest.raises(SystemExit) as left:
+        main(["quantize", "bundle", "--calibration", "calibration.npz", "-o", "small-Int8"])
+    assert left.value.code == 0
+    with pytest.raises(SystemExit):
+        main(["inspect", "small-Int8"])
+    assert "\nsmall-int8: test, 1 file, " in f"\n{capfd.readouterr().out}"
 
 
 def test_debug_shows_the_traceback(place):

@@ -95,6 +95,33 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(tmp_path: Path) -
         fit(Line(broken_at=5), tmp_path)
 
 
+class Said(Silent):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batch", "said"),
+    [
+        (2, 256, ["teach: only 2 steps (12 samples, batch 12, epochs 2); that teaches little, lower its batch or raise "
+                  "its epochs"]),
+        (1, 12, ["teach: only 1 step (12 samples, batch 12, epochs 1); that teaches little, lower its batch or raise "
+                 "its epochs"]),
+        (20, 12, []),
+    ],
+)  # fmt: skip
+def test_few_steps_are_said_to_be_few(tmp_path: Path, epochs: int, batch: int, said: list[str]) -> None:
+    progress = Said()
+    schedule = Schedule(epochs=epochs, batch=batch, learning_rate=0.1)
+    train_(Line(), schedule, samples=12, seed=0, scratch=tmp_path, progress=progress, title="teach")
+    assert progress.lines == said
+
+
 def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no samples"):
         train_(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -108,3 +111,38 @@ def test_a_verb_imports_no_factory_that_only_the_folder_names(place, taught, cap
 def test_capture_takes_the_factory_that_is_named_to_it(place, taught):
     assert edgemm("capture", "teacher", "--factory", FACTORY, "-o", "captured") == 0
     assert (place / "captured" / "manifest.json").is_file()
+
+
+def in_a_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run edgemm as an installed script does: its own folder is on the path, and the working one isn't."""
+    script = folder / "bin" / "edgemm"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text("from edgemm.__main__ import main\nmain()\n")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(script), *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def test_the_script_finds_a_factory_in_the_working_folder(ground, tmp_path):
+    shutil.copytree(ground / "data", tmp_path / "data")
+    shutil.copytree(ground / "text", tmp_path / "text")
+    for name in ("recipe.toml", "teacher_of_my_own.py"):
+        shutil.copy(ground / name, tmp_path / name)
+    shown = in_a_script(tmp_path, "capture", f"python:{FACTORY}", "-o", "captured")
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_the_script_finds_a_factory_beside_the_recipe_and_names_its_bytes_in_the_key(ground, tmp_path):
+    recipe = str(ground / "recipe.toml")
+    for verb in (("run", recipe, *NAMED, *SHORT, "--until", "teach"), ("plan", recipe, *NAMED, *SHORT, "--no-dry-run")):
+        shown = in_a_script(tmp_path, *verb, "--store", "store")
+        assert shown.returncode == 0, shown.stderr
+    assert re.search(r"^teach +cached ", shown.stdout, re.MULTILINE)
+    assert any("teacher_of_my_own:make " in path.read_text() for path in (tmp_path / "store").rglob("*.json"))
+
+
+def test_a_package_that_is_not_there_is_one_line(place, capfd):
+    named = ("--set", "teacher.source=python:no_package.teacher:make")
+    assert edgemm("run", "recipe.toml", *named, *SHORT, "--until", "teach", "--store", "s", "--out", "o") == 2
+    assert "can't import 'no_package.teacher'" in capfd.readouterr().err

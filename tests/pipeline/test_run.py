@@ -17,8 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgemm.data import open_dataset
+from edgemm.pipeline.run import infer_line, right_names
 from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
+from edgemm.recipe import load_recipe
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
 from tests.pipeline.disks import mounted, mounted_read_only, needs_mount
@@ -65,6 +68,8 @@ def test_a_run_ends_with_table_report_bundle_and_a_line_that_works(ground, first
     for variant in ("teacher", "student", "pruned", "int8"):
         assert re.search(rf"^{variant} ", first, re.MULTILINE)
     assert "\x1b" not in first  # no control codes where it isn't a terminal
+    assert re.search(r"^capture:pruned .* an ONNX graph for each part of the pruned student \(6 of 11\)$", first, re.M)
+    assert re.search(r"^total +(\d+ min )?[\d.]+ s$", first, re.MULTILINE)
     report = (ground / "out" / "report.html").read_text()
     again = f"edgemm run {shlex.quote(str(ground / 'recipe.toml'))}"  # the stored report has no path in it
     assert f"<pre>{html.escape(again)}</pre>" in report
@@ -75,6 +80,49 @@ def test_a_run_ends_with_table_report_bundle_and_a_line_that_works(ground, first
     answer = subprocess.run(shlex.split(line), env=ENVIRONMENT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert len(answer.stdout.splitlines()) == 5
+
+
+def test_the_line_to_try_asks_what_the_bundle_answers_rightly(ground, first):
+    bundle = ground / "out" / "bundle"
+    texts = [sample.inputs["text"] for sample in open_archive(bundle).manifest.golden]
+    answers = [Bundle.open(bundle).predict(text=text).matches[0][0][0] for text in texts]
+    assert shlex.split(infer_line(bundle))[-2:] == ["--text", texts[0]]
+    for index, text in enumerate(texts):  # only this one is right
+        right = [{answer} if place == index else set() for place, answer in enumerate(answers)]
+        assert shlex.split(infer_line(bundle, right))[-2:] == ["--text", text]
+    assert shlex.split(infer_line(bundle, [set(), set()]))[-2:] == ["--text", texts[0]]
+    dataset = open_dataset(load_recipe(ground / "recipe.toml").data)
+    assert right_names(dataset, ["image", "text"], 2) == [{text} for text in texts]  # here a label is its text
+
+
+def test_the_sizes_at_the_end_say_what_they_count(ground, first):
+    files = [path.stat().st_size for path in (ground / "out" / "bundle").rglob("*") if path.is_file()]
+    bundle = re.search(r"^bundle +\S+ \((\S+) (kB|MB): all that ships, for every target\)$", first, re.MULTILINE)
+    packed = re.search(r"^zip +\S+ \((\S+) (kB|MB): the same, compressed, in one file\)$", first, re.MULTILINE)
+    unit = {"kB": 1e3, "MB": 1e6}
+    assert float(bundle[1]) * unit[bundle[2]] == pytest.approx(sum(files), rel=0.01)
+    size = (ground / "out" / "shapes.zip").stat().st_size
+    assert float(packed[1]) * unit[packed[2]] == pytest.approx(size, rel=0.01)
+
+
+def test_a_run_that_fails_or_stops_leaves_no_out_folder(ground, tmp_path):
+    arguments = ("run", ground / "recipe.toml", "--store", tmp_path / "store", "--out", tmp_path / "new" / "out")
+    stopped = edgemm(*arguments, "--set", "teach.epochs=0", "--until", "teach")
+    assert stopped.returncode == 0, stopped.stderr
+    assert edgemm(*arguments, "--set", "data.root=nowhere.jsonl").returncode == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_accuracy_on_what_was_trained_on_is_said_to_be_that(ground, tmp_path):
+    write_recipe(tmp_path, each=1)
+    table = tmp_path / "data" / "samples.jsonl"
+    table.write_text(table.read_text().replace('"split": "test"', '"split": "train"'))
+    said = "note: accuracy is measured on the samples that are trained on, which says nothing about new ones; hold"
+    shown = edgemm("plan", tmp_path / "recipe.toml", "--store", tmp_path / "store", "--no-dry-run")
+    assert f"\n{said}" in shown.stdout
+    short = ("--set", "teach.epochs=0", "--until", "teach", "--store", tmp_path / "store", "--out", tmp_path / "out")
+    assert edgemm("run", tmp_path / "recipe.toml", *short).stdout.startswith(said)
+    assert "note:" not in edgemm("plan", ground / "recipe.toml", "--store", ground / "none", "--no-dry-run").stdout
 
 
 def test_bundle_and_zip_are_whole_and_the_same(ground, first):

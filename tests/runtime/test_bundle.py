@@ -108,6 +108,13 @@ def test_the_gallery_finds_its_own_images(dual: Path) -> None:
         assert found[0][1] == pytest.approx(1, abs=1e-3)  # the gallery is float16
 
 
+def test_matches_of_an_output_that_nothing_names_is_an_error(dual: Path) -> None:
+    made = Bundle.open(dual).predict(text="a cat")
+    assert made.named == ("text_embedding",)
+    with pytest.raises(InputError, match="nothing names 'image_embedding'; there is text_embedding"):
+        made.matches_of("image_embedding")
+
+
 def test_labels_name_logits_by_softmax(fusion: Path) -> None:
     made = Bundle.open(fusion).predict(image=bundles.png(0), text="what is this ?", top=4)
     assert made.matches is not None

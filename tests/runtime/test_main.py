@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def test_inspect_lists_parts_and_targets(packed: Path, capsys: pytest.CaptureFix
         assert word in out
     assert main(["inspect", str(packed), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["format"] == 1
+    assert re.search(r"^dual: dual_encoder, 10 files, [\d,]+ bytes unzipped, for all targets together$", out, re.M)
 
 
 def test_infer_prints_matches_best_first(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,6 +61,21 @@ def test_infer_prints_matches_best_first(packed: Path, capsys: pytest.CaptureFix
     made = json.loads(capsys.readouterr().out)
     assert len(made["outputs"]["text_embedding"]) == bundles.WIDTH
     assert len(made["matches"]) == 3
+
+
+def test_infer_of_two_queries_prints_the_matches_of_each(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, text = ["--image", str(packed.parent / "a.png")], ["--text", "a cat"]
+    alone = []
+    for query in (image, text):
+        assert main(["infer", str(packed), *query]) == 0
+        alone.append(capsys.readouterr().out)
+    assert alone[0] != alone[1]
+    assert main(["infer", str(packed), *image, *text]) == 0
+    assert capsys.readouterr().out == f"by image\n{alone[0]}by text\n{alone[1]}"
+    assert main(["infer", str(packed), *image, *text, "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert list(made["matches_of"]) == ["image_embedding", "text_embedding"]
+    assert made["matches"] == made["matches_of"]["image_embedding"]
 
 
 def test_infer_takes_arrays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +114,8 @@ def test_bench_prints_every_part_and_end_to_end(packed: Path, capsys: pytest.Cap
         (["infer", "--text", "a", "--top", "0"], "top: got 0, expected at least 1"),
         (["infer", "--text", " "], "text: the text is empty"),
         (["infer", "--tensor", "x"], "expected NAME=FILE.npy"),
+        (["infer", "--txt", "a"], "no such argument: --txt, did you mean '--text'; see 'python -m edgemm."),
+        (["verify", "--image", "a"], "no such argument: --image; see 'python -m edgemm.runtime verify --help'"),
         (["infer", "--text", "a", "--target", "npu"], "no target 'npu'"),
         (["infer", "--text", "a", "--threads", "-1"], "threads: got -1"),
         (["bench", "--seconds", "0"], "--seconds 0.0: expected more than 0"),

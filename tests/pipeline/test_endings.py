@@ -1,0 +1,110 @@
+"""What a run says at its end, beside the table: hand-made rows, one sentence for what a user must not overlook."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgemm.measure.metrics import Estimate
+from edgemm.measure.table import Row, Score, rows
+from edgemm.pipeline.listing import print_results
+from edgemm.pipeline.run import far_below
+from edgemm.runtime.timing import summary
+from tests.report.invented import HOSTILE, invented
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(variant: str, recall: float, difference: float | None, *, spread: float = 0.05) -> Row:
+    """A row whose R@10 is known, in a gallery in which chance finds 40 %."""
+    found = Estimate(recall, recall - spread, recall + spread, 100)
+    drop = None if difference is None else Estimate(difference, difference - spread, difference + spread, 100)
+    score = Score("test", "text→image", "R@10", found, drop, chance=0.4)
+    latency = summary(np.full(100, 1_000_000, np.int64))
+    return Row(variant, "cpu", "onnxruntime", "int8", variant, 10, 10, 0, {}, "", latency, None, {}, {}, None, (score,))
+
+
+@pytest.mark.parametrize(
+    ("recall", "said"),
+    [
+        (0.95, None),
+        (0.90, None),  # ten points are not more than ten
+        (0.85, "R@10 text→image on 'test' is 15.0 points below teacher; see in which row"),
+        (0.43, "R@10 text→image on 'test' is 57.0 points below teacher, no better than chance (40 %); see in which"),
+    ],
+)
+def test_what_ships_far_below_its_teacher_is_said(recall: float, said: str | None) -> None:
+    lines = far_below([row("teacher", 1.0, None), row("int8", recall, round(recall - 1, 6))])
+    if said is None:
+        assert lines == []
+    else:
+        assert len(lines) == 1
+        assert lines[0].startswith(f"warning: int8, cpu: {said}")
+
+
+def test_a_teacher_at_chance_is_no_yardstick() -> None:
+    assert far_below([row("teacher", 0.42, None), row("int8", 0.41, -0.01)]) == []
+
+
+def test_a_teacher_alone_is_not_compared() -> None:
+    assert far_below([row("teacher", 0.42, None)]) == []
+
+
+WIDE = """
+import sys
+from tests.report.invented import invented
+from edgemm.measure.table import rows
+from edgemm.pipeline.listing import print_results
+measurements = invented(sys.argv[1])
+print_results(rows(measurements, resamples=20), measurements)
+"""
+
+
+def on_a_terminal(columns: int, *arguments: str) -> str:
+    """What a command shows on a terminal of so many columns, without control codes."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *arguments], stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            more = os.read(master, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not more:
+            break
+        shown += more
+    os.close(master)
+    assert process.wait() == 0, shown.decode()
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r", "")
+
+
+@pytest.mark.parametrize("columns", [60, 200])
+def test_the_end_table_cuts_no_name_and_breaks_no_interval(columns: int) -> None:
+    shown = on_a_terminal(columns, "-c", WIDE, "answers")
+    assert "…" not in shown
+    for name in ("teacher", "cpu-openvino", "parameters", "accuracy"):
+        assert re.search(rf"(^| ){name}( |$)", shown, re.MULTILINE)
+    assert shown.count("[") == shown.count("]") == len(re.findall(r"\[[^\[\]\n]+\]", shown))
+    assert HOSTILE in shown  # longer than the terminal is wide
+
+
+def test_the_end_table_shows_the_headline_alone_and_no_latencies_of_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    measurements = invented("answers")
+    print_results(rows(measurements, resamples=20), measurements)
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert re.split(r" {2,}", header) == ["variant, target", "parameters", "bytes", "p50", "faster", "accuracy"]
+    assert len(lines) == 6
+    assert lines[-1] == "bytes: what one target needs on a device"
