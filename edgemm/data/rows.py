@@ -8,8 +8,9 @@ What a cell may be:
 - ``label``, ``group``, ``split``: a string or a number. ``value``: a finite number. ``labels``: a list, or one string
   with ``|`` between; an empty one says that no class is right.
 
-An empty or null ``image``, ``audio``, ``text`` or tensor is a modality that the sample lacks; a sample that lacks all
-is broken, and so is one whose ``label``, ``labels`` or ``value`` is empty though there is a column for it.
+An empty or null ``image``, ``audio``, ``text`` or tensor is a modality that the sample lacks (a text of white space is
+none, and broken). A sample that lacks all is broken, and so is one whose ``label``, ``labels`` or ``value`` is empty
+though there is a column for it.
 """
 
 from __future__ import annotations
@@ -141,6 +142,8 @@ def _text(cell: object) -> str | None:
         return None
     if not isinstance(cell, str):
         raise DataError(f"text is no string: {cell!r:.60}")
+    if cell and not cell.strip():
+        raise DataError("text is nothing but white space; leave the cell empty where a sample has no text")
     return cell.strip() or None
 
 

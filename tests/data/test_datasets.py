@@ -187,7 +187,7 @@ def test_jsonl_reads_like_csv(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("d.csv", "image,text\n,\n", r"row 1: image and text are empty"),
-        ("d.csv", "image,text\n,  \n", r"row 1: image and text are empty"),
+        ("d.csv", "image,text\na.png,  \n", r"row 1: text is nothing but white space"),
         ("d.csv", "image,text\na.png,one\na.png\n", r"row 2: more or fewer cells"),
         ("d.csv", "picture,caption\na.png,one\n", r"no column image, text or audio"),
         ("d.csv", "image,text\n", r"no row of split 'train'"),

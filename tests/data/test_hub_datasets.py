@@ -256,7 +256,8 @@ def test_splits_and_columns_that_are_not_there_are_told(tmp_path: Path) -> None:
 
 def test_files_of_a_recipe_are_relative_to_it(tmp_path: Path) -> None:
     text = (
-        'name = "x"\nfamily = "dual-encoder"\n[data]\nkind = "datasets"\nname = "csv"\nfiles = { train = "d/*.csv" }\n'
+        'name = "x"\nfamily = "embedder"\nteacher = { image = {} }\nstudent = { image = {} }\n'
+        '[data]\nkind = "datasets"\nname = "csv"\nfiles = { train = "d/*.csv" }\n'
     )
     write(tmp_path / "r.toml", text.encode())
     assert load_recipe(tmp_path / "r.toml").data.files == {"train": str(tmp_path / "d/*.csv")}
