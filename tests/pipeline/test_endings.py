@@ -31,7 +31,9 @@ def row(variant: str, recall: float, difference: float | None, *, spread: float 
     drop = None if difference is None else Estimate(difference, difference - spread, difference + spread, 100)
     score = Score("test", "text→image", "R@10", found, drop, chance=0.4)
     latency = summary(np.full(100, 1_000_000, np.int64))
-    return Row(variant, "cpu", "onnxruntime", "int8", variant, 10, 10, 0, {}, "", latency, None, {}, {}, None, (score,))
+    return Row(
+        variant, "cpu", "onnxruntime", "int8", variant, 10, 10, 0, {}, 1, "", latency, None, {}, {}, None, (score,)
+    )
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_the_line_to_try_asks_what_the_bundle_answers_rightly(ground, first):
         right = [{answer} if place == index else set() for place, answer in enumerate(answers)]
         assert shlex.split(infer_line(bundle, right))[-2:] == ["--text", text]
     assert shlex.split(infer_line(bundle, [set(), set()]))[-2:] == ["--text", texts[0]]
-    dataset = open_dataset(load_recipe(ground / "recipe.toml").data)
+    dataset = open_dataset(load_recipe(ground / "recipe.toml").data, cache=ground / "cache")
     assert right_names(dataset, ["image", "text"], 2) == [{text} for text in texts]  # here a label is its text
 
 
