@@ -91,7 +91,7 @@ def points(difference: Estimate | None) -> str:
 
 
 def difference(score: Score) -> str:
-    """A score's difference to the reference with its unit: ``"−4.2 points [−6.0, −2.4]"``, ``"+1.00 [+1.00, +2.00]"``."""
+    """Its difference to the reference, with the unit: ``"−4.2 points [−6.0, −2.4]"``, ``"+1.00 [+1.00, +2.00]"``."""
     found = score.difference
     if found is None or math.isnan(found.value):
         return ""
