@@ -22,6 +22,7 @@ HEADLINE_METRICS: Final = ("R@10", "rank-1", "accuracy", "macro average precisio
 """The metric that stands for a task: of retrieval, identification, one class, several classes, a value."""
 
 NOT_SHARES: Final = frozenset({"median rank", "MAE", "RMSE", "R²", "Pearson", "Spearman"})
+LOWER_IS_BETTER: Final = frozenset({"median rank", "MAE", "RMSE", "equal error rate"})
 FARS: Final = (1e-2, 1e-3)
 
 
@@ -102,15 +103,29 @@ def headline_metric(raw: Raw) -> str:
 
 
 def headline_task(tasks: Iterable[str]) -> str:
-    """The task that stands for a bundle, of those it was measured by: text→image, or else from text, or the first."""
+    """The task that stands for a bundle, of those it was measured by.
+
+    text→image, or else from text to another modality, or the first between two; in the gallery that ships.
+    """
     there = list(tasks)
-    from_text = sorted((t for t in there if t.startswith("text→")), key=lambda t: not t.endswith(TEACHERS))
-    return next((t for t in HEADLINES if t in there), (from_text or there)[0])
+    between = [t for t in there if not _is_to_itself(t)] or there
+    from_text = [t for t in between if t.startswith("text→")] or between
+    return next((t for t in HEADLINES if t in there), min(from_text, key=lambda t: not t.endswith(TEACHERS)))
+
+
+def _is_to_itself(task: str) -> bool:
+    asked, _, wanted = task.removesuffix(TEACHERS).partition("→")
+    return asked == wanted
 
 
 def is_ablation(task: str) -> bool:
     """Whether a modality was taken away."""
-    return " only (" in task or task.startswith(f"{ANSWERS}, without ")
+    return is_shuffled(task) or task.startswith(f"{ANSWERS}, without ")
+
+
+def is_shuffled(task: str) -> bool:
+    """Whether one modality stands alone, the others being another sample's or an average."""
+    return " only (" in task
 
 
 def truth_matrix(raw: Raw) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

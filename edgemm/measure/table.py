@@ -269,9 +269,11 @@ def table_scores(rows: Sequence[Row]) -> tuple[tuple[str, str, str], ...]:
     return tuple(dict.fromkeys((s.split, s.task, s.metric) for s in everything if has_column(s)))
 
 
-def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
-    """Header and body of the end table; the console, markdown and HTML all show this."""
-    columns = table_scores(rows)
+def cells(
+    rows: Sequence[Row], columns: Sequence[tuple[str, str, str]] | None = None
+) -> tuple[list[str], list[list[Cell]]]:
+    """Header and body of the end table: what each variant is, takes and scores (None: ``table_scores``)."""
+    columns = table_scores(rows) if columns is None else columns
     size = "bytes, gallery included" if any(row.gallery_bytes for row in rows) else "bytes"
     header = ["variant, target", "parameters", size, "p50", "p90", "faster"]
     header += [_column(split, task, metric, columns) for split, task, metric in columns]
@@ -298,11 +300,15 @@ def _markdown_table(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> st
 
 
 def _column(split: str, task: str, metric: str, columns: Sequence[tuple[str, str, str]]) -> str:
-    if is_ablation(task):
-        what = task.split(" (")[0].removeprefix(f"{ANSWERS}, ")
-    else:
-        what = metric if task in (ANSWERS, IDENTIFICATION, VERIFICATION) else f"{metric} {task}"
+    what = score_name(task, metric)
     return f"{what}, {split}" if len({c[0] for c in columns}) > 1 else what
+
+
+def score_name(task: str, metric: str) -> str:
+    """What heads a column of one split: ``"R@10 text→image"``, ``"accuracy"``, ``"without audio"``."""
+    if is_ablation(task):
+        return task.split(" (")[0].removeprefix(f"{ANSWERS}, ")
+    return metric if task in (ANSWERS, IDENTIFICATION, VERIFICATION) else f"{metric} {task}"
 
 
 def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]) -> list[Cell]:
@@ -341,16 +347,20 @@ def _target(row: Row, rows: Sequence[Row]) -> str:
 def part_cells(
     rows: Sequence[Row], *, quantiles: Sequence[Literal["p50", "p90", "p99"]] = ("p50", "p90")
 ) -> tuple[list[str], list[list[Cell]]]:
-    """Header and body of the table of latencies, end to end and by part: each with its interval, a line a quantile."""
+    """Header and body of the table of latencies, end to end and by part: each with its interval, a line a quantile.
+
+    A quantile that no row has samples enough for is left out.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row.part_ms))
+    known = [q for q in quantiles if any(getattr(s, q) for r in rows for s in (r.latency, *r.part_ms.values()) if s)]
     body = []
     for row in rows:
         if row.latency is None or not row.part_ms:
             continue
-        for quantile in quantiles:
+        for quantile in known:
             line = [Cell(row.variant, _target(row, rows)), Cell(quantile)]
             for taken in (row.latency, *(row.part_ms.get(name) for name in names)):
-                line.append(Cell(words.latency_in_ms(getattr(taken, quantile)) if taken else ""))
+                line.append(Cell(*words.in_ms(getattr(taken, quantile))) if taken else Cell(""))
             body.append(line)
     return ["variant, target", "ms", END_TO_END, *names], body
 

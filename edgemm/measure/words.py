@@ -90,6 +90,20 @@ def points(difference: Estimate | None) -> str:
     return f"{signed(100 * difference.value)} [{signed(100 * difference.low)}, {signed(100 * difference.high)}]"
 
 
+def difference(score: Score) -> str:
+    """Its difference to the reference, with the unit: ``"−4.2 points [−6.0, −2.4]"``, ``"+1.00 [+1.00, +2.00]"``."""
+    found = score.difference
+    if found is None or math.isnan(found.value):
+        return ""
+    if score.is_share:
+        return points(found).replace(" [", " points [")
+    value, low, high = (
+        ("" if v == 0 else MINUS if v < 0 else "+") + three_figures(abs(v))
+        for v in (found.value, found.low, found.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
 def signed(value: float) -> str:
     """One decimal, with a true minus sign, and no sign on zero."""
     text = f"{abs(value):.1f}"
@@ -111,12 +125,12 @@ def latency_interval(quantile: Quantile | None) -> str:
     return f"[{three_figures(quantile.low_ms / unit)}, {three_figures(quantile.high_ms / unit)}]"
 
 
-def latency_in_ms(quantile: Quantile | None) -> str:
-    """A quantile with its interval under a heading that says ms: ``"2.31 [2.29, 2.34]"``."""
+def in_ms(quantile: Quantile | None) -> tuple[str, str]:
+    """A quantile and its interval under a heading that says ms: ``("2.31", "[2.29, 2.34]")``."""
     if quantile is None:
-        return NONE
+        return NONE, ""
     value, low, high = (three_figures(ms) for ms in (quantile.value_ms, quantile.low_ms, quantile.high_ms))
-    return f"{value} [{low}, {high}]"
+    return value, f"[{low}, {high}]"
 
 
 def speedup_interval(ratio: Ratio) -> str:

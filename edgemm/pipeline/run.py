@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from edgemm.measure import words
+from edgemm.measure.cost import cost_lines, costs
 from edgemm.measure.measurement import read_measurements
 from edgemm.measure.table import Row, default_row, headline_score, reference_row, rows
 from edgemm.pipeline.launch import process_count, process_rank
@@ -231,6 +232,7 @@ def _conclude(
         print_results(table, measurements)
         for line in over_budget(recipe, table) or far_below(table):
             print(line)
+        print_costs(table, reported="report" in made)
     print()
     if "report" in made:
         print(f"report   {out / REPORT}")
@@ -240,6 +242,17 @@ def _conclude(
     print(f"zip      {zipped} ({words.size(zipped.stat().st_size)}: the same, compressed, in one file)")
     modalities = list(open_archive(bundle).manifest.inputs)
     print(f"try      {infer_line(bundle, right_names(dataset, modalities, recipe.pack.golden))}")
+
+
+def print_costs(table: Sequence[Row], *, reported: bool) -> None:
+    """The three figures that lose most by more than chance, and how many more do; nothing where none does."""
+    found = costs(table)
+    shown = cost_lines(found, most=3)
+    for i, line in enumerate(shown):
+        print(f"{'' if i else chr(10)}{'costs':<8} {line}")
+    if more := len(found.worse) - len(shown):
+        where = "; the report lists all" if reported else ""
+        print(f"{'':<8} and {more} more of {found.compared} figures{where}")
 
 
 def replace_with_copy(source: Path, place: Path) -> Path:

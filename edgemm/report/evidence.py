@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgemm.measure import class_metrics, pair_metrics, words
+from edgemm.measure.cost import costs
 from edgemm.measure.measurement import Measurement, Measurements
 from edgemm.measure.scores import ANSWERS, HEADLINE_METRICS, VERIFICATION, is_ablation, pairs, truth_matrix
 from edgemm.measure.table import Row, Score, default_row, reference_row
@@ -52,6 +53,32 @@ def score_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
         drawn = "identities" if task == VERIFICATION else "samples"
         blocks.append({"title": f"{title} ({count} {drawn})", "header": ["variant, target", *named], "rows": body})
     return blocks
+
+
+def cost_table(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Every figure of what ships that is worse by more than chance, the worst first; None where nothing is compared."""
+    found = costs(rows)
+    reference, ships = reference_row(rows), default_row(rows)
+    if not found.compared or reference is None or ships is None:
+        return None
+    return {
+        "header": ["task", "split", "metric", reference.variant, ships.variant, "difference"],
+        "rows": [
+            [
+                cell(cost.after.task),
+                cell(cost.after.split),
+                cell(cost.after.metric),
+                cell(words.score_value(cost.before), words.interval(cost.before)),
+                cell(words.score_value(cost.after), words.interval(cost.after)),
+                cell(words.difference(cost.after)),
+            ]
+            for cost in found.worse
+        ],
+        "compared": found.compared,
+        "worse": len(found.worse),
+        "better": found.better,
+        "ships": f"{ships.variant}, {ships.target}",
+    }
 
 
 # --- modalities ------------------------------------------------------------------------------------------------------

@@ -68,18 +68,13 @@ class Drawing:
 
 
 def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> Drawing:
-    """Latency (log) against a task metric, with error bars and the line of variants that nothing dominates."""
+    """Latency (log) against a task metric, with error bars; dashed, the best score to be had within a latency."""
 
     def draw(axes: Axes, wide: bool) -> None:
         scale = 100 if share else 1
         colours = _colours([p.series for p in points])
         seen: dict[str, int] = {}
         front = pareto_front([(p.latency_ms[0], p.score[0]) for p in points])
-        axes.step(
-            [points[i].latency_ms[0] for i in front],
-            [scale * points[i].score[0] for i in front],
-            where="post", color=_SOFT, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1,
-        )  # fmt: skip
         for p in points:
             seen[p.series] = seen.get(p.series, -1) + 1
             marker = _MARKERS[seen[p.series] % len(_MARKERS)]
@@ -104,6 +99,13 @@ def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> D
         axes.set_ylabel(f"{_short(metric, 40)}, %" if share else _short(metric, 40))
         axes.grid(True, color=_LINE, linewidth=0.6)
         axes.margins(x=0.1)
+        right = axes.get_xlim()[1]
+        axes.set_xlim(axes.get_xlim())
+        axes.step(
+            [*(points[i].latency_ms[0] for i in front), right],
+            [*(scale * points[i].score[0] for i in front), scale * points[front[-1]].score[0]],
+            where="post", color=_SOFT, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1,
+        )  # fmt: skip
         axes.get_figure().legend(  # type: ignore[union-attr]
             loc="outside lower left", ncols=3 if wide else 2, frameon=False, handletextpad=0.3, columnspacing=1.2
         )

@@ -17,8 +17,10 @@ import numpy as np
 
 from edgemm import __version__
 from edgemm.measure import words
+from edgemm.measure.cost import costs, line
 from edgemm.measure.examples import Example
 from edgemm.measure.measurement import Measurements
+from edgemm.measure.scores import TEACHERS
 from edgemm.measure.table import (
     IMAGE_DECODING,
     Row,
@@ -26,15 +28,17 @@ from edgemm.measure.table import (
     cells,
     default_row,
     headline_score,
-    part_cells,
     reference_row,
+    score_name,
+    table_scores,
 )
 from edgemm.report import evidence, figures
-from edgemm.report.evidence import cell
+from edgemm.report.parts import time_bars
 from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.timing import summary
 
+COLUMNS = 4  # of scores that fit beside the rest of the end table
 COMMAND = "edgemm run RECIPE"
 """Stands in a stored report for the command that made it, which holds paths; ``with_command`` puts it in its place."""
 
@@ -124,7 +128,8 @@ def render(
         "pareto": _pareto(rows),
         "waterfalls": _waterfalls(rows),
         "table": _table(rows, ships),
-        "parts": _parts(rows),
+        "costs": evidence.cost_table(rows),
+        "parts": time_bars(rows),
         "blame": _blame(measurements),
         "scores": evidence.score_tables(rows),
         "class_tables": evidence.class_tables(rows, measurements),
@@ -133,7 +138,7 @@ def render(
         "ablations": evidence.ablations(rows),
         "missing": evidence.missing(rows),
         "examples": _examples(examples, pictures),
-        "examples_note": _examples_note(examples),
+        "examples_note": _examples_note(examples, rows),
         "gallery": words.size(max((r.gallery_bytes for r in rows), default=0) or None),
         "start": _start(rows),
         "decoding": _decoding(measurements),
@@ -208,6 +213,8 @@ def _headline(title: str, reference: Row | None, ships: Row | None) -> dict[str,
             answer += f": it {verb} {abs(100 * score.difference.value):.1f} points of {what}."
     else:
         answer += "."
+    if lost := costs([reference, ships]).worse:
+        answer += f" The most it costs anywhere: {line(lost[0])}."
     if ships.speedup.verdict == "no difference":
         speed = "as fast"
     elif ships.speedup.value >= 1:
@@ -262,47 +269,21 @@ def _waterfalls(rows: Sequence[Row]) -> list[figures.Drawing]:
 
 
 def _table(rows: Sequence[Row], ships: Row | None) -> dict[str, Any]:
-    header, body = cells(rows)
+    """The end table. Where not all columns of scores fit, only the headline's stay, one for each split."""
+    columns = table_scores(rows)
+    headline = next((s for row in rows if (s := headline_score(row))), None)
+    if len(columns) > COLUMNS and headline:
+        columns = tuple(c for c in columns if c[1:] == (headline.task, headline.metric))
+    header, body = cells(rows, columns)
+    splits = [split for split, _, _ in columns]
     return {
-        "header": header,
+        "header": header[: len(header) - len(columns)],
+        "splits": [(split, splits.count(split)) for split in dict.fromkeys(splits)],
+        "scores": [score_name(task, metric) for _, task, metric in columns],
         "rows": [
             {"ships": row is ships, "cells": [{"main": c.main, "small": c.small} for c in line]}
             for row, line in zip(rows, body, strict=True)
         ],
-    }
-
-
-def _parts(rows: Sequence[Row]) -> dict[str, Any] | None:
-    measured = [r for r in rows if any(s.p50 for s in r.part_ms.values())]
-    if not measured:
-        return None
-    names = list(dict.fromkeys(name for r in measured for name in r.part_ms))
-    series = {name: i % 6 + 1 for i, name in enumerate(names)}
-    bars = []
-    for row in measured:
-        medians = {name: s.p50.value_ms for name, s in row.part_ms.items() if s.p50}
-        total = sum(medians.values())
-        bars.append(
-            {
-                "name": f"{row.variant}, {row.target}",
-                "said": ", ".join(f"{n} {words.milliseconds(v)}" for n, v in medians.items()),
-                "pieces": [
-                    {
-                        "width": f"{100 * value / total:.2f}",
-                        "series": series[name],
-                        "title": f"{name}: {words.milliseconds(value)}",
-                    }
-                    for name, value in medians.items()
-                ],
-                "total": words.milliseconds(total),
-            }
-        )
-    header, body = part_cells(measured, quantiles=("p50", "p90", "p99"))
-    return {
-        "bars": bars,
-        "legend": [{"name": n, "series": series[n]} for n in names],
-        "header": header,
-        "rows": [[cell(c.main, c.small) for c in line] for line in body],
     }
 
 
@@ -334,9 +315,14 @@ def _examples(examples: Sequence[Example], pictures: Path | None) -> list[dict[s
     ]
 
 
-def _examples_note(examples: Sequence[Example]) -> str:
+def _examples_note(examples: Sequence[Example], rows: Sequence[Row]) -> str:
     if examples and any(g.hits for g in examples[0].given):
-        return "A query, and the nearest pictures by each variant, nearest first. Framed: a right one."
+        of_teacher = any(s.task.endswith(TEACHERS) for row in rows for s in row.scores)
+        gallery = "the teacher, as the gallery that ships is" if of_teacher else "the variant itself"
+        return (
+            "A query, and what each variant finds nearest among the evaluation samples, embedded by "
+            f"{gallery}; nearest first. Framed: a right one."
+        )
     return "Evaluation samples, drawn by a fixed seed and not by result, with what each variant answered."
 
 

@@ -46,7 +46,7 @@ def invented(kind: str) -> Measurements:
         add(i, "peak-memory", "process", "bytes", [9e7])
         clusters = [f"c{k // 3}" for k in range(90)]
         if kind == "ranks":
-            for task in ("text→image", "image→text"):
+            for task in ("text→image", "image→text", "image→image", "image→image, teacher's gallery"):
                 ranks = np.where(luck < hits, rng.integers(1, 11, 90), 40)
                 add(i, "ranks", f"{HOSTILE}: {task}", "rank", ranks, split=HOSTILE, task=task, clusters=clusters)
         else:

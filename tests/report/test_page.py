@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from invented import HOSTILE, invented, make_report
 
+from edgemm.measure import words
+from edgemm.measure.measurement import Measurements
 from edgemm.measure.table import cells, part_cells, rows
 from edgemm.report.figures import Point, Step, pareto, waterfall
 from edgemm.report.page import COMMAND, data_uri, with_command, write_report
+from edgemm.report.parts import time_bars
 from edgemm.runtime.errors import DataError
 
 
@@ -124,7 +127,94 @@ def test_no_difference_is_a_verdict_and_every_quantile_has_its_interval(tmp_path
     header, body = part_cells(table)
     assert header[:4] == ["variant, target", "ms", "end to end", "image"]
     assert [row[1].main for row in body[:2]] == ["p50", "p90"]
-    assert all(re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", cell.main) for row in body[:2] for cell in row[2:])
+    shown = [(cell.main, cell.small) for row in body[:2] for cell in row[2:]]
+    assert all(re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", f"{main} {small}") for main, small in shown)
+
+
+def test_a_quantile_that_none_has_samples_enough_for_is_left_out() -> None:
+    _, body = part_cells(rows(invented("ranks"), resamples=20), quantiles=("p50", "p90", "p99"))
+    assert {line[1].main for line in body} == {"p50", "p90"}  # 80 samples: p99 needs 662
+
+
+def test_what_it_costs_names_every_loss_and_counts_the_rest(tmp_path: Path) -> None:
+    found = invented("ranks")
+    worse = dataclasses.replace(
+        found,
+        measurements=tuple(
+            dataclasses.replace(m, samples=tuple(40.0 if i % 3 == 0 else s for i, s in enumerate(m.samples)))
+            if m.variant == "int8" and m.details.get("task") == "image→image, teacher's gallery"
+            else m
+            for m in found.measurements
+        ),
+    )
+    write_report(
+        tmp_path / "r.html", title="x", family="dual-encoder", rows=rows(worse, resamples=200), measurements=worse
+    )
+    page = read(tmp_path / "r.html")
+    text = " ".join("".join(page.text).split())
+    costs = text[text.index("What it costs") : text.index("Where the time goes")]
+    assert "image→image, teacher's gallery" in costs
+    assert re.search(r"R@10[\d.% \[\],]+−[\d.]+ points \[−[\d.]+, −[\d.]+\]", costs)
+    assert "Of 12 figures compared" in costs  # four tasks of three metrics
+    assert re.search(r"The most it costs anywhere: image→image, teacher's gallery, .*: R@1", text)
+    assert "script" not in page.tags
+
+
+def test_a_bar_is_its_end_to_end_and_what_is_between_the_parts_is_drawn() -> None:
+    table = rows(invented("ranks"), resamples=20)
+    bars = time_bars(table)
+    assert bars is not None
+    pieces = {piece["name"]: float(piece["width"]) for piece in bars["bars"][0]["pieces"]}
+    assert pieces == pytest.approx({"image": 60, HOSTILE: 30, "between the parts": 10}, abs=0.01)  # as invented
+    assert table[0].latency is not None
+    assert table[0].latency.p50 is not None
+    assert bars["bars"][0]["total"] == words.milliseconds(table[0].latency.p50.value_ms)
+
+
+def test_parts_too_short_to_see_are_drawn_as_one() -> None:
+    found = invented("ranks")
+    tiny = [
+        dataclasses.replace(m, subject=name, samples=tuple(s / 100 for s in m.samples))
+        for m in found.of("latency", subject="image")
+        for name in ("a", "b")
+    ]
+    bars = time_bars(rows(Measurements(found.environments, (*found.measurements, *tiny)), resamples=20))
+    assert bars is not None
+    assert [item["name"] for item in bars["legend"]] == ["image", HOSTILE, "other (a, b)", "between the parts"]
+    (other,) = [piece for piece in bars["bars"][0]["pieces"] if piece["name"] == "other (a, b)"]
+    assert float(other["width"]) == pytest.approx(1.2, abs=0.01)
+
+
+def test_many_scores_leave_the_headline_of_each_split_in_the_end_table(tmp_path: Path) -> None:
+    found = invented("ranks")
+    splits = [
+        dataclasses.replace(m, details={**m.details, "split": split}, subject=f"{split}: {m.details['task']}")
+        for m in found.of("ranks")
+        for split in ("new", "old", "odd")
+    ]
+    more = Measurements(found.environments, (*(m for m in found.measurements if m.kind != "ranks"), *splits))
+    table = rows(more, resamples=20)
+    assert len(cells(table)[0]) == 12  # R@1 and R@10 of three splits; the console has room
+    write_report(tmp_path / "r.html", title="x", family="dual-encoder", rows=table, measurements=more)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    head = page[page.index("Every variant, every target") : page.index("What it costs")]
+    assert re.findall(r'<th class="group" colspan="1">(\w+)</th>', head) == ["new", "old", "odd"]
+    assert re.findall(r'<th class="under">([^<]+)</th>', head) == ["R@10 text→image"] * 3
+
+
+def test_examples_say_which_gallery_was_searched(tmp_path: Path) -> None:
+    assert "embedded by the teacher, as the gallery that ships is" in "".join(read(make_report(tmp_path, "ranks")).text)
+
+
+def test_the_front_of_one_variant_is_a_line_too() -> None:
+    drawing = pareto(
+        [Point("a", "a", (1, 0.9, 1.1), (0.9, 0.8, 1.0)), Point("b", "b", (20, 19, 21), (0.5, 0.4, 0.6))],
+        metric="R@10", share=True, name="p",
+    )  # fmt: skip
+    (dashed,) = re.findall(r'<path d="([^"]+)"[^>]*stroke-dasharray', drawing.wide)
+    (x0, y0), *_, (x1, y1) = [tuple(map(float, xy)) for xy in re.findall(r"[ML] ([\d.]+) ([\d.]+)", dashed)]
+    assert y0 == y1
+    assert x1 - x0 > 200  # from the variant to the edge of the plot
 
 
 def test_the_same_measurements_make_the_same_bytes(tmp_path: Path) -> None:

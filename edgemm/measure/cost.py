@@ -1,0 +1,80 @@
+"""What it costs: every figure of what ships that is worse than the reference's by more than chance, the worst first.
+
+A headline is one figure of many. Here none is left out: each task, split and metric is compared on the same samples,
+and counts where the interval of the paired difference excludes zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgemm.measure import words
+from edgemm.measure.metrics import Estimate
+from edgemm.measure.scores import ANSWERS, LOWER_IS_BETTER, is_shuffled
+from edgemm.measure.table import Row, Score, default_row, reference_row
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One figure that is worse: the reference's score and that of what ships, whose ``difference`` is paired."""
+
+    before: Score
+    after: Score
+
+    @property
+    def difference(self) -> Estimate:
+        """Of what ships to the reference; its interval excludes zero."""
+        assert self.after.difference is not None
+        return self.after.difference
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """All that is worse, and how many figures were compared and are better by more than chance."""
+
+    worse: tuple[Cost, ...]
+    better: int
+    compared: int
+
+
+def costs(rows: Sequence[Row]) -> Costs:
+    """Compare what ships with the reference on every task, split and metric; the worst first.
+
+    Shares come first, by points lost; then ranks, errors and correlations, by what they lost of the reference's value.
+    What a model knows with a modality shuffled or averaged away is no figure that anyone wants high; it has a section
+    of its own.
+    """
+    reference, ships = reference_row(rows), default_row(rows)
+    worse: list[Cost] = []
+    better = compared = 0
+    for after in ships.scores if reference and ships and ships is not reference else ():
+        before = reference.score(after.split, after.task, after.metric) if reference else None
+        if before is None or after.difference is None or is_shuffled(after.task):
+            continue
+        compared += 1
+        gain = -1 if after.metric in LOWER_IS_BETTER else 1
+        low, high = sorted((gain * after.difference.low, gain * after.difference.high))
+        better += low > 0
+        if high < 0:
+            worse.append(Cost(before, after))
+    return Costs(tuple(sorted(worse, key=_order)), better, compared)
+
+
+def _order(cost: Cost) -> tuple[bool, float]:
+    lost = abs(cost.difference.value)
+    return not cost.after.is_share, -(
+        lost if cost.after.is_share else lost / max(abs(cost.before.estimate.value), 1e-12)
+    )
+
+
+def cost_lines(found: Costs, *, most: int) -> list[str]:
+    """The worst in a line each: ``"image→text, unseen-vendor: R@10 −4.2 points [−6.0, −2.4]"``."""
+    return [line(cost) for cost in found.worse[:most]]
+
+
+def line(cost: Cost) -> str:
+    """One cost: task and split, metric, difference with its interval."""
+    score = cost.after
+    where = score.split if score.task == ANSWERS else f"{score.task}, {score.split}"
+    return f"{where}: {score.metric} {words.difference(score)}"
