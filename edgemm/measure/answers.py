@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.measure.encode import Rows, combine, encode, split_chain
+from edgemm.measure.encode import Rows, combine, encode, split_chain, stand_ins
 from edgemm.measure.scores import ANSWERS, Scored
 from edgemm.runtime.bundle import Bundle, Part
 from edgemm.runtime.errors import DataError
@@ -63,10 +63,8 @@ def droppable(bundle: Bundle) -> tuple[str, ...]:
     """The modalities that may be missing: placeholders stand in for everything that the joint parts take of them."""
     chain = split_chain(bundle, tuple(bundle.manifest.inputs))
     taken = {name for part in chain.joint for name in part.input_names}
-    held = bundle.manifest.placeholders
-    return tuple(
-        m for m, names in chain.alone.items() if (own := taken.intersection(names)) and all(n in held for n in own)
-    )
+    wanted = {modality: taken.intersection(names) for modality, names in chain.alone.items()}
+    return tuple(m for m, own in wanted.items() if own and own == stand_ins(bundle, m, own).keys())
 
 
 def check_modalities(
@@ -153,15 +151,15 @@ def _encoded(bundle: Bundle, samples: Sequence[Sample], output: str, advance: Ca
     chain = split_chain(bundle, tuple(bundle.manifest.inputs))
     rows: dict[str, Rows] = {}
     which: dict[str, np.ndarray] = {}
-    stand_ins: dict[str, np.ndarray] = {}
+    missing: dict[str, np.ndarray] = {}
     for modality, names in chain.alone.items():
         place = {raw: i for i, raw in enumerate(distinct_raws(samples, modality))}
         which[modality] = np.array([-1 if (raw := s.raw(modality)) is None else place[raw] for s in samples])
         rows[modality] = (
             encode(bundle, modality, list(place), names, advance=advance) if place else {n: [] for n in names}
         )
-        stand_ins |= {name: bundle.placeholder(name) for name in names if name in bundle.manifest.placeholders}
-    return _Encoded(bundle, output, rows, which, chain.joint, stand_ins)
+        missing |= stand_ins(bundle, modality, names)
+    return _Encoded(bundle, output, rows, which, chain.joint, missing)
 
 
 def distinct_raws(samples: Sequence[Sample], modality: str) -> list[Any]:

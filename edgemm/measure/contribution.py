@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure.encode import Rows, combine, encode, split_chain
+from edgemm.measure.encode import Rows, combine, encode, split_chain, stand_ins
 from edgemm.measure.metrics import Statistic, mean_of
-from edgemm.runtime.arrays import load_array
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError
 
@@ -140,9 +139,8 @@ def contributions(
     for modality, names in split_.alone.items():
         read = raws[modality]
         rows[modality] = encode(bundle, modality, read, names, advance=advance) if read else {n: [] for n in names}
-        for name in names:  # an index of -1 is the placeholder
-            if (path := bundle.manifest.placeholders.get(name)) is not None:
-                rows[modality][name].append(load_array(bundle.archive.read(path), path))
+        for name, value in stand_ins(bundle, modality, names).items():  # an index of -1 is the placeholder
+            rows[modality][name].append(value)
 
     def logits(choice: Mapping[str, NDArray[np.intp]]) -> NDArray[np.float32]:
         chosen = {name: [values[i] for i in choice[m]] for m, made in rows.items() for name, values in made.items()}
@@ -245,7 +243,7 @@ def _absences(
     bundle: Bundle, players: Sequence[str], alone: Mapping[str, Sequence[str]], shuffles: int
 ) -> list[tuple[str, int]]:
     """Ways to leave a modality out, and how many draws each needs."""
-    stands_in = all(set(alone[m]) <= set(bundle.manifest.placeholders) for m in players)
+    stands_in = all(set(alone[m]) == stand_ins(bundle, m, alone[m]).keys() for m in players)
     return [(SHUFFLED, shuffles), *([(PLACEHOLDER, 1)] if stands_in else [])]
 
 
@@ -265,7 +263,8 @@ def _items(
         raws[modality] = list(dict.fromkeys(raw for raw in given if raw is not None))
         place = {raw: i for i, raw in enumerate(raws[modality])}
         which[modality] = np.array([-1 if raw is None else place[raw] for raw in given], np.intp)
-        if (which[modality] < 0).any() and not set(alone[modality]) <= set(bundle.manifest.placeholders):
+        known = stand_ins(bundle, modality, alone[modality])
+        if (which[modality] < 0).any() and set(alone[modality]) != known.keys():
             lacks = samples[int(np.argmax(which[modality] < 0))].id
             raise DataError(f"{where}, sample '{lacks}': no {modality}, and the bundle has no placeholder for it")
     return players, which, raws

@@ -99,6 +99,14 @@ def encode(
     return rows
 
 
+def stand_ins(bundle: Bundle, modality: str, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Of ``names`` those that are known where the modality is missing: placeholders, and what parts make of them."""
+    made = {n for part in bundle.parts if part.entry.modality == modality for n in part.output_names}
+    given = {n: bundle.placeholder(n) for n in bundle.manifest.placeholders if n in made}
+    known = bundle.run(given, stand_in=False) if given else {}
+    return {name: value for name in names if isinstance(value := known.get(name), np.ndarray)}
+
+
 def combine(
     bundle: Bundle, joint: Sequence[Part], values: Mapping[str, Sequence[np.ndarray]], output: str
 ) -> np.ndarray:

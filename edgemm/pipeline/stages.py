@@ -43,7 +43,8 @@ _ALWAYS = ("pipeline/stages.py", "stage.py")
 _READING = tuple(
     f"runtime/{name}.py"
     for name in (
-        "arrays", "disk", "errors", "fields", "images", "inputs", "manifest", "paths", "signature", "sizes", "waveforms",
+        "arrays", "disk", "errors", "fields", "images", "inputs", "manifest", "paths", "signature", "sizes",
+        "waveforms",
     )
 )  # fmt: skip
 TRAINING_CODE = (*_ALWAYS, "compress", "data", "models", "recipe.py", *_READING)
