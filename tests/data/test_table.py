@@ -104,7 +104,7 @@ def test_tensors_are_paths_bytes_or_lists(tmp_path: Path) -> None:
 def test_a_sample_may_lack_modalities_but_not_all(tmp_path: Path) -> None:
     write(tmp_path / "a.png", png())
     write(tmp_path / "a.wav", sound())
-    data = csv(tmp_path, "image,text,audio\na.png,,a.wav\n,one,\n,  ,a.wav\n")
+    data = csv(tmp_path, "image,text,audio\na.png,,a.wav\n,one,\n,,a.wav\n")
     assert [(bool(s.image), s.text, bool(s.audio)) for s in data.split("train")] == [
         (True, None, True),
         (False, "one", False),
