@@ -27,7 +27,7 @@ quickstart: $(BIN)/.installed
 	$(BIN)/edgemm run export/recipes/emoji-search.toml --target cpu-int8 --target openvino-int8 --out out/emoji-search
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 40
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(BIN)/.installed
 	$(BIN)/ruff check .
