@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.data.dataset import Sample
+from edgemm.data.dataset import Sample, strided_samples
+from edgemm.data.image import read_image
 from edgemm.runtime.arrays import load_array
 from edgemm.runtime.errors import BundleError, DataError, InputError
-from edgemm.runtime.images import decode_image
 from edgemm.runtime.inputs import TextEncoder
 from edgemm.runtime.manifest import RawInput
 from edgemm.runtime.signature import DimRange, Signature
@@ -40,12 +40,6 @@ class TakesValues(Protocol):
         ...
 
 
-def strided_samples(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """At most ``limit`` samples, evenly spread, so that few of them still hold every vendor and answer."""
-    count = len(samples) if limit is None else min(limit, len(samples))
-    return [samples[i * len(samples) // count] for i in range(count)]
-
-
 def covering_samples(samples: Sequence[Sample], modalities: Sequence[str], limit: int | None) -> list[Sample]:
     """At most ``limit`` samples that have every modality, evenly spread; where none has all, some of each modality."""
     complete = [s for s in samples if all(s.raw(m) is not None for m in modalities)]
@@ -68,9 +62,9 @@ def read_file(path: Path, raw: RawInput, *, lengths: DimRange | None = None) -> 
     Raises:
         DataError: it can't be decoded.
     """
+    if raw.kind == "image":
+        return read_image(path)
     try:
-        if raw.kind == "image":
-            return decode_image(path, where="image")
         if raw.kind == "audio":
             low, high = (lengths.min, lengths.max) if lengths else (1, None)
             wave = decode_audio(path, sample_rate=raw.sample_rate, where="audio", limit=high)

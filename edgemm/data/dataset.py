@@ -99,6 +99,22 @@ class Dataset:
         return sorted(found)
 
 
+def strided_samples(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
+    """At most ``limit`` samples, evenly spread, so that few of them still hold every vendor and answer."""
+    count = len(samples) if limit is None else min(limit, len(samples))
+    return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def from_splits(splits: Mapping[str, list[Sample]]) -> Dataset:
+    """A dataset of which the samples say all: labels of ``train``, texts of labels, every other split to measure on."""
+    return Dataset(
+        splits,
+        labels=distinct_labels(splits["train"]),
+        evaluate=tuple(name for name in splits if name != "train") or ("train",),
+        texts=texts_of(splits),
+    )
+
+
 def distinct_labels(samples: Sequence[Sample]) -> tuple[str, ...]:
     """Sorted distinct labels, those of ``labels`` among them."""
     single = {s.label for s in samples if s.label is not None}

@@ -8,9 +8,10 @@ label is the class's folder; for identities the same. Files of a class that shar
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
-from edgemm.data.dataset import Dataset, Sample, distinct_labels
+from edgemm.data.dataset import Dataset, Sample, from_splits
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 
@@ -55,12 +56,8 @@ def folder(config: DataConfig) -> Dataset:
         for split, samples in found.items()
     }
     counts = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(others.items()))
-    return Dataset(
-        splits,
-        labels=distinct_labels(splits["train"]),
-        evaluate=tuple(name for name in splits if name != "train") or ("train",),
-        broken=(f"{root}: files that are no image or sound by their ending: {counts}",) if others else (),
-    )
+    left_out = (f"{root}: files that are no image or sound by their ending: {counts}",) if others else ()
+    return replace(from_splits(splits), broken=left_out)
 
 
 def _files(root: Path) -> tuple[list[Path], Counter[str]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.data.broken import Broken
-from edgemm.data.dataset import Dataset, Sample, distinct_labels, texts_of
+from edgemm.data.dataset import Dataset, Sample, from_splits
 from edgemm.data.files import keep_bytes
 from edgemm.data.rows import RowReader, cell_of, mapped_columns
 from edgemm.recipe import DataConfig
@@ -52,12 +52,7 @@ def huggingface(config: DataConfig, *, cache: Path, broken: Broken, progress: Pr
         splits[ours] = _samples(config, rows, features, split=ours, cache=cache, broken=broken, progress=progress)
     if "train" not in splits:
         raise DataError(f"data.splits: no split 'train' among {', '.join(splits)}; map one: train = \"...\"")
-    return Dataset(
-        splits,
-        labels=distinct_labels(splits["train"]),
-        evaluate=tuple(name for name in splits if name != "train") or ("train",),
-        texts=texts_of(splits),
-    )
+    return from_splits(splits)
 
 
 def _is_on_hub(config: DataConfig) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgemm.data.broken import Broken
 from edgemm.data.check import checked
-from edgemm.data.dataset import Dataset
+from edgemm.data.dataset import Dataset, strided_samples
 from edgemm.recipe import DataConfig
 from edgemm.stage import Progress, Silent
 
@@ -78,8 +78,5 @@ def _reader(config: DataConfig, *, cache: Path, broken: Broken, progress: Progre
 
 def _limited(dataset: Dataset, limit: int) -> Dataset:
     """An even stride over every split, so that a limit keeps the mix of vendors and answers."""
-    splits = {}
-    for name, samples in dataset.splits.items():
-        count = min(limit, len(samples))
-        splits[name] = [samples[i * len(samples) // count] for i in range(count)]
+    splits = {name: strided_samples(samples, limit) for name, samples in dataset.splits.items()}
     return replace(dataset, splits=splits)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edgemm.data.broken import Broken
-from edgemm.data.dataset import Dataset, Sample, distinct_labels, texts_of
+from edgemm.data.dataset import Dataset, Sample, from_splits
 from edgemm.data.rows import RowReader, mapped_columns
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
@@ -51,12 +51,7 @@ def table(config: DataConfig, *, cache: Path, broken: Broken) -> Dataset:
         splits.setdefault(split, []).append(sample)
     if "train" not in splits:
         raise DataError(f"{path}: no row of split 'train'; found {', '.join(splits) or 'no row at all'}")
-    return Dataset(
-        splits,
-        labels=distinct_labels(splits["train"]),
-        evaluate=tuple(name for name in splits if name != "train") or ("train",),
-        texts=texts_of(splits),
-    )
+    return from_splits(splits)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:

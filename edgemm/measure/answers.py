@@ -15,6 +15,7 @@ import numpy as np
 
 from edgemm.measure.encode import Rows, combine, encode, split_chain, stand_ins
 from edgemm.measure.scores import ANSWERS, Scored
+from edgemm.measure.shuffle import other_items
 from edgemm.runtime.bundle import Bundle, Part
 from edgemm.runtime.errors import DataError
 
@@ -199,12 +200,7 @@ def _raw(output: np.ndarray, task: str) -> list[float]:
 
 
 def _shuffled(which: Mapping[str, np.ndarray], others: Collection[str], seed: int) -> dict[str, np.ndarray]:
-    shuffled = dict(which)
-    for modality in others:
-        has = which[modality] >= 0
-        shuffled[modality] = which[modality].copy()
-        shuffled[modality][has] = _other_samples(which[modality][has], seed)
-    return shuffled
+    return {**which, **{modality: other_items(which[modality], seed) for modality in others}}
 
 
 def _averaged(encoded: _Encoded, others: Collection[str]) -> dict[str, list[np.ndarray]]:
@@ -215,21 +211,6 @@ def _averaged(encoded: _Encoded, others: Collection[str]) -> dict[str, list[np.n
             average = np.mean([made[i] for i in which[which >= 0]], axis=0, dtype=np.float64).astype(made[0].dtype)
             values[name] = [average if i >= 0 else encoded.stand_ins[name] for i in which]
     return values
-
-
-def _other_samples(which: np.ndarray, seed: int) -> np.ndarray:
-    """For each sample the raw item of another sample, never its own item where the data allow it.
-
-    Samples are laid out by item, the items in a random order, and the layout is turned by the size of the largest
-    item's block; so every item is used as often as before, and no sample meets its own.
-    """
-    rng = np.random.default_rng(seed)
-    rank = rng.permutation(int(which.max()) + 1)
-    order = np.argsort(rank[which], kind="stable")
-    largest = int(np.bincount(which).max())
-    turned = np.empty_like(which)
-    turned[order] = which[np.roll(order, largest)]
-    return turned
 
 
 def _can_average(rows: Sequence[np.ndarray]) -> bool:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edgemm.measure.encode import Rows, combine, encode, split_chain, stand_ins
 from edgemm.measure.metrics import Statistic, mean_of
+from edgemm.measure.shuffle import other_items
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError
 
@@ -182,26 +183,6 @@ def steps(bundle: Bundle, split: str, samples: Sequence[Sample], *, shuffles: in
     return sum(map(len, raws.values())) + 1 + runs
 
 
-def other_items(which: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
-    """For each sample the item of another sample, never its own item where the data allow it.
-
-    Samples are laid out by item, the items in a random order, and the layout is turned by the size of the largest
-    item's block; so every item is used as often as before.
-
-    Args:
-        which: (samples,) item of each sample; negative where it has none, which stays so.
-    """
-    turned = which.copy()
-    has = np.flatnonzero(which >= 0)
-    if not len(has):
-        return turned
-    own = which[has]
-    rank = np.random.default_rng(seed).permutation(int(own.max()) + 1)
-    order = np.argsort(rank[own], kind="stable")
-    turned[has[order]] = own[np.roll(order, int(np.bincount(own).max()))]
-    return turned
-
-
 def mean_within(values: PerSample, inside: NDArray[np.bool_], *, signed: bool = False) -> Statistic:
     """The mean over the samples of a group: for ``metrics.estimate`` and ``metrics.difference``.
 
@@ -263,8 +244,8 @@ def _items(
         raws[modality] = list(dict.fromkeys(raw for raw in given if raw is not None))
         place = {raw: i for i, raw in enumerate(raws[modality])}
         which[modality] = np.array([-1 if raw is None else place[raw] for raw in given], np.intp)
-        known = stand_ins(bundle, modality, alone[modality])
-        if (which[modality] < 0).any() and set(alone[modality]) != known.keys():
+        lacking = which[modality] < 0
+        if lacking.any() and set(alone[modality]) != stand_ins(bundle, modality, alone[modality]).keys():
             lacks = samples[int(np.argmax(which[modality] < 0))].id
             raise DataError(f"{where}, sample '{lacks}': no {modality}, and the bundle has no placeholder for it")
     return players, which, raws

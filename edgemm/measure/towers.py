@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure.encode import encode, split_chain
+from edgemm.measure import retrieval
 from edgemm.measure.metrics import retrieval_ranks
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, DataError
@@ -42,7 +42,7 @@ class Search:
         query_of, gallery_of: names of the bundles whose towers embedded them.
         clusters: (queries,) label of each, for the bootstrap.
         ranks: (queries,) of the best right item, from 1.
-        nearest: (queries, up to ``TOP``) items in order.
+        nearest: (queries, up to ``retrieval.TOP``) items in order.
     """
 
     query: str
@@ -52,9 +52,6 @@ class Search:
     clusters: tuple[str, ...]
     ranks: NDArray[np.int64]
     nearest: NDArray[np.intp]
-
-
-TOP = 5
 
 
 def embed(
@@ -67,19 +64,17 @@ def embed(
         BundleError: outputs that are not finite.
     """
     found: dict[str, Embedded] = {}
-    for modality, names in split_chain(bundle, modalities_of(bundle, samples)).alone.items():
-        own = [name for name in names if name in bundle.manifest.outputs]
-        if len(own) != 1:
-            continue
-        items = distinct(samples, modality)
-        read = list(items)
-        rows = encode(bundle, modality, read, own, advance=advance)[own[0]]
-        vectors = np.concatenate(rows).astype(np.float32)
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        first = list(items.values())
-        found[modality] = Embedded(
-            tuple(items), tuple(s.label or s.id for s in first), tuple(s.group for s in first), vectors
-        )
+    there = modalities_of(bundle, samples)
+    for modality, name in retrieval.embedded(bundle).items():
+        if modality in there:
+            items = distinct(samples, modality)
+            first = list(items.values())
+            found[modality] = Embedded(
+                tuple(items),
+                tuple(s.label or s.id for s in first),
+                tuple(s.group for s in first),
+                retrieval.embed(bundle, modality, name, list(items), advance=advance),
+            )
     if len(found) < 2:
         raise DataError(
             f"bundle '{bundle.manifest.name}', split '{split}': its outputs {list(bundle.manifest.outputs)} can't be "
@@ -146,7 +141,8 @@ def searches(embedded: Mapping[str, Mapping[str, Embedded]], *, shown_groups: Se
             may = np.array(
                 [not shown_groups or gallery == "text" or group in shown_groups for group in searched.groups]
             )
-            nearest = np.argsort(-np.where(may, scores, -np.inf), axis=1, kind="stable")[:, : min(TOP, int(may.sum()))]
+            most = min(retrieval.TOP, int(may.sum()))
+            nearest = np.argsort(-np.where(may, scores, -np.inf), axis=1, kind="stable")[:, :most]
             found.append(
                 Search(query, gallery, query_of, gallery_of, asked.labels, retrieval_ranks(scores, positive), nearest)
             )

@@ -376,9 +376,9 @@ def build_model(
 
 def _tower_from_hub(modality: str, tower: ImageTower | TextTower | AudioTower | TensorTower) -> Tower | None:
     """A tower of Hugging Face's, frontend included; None where the tower is one of ours."""
-    weights = None if isinstance(tower, TensorTower) else tower.weights
-    if weights is None or isinstance(tower, TensorTower):
+    if isinstance(tower, TensorTower) or tower.weights is None:
         return None
+    weights = tower.weights
     if not (weights.startswith("hf:") or isinstance(tower, AudioTower)):
         return None
     if isinstance(tower, TextTower) and pretrained.is_bert(weights):

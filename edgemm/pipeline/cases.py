@@ -123,7 +123,7 @@ def classifier_cases(
         sections.insert(0, ("Where they look", _LOOK, drawn))
 
     def case(i: int) -> Case:
-        given = {m: raw for m in viewers[last].bundle.manifest.inputs if (raw := samples[i].raw(m)) is not None}
+        given = _given(viewers[last].bundle, samples[i])
         truth = ", ".join(samples[i].labels) if independent else str(samples[i].label)
         told = [
             Answer(

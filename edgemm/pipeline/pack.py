@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.data.dataset import Dataset, Sample
+from edgemm.data.dataset import Dataset, Sample, strided_samples
 from edgemm.measure.encode import BATCH
 from edgemm.recipe import PackConfig
 from edgemm.runtime.archive import Archive, open_archive, seal
@@ -212,9 +212,7 @@ def golden_samples(dataset: Dataset, modalities: Sequence[str]) -> list[Sample]:
 
 def chosen_golden(dataset: Dataset, modalities: Sequence[str], count: int) -> list[Sample]:
     """At most ``count`` of ``golden_samples``, an even stride over them. Raises DataError where there is none."""
-    usable = golden_samples(dataset, modalities)
-    count = min(count, len(usable))
-    return [usable[index * len(usable) // count] for index in range(count)]
+    return strided_samples(golden_samples(dataset, modalities), count)
 
 
 def _add_gallery(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgemm.data import Dataset, open_dataset
+from edgemm.data.dataset import strided_samples
 from edgemm.measure import words
 from edgemm.pipeline.listing import print_table
 from edgemm.pipeline.node import Node, key_of
@@ -152,8 +153,7 @@ def few_samples(dataset: Dataset) -> Dataset:
     splits = {}
     for name, all_samples in dataset.splits.items():
         samples = [s for s in all_samples if s.group in dataset.shown_groups] or all_samples
-        count = min(SAMPLES, len(samples))
-        splits[name] = [samples[i * len(samples) // count] for i in range(count)]
+        splits[name] = strided_samples(samples, SAMPLES)
     return replace(dataset, splits=splits)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import InputError
-from edgemm.runtime.fields import one_line
 from edgemm.runtime.images import decode_image
+from edgemm.runtime.inputs import read_array
 from edgemm.runtime.manifest import AudioInput, ImageInput, TensorInput, TextInput
 from edgemm.runtime.signature import DimRange, TensorSpec
 from edgemm.runtime.timing import FLOORS, Estimate, sample_latencies, summary, warm_until_stable
@@ -131,10 +131,7 @@ def decoded_input(bundle: Bundle, modality: str, raw: Any) -> Any:
     if isinstance(kind, AudioInput):
         return decode_audio(raw, sample_rate=kind.sample_rate, where=modality)
     if isinstance(kind, TensorInput) and isinstance(raw, (str, PathLike)):
-        try:
-            return np.load(raw, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{modality}: {raw} is no .npy array: {one_line(error)}") from error
+        return read_array(raw, modality)
     return raw
 
 

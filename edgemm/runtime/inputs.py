@@ -110,9 +110,9 @@ class InputReader:
     def _as_tensors(self, raw: Any, kind: TensorInput, modality: str) -> np.ndarray:
         spec, _ = self._specs[kind.feeds]
         if isinstance(raw, (str, os.PathLike)):
-            raw = _read_array(raw, modality)
+            raw = read_array(raw, modality)
         elif isinstance(raw, (list, tuple)) and raw and all(isinstance(one, (str, os.PathLike)) for one in raw):
-            raw = [_read_array(one, f"{modality}[{i}]") for i, one in enumerate(raw)]
+            raw = [read_array(one, f"{modality}[{i}]") for i, one in enumerate(raw)]
         try:
             array = np.asarray(raw)
             if array.dtype != spec.dtype:
@@ -229,7 +229,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[Dim, ...]) -> bool:
     )
 
 
-def _read_array(path: str | os.PathLike[str], where: str) -> np.ndarray:
+def read_array(path: str | os.PathLike[str], where: str) -> np.ndarray:
     """The array of an ``.npy`` file."""
     try:
         with open(path, "rb") as file:

@@ -10,7 +10,8 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgemm.data import Sample
-from edgemm.data.batches import TakesValues, raw_value_stream, strided_samples
+from edgemm.data.batches import TakesValues, raw_value_stream
+from edgemm.data.dataset import strided_samples
 from edgemm.data.image import read_image
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.images import decode_image

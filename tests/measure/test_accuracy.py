@@ -10,10 +10,10 @@ import pytest
 from colours import question_samples, retrieval_samples, retriever
 
 from edgemm.measure import accuracy
-from edgemm.measure.answers import _other_samples
 from edgemm.measure.encode import combine, encode, split_chain
 from edgemm.measure.retrieval import embeddings
 from edgemm.measure.scores import TEACHERS
+from edgemm.measure.shuffle import other_items
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, DataError
 
@@ -84,7 +84,7 @@ def test_a_classifier_is_scored_with_each_modality_alone(
 def test_a_shuffle_gives_no_sample_its_own_item_and_uses_each_as_often() -> None:
     which = np.array([0, 0, 0, 1, 2, 2, 3, 4, 4, 4])
     for seed in range(20):
-        turned = _other_samples(which, seed)
+        turned = other_items(which, seed)
         assert not (turned == which).any()
         assert sorted(turned) == sorted(which)
 

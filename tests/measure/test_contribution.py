@@ -20,11 +20,11 @@ from edgemm.measure.contribution import (
     contributions,
     losses,
     mean_within,
-    other_items,
     shapley,
     steps,
 )
 from edgemm.measure.metrics import estimate
+from edgemm.measure.shuffle import other_items
 from edgemm.runtime.archive import seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError

@@ -12,7 +12,6 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from edgemm.graph.bundle import quantize_bundle
 from edgemm.graph.capture import capture_model
@@ -24,6 +23,7 @@ from edgemm.runtime import Bundle
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import TargetEntry
 from edgemm.stage import Context
+from tests.models.tiny_tokenizer import save_tokenizer
 
 TEXTS = ["a cat", "cat", "a cat a cat"]
 VISION = {
@@ -45,16 +45,6 @@ HTSAT = {
     "spec_size": 64, "num_mel_bins": 16, "hidden_size": 32, "patch_embeds_hidden_size": 16, "depths": [2, 1],
     "num_attention_heads": [2, 4], "num_hidden_layers": 2, "window_size": 4, "projection_dim": 24,
 }  # fmt: skip
-
-
-def save_tokenizer(folder: Path) -> None:
-    vocab = {"<unk>": 0, "<pad>": 1, "<s>": 2, "</s>": 3, "a": 4, "cat": 5}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def saved(folder: Path, model: Any, processor: Any = None) -> Any:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from edgemm.models.families import build_model
 from edgemm.models.model import Model, Part
@@ -20,6 +19,7 @@ from edgemm.recipe import ImageTower, TeacherSection, TextTower
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import TensorInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
+from tests.models.tiny_tokenizer import save_tokenizer
 
 VISION = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
@@ -30,16 +30,6 @@ TEXT = {
     "max_position_embeddings": 16, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1,
 }  # fmt: skip
 TEXTS = ["a cat", "cat"]
-
-
-def save_tokenizer(folder: Path) -> None:
-    vocab = {"<unk>": 0, "<pad>": 1, "<s>": 2, "</s>": 3, "a": 4, "cat": 5}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 @pytest.fixture
