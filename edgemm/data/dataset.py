@@ -22,6 +22,8 @@ class Sample:
         labels: every class that is right (multi-label).
         value: the quantity to predict (regression).
         group: a slice that is also reported alone.
+        cluster: samples of one are not independent of each other (a patient's, a speaker's), so intervals draw them
+            together; None: those of one file are.
     """
 
     id: str
@@ -33,6 +35,7 @@ class Sample:
     labels: tuple[str, ...] = ()
     value: float | None = None
     group: str | None = None
+    cluster: str | None = None
 
     def modalities(self) -> tuple[str, ...]:
         """Names of those that it has."""
@@ -46,6 +49,10 @@ class Sample:
     def raw(self, modality: str) -> Path | str | None:
         """The raw form of one modality: a file, or a string; None where the sample lacks it."""
         return self.text if modality == "text" else self.file(modality)
+
+    def drawn_with(self) -> str:
+        """What the bootstrap draws whole: the sample's cluster, else its file, else itself."""
+        return self.cluster or str(self.image or self.audio or next(iter(self.tensors.values()), self.id))
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Dataset:
         rows = {
             split: [
                 [s.id, self.checksums.get(s.image) if s.image else None, s.text,
-                 self.checksums.get(s.audio) if s.audio else None, s.label, s.group, list(s.labels), s.value,
+                 self.checksums.get(s.audio) if s.audio else None, s.label, s.group, s.cluster, list(s.labels), s.value,
                  {name: self.checksums.get(path) for name, path in sorted(s.tensors.items())}]
                 for s in samples
             ]

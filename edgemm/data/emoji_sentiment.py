@@ -15,8 +15,9 @@ from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 
 LABELS = ("negative", "neutral", "positive")
-FEWEST = 5
-"""Judgements that an emoji needs, as in the paper's ranking of 751."""
+FEWEST = 50
+"""Judgements that an emoji needs. The paper's ranking takes 5; the majority of so few is little more than chance: a
+linear classifier on the same features gets 1 point below the most frequent answer there, and 4 points above it here."""
 
 
 def sentiments() -> dict[str, str]:
@@ -44,7 +45,8 @@ def sentiments() -> dict[str, str]:
 def emoji_sentiment(config: DataConfig) -> Dataset:
     """Splits ``train`` and ``unseen-emoji``, apart by concept, in the art of every vendor.
 
-    A sample is one emoji in one vendor's art: text is its name, label its sentiment, group the vendor.
+    A sample is one emoji in one vendor's art: text is its name, label its sentiment, group the vendor; the art of one
+    emoji is a cluster.
 
     Raises:
         DataError: a package that isn't installed.
@@ -55,7 +57,7 @@ def emoji_sentiment(config: DataConfig) -> Dataset:
         sentiment = known.get(concept.emoji.replace("\ufe0f", ""))
         if sentiment is not None:
             split = "unseen-emoji" if concept.is_held_out(config.unseen_fraction) else "train"
-            splits[split].extend(replace(sample, label=sentiment) for _, sample in concept.samples())
+            splits[split].extend(replace(sample, label=sentiment, cluster=sample.text) for _, sample in concept.samples())
     return Dataset(
         splits, labels=distinct_labels(splits["train"]), evaluate=("unseen-emoji",), shown_groups=SHOWN_VENDORS
     )

@@ -5,7 +5,7 @@ What a cell may be:
 - ``image``, ``audio`` and every column of ``data.tensors``: a path; the bytes of the file; ``{bytes, path}`` as Hugging
   Face writes it. A tensor may also be a (nested) list of numbers.
 - ``text``: a string.
-- ``label``, ``group``, ``split``: a string or a number. ``value``: a finite number. ``labels``: a list, or one string
+- ``label``, ``group``, ``cluster``, ``split``: a string or a number. ``value``: a finite number. ``labels``: a list, or one string
   with ``|`` between; an empty one says that no class is right.
 
 An empty or null ``image``, ``audio``, ``text`` or tensor is a modality that the sample lacks (a text of white space is
@@ -29,7 +29,7 @@ from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 
 MODALITIES = ("image", "text", "audio")
-COLUMNS = (*MODALITIES, "label", "labels", "value", "group", "split")
+COLUMNS = (*MODALITIES, "label", "labels", "value", "group", "cluster", "split")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class RowReader:
             labels=_labels(cells["labels"]) if "labels" in cells else (),
             value=_number(cells["value"]) if "value" in cells else None,
             group=_plain("group", cells.get("group")),
+            cluster=_plain("cluster", cells.get("cluster")),
         )
         if sample.image is None and sample.audio is None and sample.text is None and not tensors:
             empty = [ours for ours in cells if ours in MODALITIES or ours in self.tensors]

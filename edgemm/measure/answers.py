@@ -177,14 +177,13 @@ def _shared(split: str, samples: Sequence[Sample], task: str, labels: Sequence[s
         truth = [sorted(index.get(label, -1) for label in s.labels) for s in samples]
     else:
         truth = [index.get(str(s.label), -1) for s in samples]
-    # Questions about one file are not independent. The paths themselves say nothing.
-    files = [str(s.image or s.audio or next(iter(s.tensors.values()), s.id)) for s in samples]
-    names = {file: f"c{i}" for i, file in enumerate(dict.fromkeys(files))}
+    drawn = [s.drawn_with() for s in samples]
+    names = {one: f"c{i}" for i, one in enumerate(dict.fromkeys(drawn))}  # paths themselves say nothing
     shared = {
         "split": split,
         "truth": truth,
         "groups": [s.group for s in samples],
-        "clusters": [names[file] for file in files],
+        "clusters": [names[one] for one in drawn],
     }
     return {**shared, "classes": len(labels)} if task == "multi-label" else shared
 

@@ -48,7 +48,7 @@ class Contributions:
         values: (what stands in for the absent, measure) -> coalition -> value of each sample, mean over the shuffles.
         logits: (samples, classes) with every modality present.
         labels: of the classes.
-        clusters: of each sample, for the bootstrap: the image it asks about, or itself.
+        clusters: of each sample, for the bootstrap.
         groups: of each sample.
     """
 
@@ -169,10 +169,8 @@ def contributions(
             for measure in scored:
                 mean = np.mean([d[measure] for d in drawn], axis=0) if drawn else scored[measure]
                 values.setdefault((absent, measure), {})[present] = mean
-    clusters = [str(s.image or s.id) for s in samples]
-    return Contributions(
-        split, players, values, whole, labels, tuple(clusters), tuple(s.group for s in samples)
-    )  # fmt: skip
+    clusters = tuple(s.drawn_with() for s in samples)
+    return Contributions(split, players, values, whole, labels, clusters, tuple(s.group for s in samples))
 
 
 def steps(bundle: Bundle, split: str, samples: Sequence[Sample], *, shuffles: int = SHUFFLES) -> int:

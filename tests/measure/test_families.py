@@ -87,6 +87,15 @@ def test_without_placeholders_a_missing_modality_is_an_error_that_names_the_samp
         by_task(joint(tmp_path / "c"), [bare, *samples])
 
 
+def test_answers_on_one_cluster_are_not_independent(tmp_path: Path) -> None:
+    samples = said_by_three(tmp_path, count=2)
+    path = joint(tmp_path / "b")
+    apart = by_task(path, samples)["answers"].details["clusters"]
+    together = by_task(path, [replace(s, cluster=s.label) for s in samples])["answers"].details["clusters"]
+    assert len(set(apart)) == len({s.image for s in samples}) == 6
+    assert len(set(together)) == 3
+
+
 def test_several_labels_are_right_as_computed_by_hand(tmp_path: Path) -> None:
     samples = said_by_three(tmp_path, count=2)
     samples[0] = replace(samples[0], labels=("red", "blue"))  # the model only ever gives one
