@@ -65,7 +65,7 @@ class Dataset:
         texts: label -> every text that names it, the first being the usual one (retrieval only).
         evaluate: the splits to measure on.
         broken: one line for each sample, or each kind of them, that was left out.
-        shown_groups: groups whose images may be shown in reports and shipped in bundles; empty: all.
+        shown_groups: groups whose images and sounds may be shown in reports and shipped in bundles; empty: all.
     """
 
     splits: Mapping[str, list[Sample]]

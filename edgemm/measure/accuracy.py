@@ -46,8 +46,8 @@ def score(
         bundle: open, on the target to measure.
         split: its name, for the records and messages.
         samples: the evaluation samples.
-        examples: for how many queries the nearest items are kept (retrieval); drawn by a fixed seed, not by result.
-        shown_groups: groups whose pictures may be shown; empty: all.
+        examples: for how many queries of a direction the nearest items are kept; drawn by a seed, not by result.
+        shown_groups: groups whose pictures and sounds may be shown; empty: all.
         prompts: templates of the zero-shot task, ``{}`` for the label; empty: not measured.
         own: the bundle's ``embeddings`` of these samples, where they are known already.
         gallery: the teacher's ``embeddings`` of these samples, where its embeddings are the gallery that ships.
@@ -73,7 +73,7 @@ def score(
     vectors = embeddings(bundle, split, samples, advance=advance) if own is None else own
     if len(towers) == 1:
         ((modality, made),) = vectors.items()
-        return verification(split, samples, modality, made)
+        return verification(split, samples, modality, made, examples=examples, shown_groups=shown_groups)
     found = retrieval(bundle, split, samples, vectors, gallery=gallery, examples=examples, shown_groups=shown_groups)
     return found + zero_shot(bundle, split, samples, vectors, prompts=prompts, advance=advance)
 

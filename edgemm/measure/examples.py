@@ -1,58 +1,82 @@
-"""Examples: a few evaluation samples with what each variant answered, so that a person can look instead of only count.
+"""Examples: evaluation samples with what each model answered, so that a person can look and listen, not only count.
 
-Law: ``read_examples(write_examples(e)) == e``; pictures lie beside the JSON as small copies of the originals.
+Law: ``read_examples(write_examples(e)) == e``; small copies of pictures and sounds lie inside the JSON.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
-from collections.abc import Sequence
+import wave
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.images import decode_image
+from edgemm.runtime.waveforms import decode_audio
 
 FILE = "examples.json"
+SECONDS = 5  # of an embedded sound: 160 kB, so that a page of them stays small
+RATE = 16_000  # Hz of an embedded sound, whatever the model takes: enough to know it by ear
 _THUMBNAIL = 320  # pixels of the longer side: sharp at 2x in a 160 px box, about 20 kB
+_HIT = 96  # pixels of a picture that was found: sharp at 2x in its box
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One retrieved item: its picture (path beside the JSON, or None), its label, and whether it is a positive."""
+    """One retrieved item: its picture as PNG where it has one, its name, and whether it is a positive."""
 
-    image: str | None
+    picture: bytes
     label: str
     right: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What one variant gave: the nearest items in order, or one answer."""
+class Answer:
+    """What one model says of one sample.
+
+    Args:
+        said: a word, a rank, or the name of the nearest item.
+        detail: probability, loss.
+        hits: items found, the nearest first.
+        sound: WAV of what was said, where it is a sound.
+    """
 
     variant: str
+    said: str
+    right: bool
+    detail: str = ""
     hits: tuple[Hit, ...] = ()
-    answer: str = ""
-    right: bool = False
+    sound: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query (a text, or a question about ``image``), the truth where it is a class, and what each variant gave."""
+    """One sample: the truth, what each model says, and its text, picture (PNG) and sound (WAV)."""
 
-    query: str
-    image: str | None
     truth: str
-    given: tuple[Given, ...]
+    answers: tuple[Answer, ...]
+    text: str = ""
+    picture: bytes = b""
+    sound: bytes = b""
+    note: str = ""
 
 
 def write_examples(folder: Path, examples: Sequence[Example]) -> None:
     """Write ``examples.json`` into ``folder``; atomic."""
     partial = folder / f".{FILE}.{os.getpid()}.partial"
-    partial.write_text(json.dumps([asdict(e) for e in examples], ensure_ascii=False, indent=1), encoding="utf-8")
+    records = [asdict(e) for e in examples]
+    partial.write_text(
+        json.dumps(records, ensure_ascii=False, indent=1, default=lambda data: base64.b64encode(data).decode()),
+        encoding="utf-8",
+    )
     partial.replace(folder / FILE)
 
 
@@ -68,13 +92,18 @@ def read_examples(folder: Path) -> tuple[Example, ...]:
     try:
         return tuple(
             Example(
-                query=str(e["query"]),
-                image=e["image"],
-                truth=str(e["truth"]),
-                given=tuple(
-                    Given(str(g["variant"]), tuple(Hit(**h) for h in g["hits"]), str(g["answer"]), bool(g["right"]))
-                    for g in e["given"]
-                ),
+                **{
+                    **_with_bytes(e, "picture", "sound"),
+                    "answers": tuple(
+                        Answer(
+                            **{
+                                **_with_bytes(a, "sound"),
+                                "hits": tuple(Hit(**_with_bytes(h, "picture")) for h in a["hits"]),
+                            }
+                        )
+                        for a in e["answers"]
+                    ),
+                }
             )
             for e in json.loads(path.read_text(encoding="utf-8"))
         )
@@ -82,19 +111,59 @@ def read_examples(folder: Path) -> tuple[Example, ...]:
         raise DataError(f"{path}: not a list of examples ({error})") from error
 
 
-def write_thumbnail(image: np.ndarray, path: Path) -> None:
-    """Write a small PNG copy of a uint8 (height, width, 3) image, its longer side at most 320 pixels."""
-    path.write_bytes(thumbnail(image))
+def _with_bytes(record: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {**record, **{key: base64.b64decode(record[key], validate=True) for key in keys}}
 
 
-def thumbnail(image: np.ndarray, *, side: int = _THUMBNAIL) -> bytes:
-    """The PNG that ``write_thumbnail`` writes, its longer side at most ``side`` pixels."""
+def media(raws: Mapping[str, Any], *, seconds: int = SECONDS) -> dict[str, Any]:
+    """What an ``Example`` shows of a sample: its text, a small picture, the first seconds of its sound.
+
+    Args:
+        raws: modality -> raw, as ``predict`` takes it; what can be neither read, seen nor heard is left out.
+        seconds: of a sound, at most.
+
+    Raises:
+        InputError: a file that is missing or corrupt.
+    """
+    found: dict[str, Any] = {}
+    if "text" in raws:
+        found["text"] = str(raws["text"])
+    if "image" in raws:
+        found["picture"] = thumbnail(raws["image"])
+    if "audio" in raws:
+        most = seconds * RATE
+        samples = decode_audio(raws["audio"], sample_rate=RATE, where="audio", limit=most + 1)
+        found["sound"] = wav(samples[:most])
+        if len(samples) > most:
+            found["note"] = f"the first {seconds} s of it"
+    return found
+
+
+def hit(modality: str, raw: Any, label: str, right: bool) -> Hit:
+    """An item that a search found: a picture is seen, a text read, anything else named by its label."""
+    picture = thumbnail(raw, side=_HIT) if modality == "image" else b""
+    return Hit(picture, str(raw) if modality == "text" else label, right)
+
+
+def thumbnail(raw: Any, *, side: int = _THUMBNAIL) -> bytes:
+    """A small PNG copy of an image, its longer side at most ``side`` pixels."""
     from PIL import Image
 
-    small = Image.fromarray(image)
+    small = Image.fromarray(decode_image(raw, where="image"))
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     if len(np.unique(np.asarray(small).reshape(-1, 3)[::7], axis=0)) > 2000:  # a photograph: JPEG-like content
         small = small.quantize(256)  # PNG stays the one format; 256 colours keep it near 30 kB
     held = io.BytesIO()
     small.save(held, format="PNG", optimize=True)
+    return held.getvalue()
+
+
+def wav(samples: NDArray[np.float32]) -> bytes:
+    """A sound (samples,) in -1..1 at ``RATE`` as a WAV file of 16 bits."""
+    held = io.BytesIO()
+    with wave.open(held, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
     return held.getvalue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -133,7 +133,7 @@ def retrieval(
             queries, targets = distinct(both, a), distinct(both, b)
             themselves = None
             if a == b:  # a picture finds others of the same thing
-                queries, themselves = _with_another(queries)
+                queries, themselves = with_another(queries)
             if not queries.raws:
                 continue
             asked = vectors[a][[place[a][raw] for raw in queries.raws]]
@@ -147,13 +147,15 @@ def retrieval(
                 "gallery": len(targets.labels),
                 "chance": {f"R@{k}": random_recall(positives, len(targets.labels), k) for k in (1, 10)},
             }
-            shown = examples if a != b else 0
-            nearest = _nearest(asked, held, queries, targets, shown, shown_groups, query=a) if shown else []
-            found.append(Scored("ranks", split, task, tuple(map(float, ranks)), details, nearest))
+            kept = nearest(
+                asked, held, queries, targets, between=(a, b), examples=examples if a != b else 0,
+                shown_groups=shown_groups,
+            )  # fmt: skip
+            found.append(Scored("ranks", split, task, tuple(map(float, ranks)), details, kept))
     return found
 
 
-def _with_another(items: Items) -> tuple[Items, np.ndarray]:
+def with_another(items: Items) -> tuple[Items, np.ndarray]:
     """Those items whose label another one has too, and their places."""
     counts = Counter(items.labels)
     places = [i for i, label in enumerate(items.labels) if counts[label] > 1]
@@ -199,35 +201,47 @@ def random_recall(positives: np.ndarray, gallery: int, k: int) -> float:
     return float(np.mean(1 - missing))
 
 
-def _nearest(
+def nearest(
     asked: np.ndarray,
     held: np.ndarray,
     queries: Items,
     targets: Items,
+    *,
+    between: tuple[str, str],
     examples: int,
     shown_groups: Sequence[str],
-    *,
-    query: str,
+    themselves: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
-    """The nearest items of a few queries, among those that may be shown. Paths are names, not contents."""
-    may = np.array([not shown_groups or group in shown_groups for group in targets.groups])
+    """The nearest items of a few queries, among those that may be shown. Paths are names, not contents.
+
+    Args:
+        asked, held: unit vectors (Q, D) of the queries and (G, D) of the items.
+        between: modality of the queries and of the items.
+        examples: queries, drawn by a fixed seed among those that a right item may be shown for.
+        shown_groups: groups that may be shown, empty: all; texts always are.
+        themselves: (Q,) the query's own place among the items, which is left out.
+    """
+    may_ask, may = (
+        np.array([modality == "text" or not shown_groups or group in shown_groups for group in items.groups], bool)
+        for modality, items in zip(between, (queries, targets), strict=True)
+    )
+    counts = Counter(label for label, ok in zip(targets.labels, may, strict=True) if ok)
+    itself = themselves is not None
+    drawn = [i for i, label in enumerate(queries.labels) if may_ask[i] and counts[label] > itself]
+    chosen = np.random.default_rng(0).permutation(drawn)[:examples]
     kept = []
-    for i in _chosen(queries, targets, may, examples, shown_groups, query=query):
-        order = np.argsort(-np.where(may, held @ asked[i], -np.inf), kind="stable")[: min(TOP, int(may.sum()))]
+    for i in sorted(int(i) for i in chosen):
+        scores = np.where(may, held @ asked[i], -np.inf)
+        if themselves is not None:
+            scores[themselves[i]] = -np.inf
+        order = np.argsort(-scores, kind="stable")[: min(TOP, int(may.sum()) - itself)]
         hits = [
             {"item": str(targets.raws[j]), "label": targets.labels[j], "right": targets.labels[j] == queries.labels[i]}
             for j in order
         ]
-        kept.append({"query": str(queries.raws[i]), "label": queries.labels[i], "hits": hits})
+        query, wanted = between
+        kept.append(
+            {"modality": query, "query": str(queries.raws[i]), "label": queries.labels[i], "wanted": wanted,
+             "hits": hits}
+        )  # fmt: skip
     return kept
-
-
-def _chosen(
-    queries: Items, targets: Items, may: np.ndarray, examples: int, shown_groups: Sequence[str], *, query: str
-) -> Iterator[int]:
-    shown = {label for label, ok in zip(targets.labels, may, strict=True) if ok}
-    asked = [i for i, label in enumerate(queries.labels) if label in shown]
-    if query != "text":  # a picture that is asked with is shown too
-        asked = [i for i in asked if not shown_groups or queries.groups[i] in shown_groups]
-    rng = np.random.default_rng(0)
-    yield from sorted(rng.choice(asked, size=min(examples, len(asked)), replace=False).tolist()) if asked else []

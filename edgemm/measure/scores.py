@@ -58,7 +58,7 @@ class Scored:
             values; ``classes``, how many, of probabilities; ``first`` and ``second`` identity of each pair; ``repeats``
             where each sample was answered several times; ``cutoffs`` of ranks by name where they aren't those of
             retrieval; ``labels``, the names of the classes.
-        examples: nearest items of a few queries; holds paths, so it is not kept as raw data.
+        examples: nearest items of a few queries (``retrieval.nearest``); holds paths, so it is not kept as raw data.
     """
 
     kind: str

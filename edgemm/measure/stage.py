@@ -98,7 +98,7 @@ def measure_bundles(
         context: progress, and the cache that keeps scores by digest.
         threads: CPU threads of targets that leave the number to the engine, so that all compare at the same.
         threads_of_all: CPU threads of every target, whatever number it names; None keeps those.
-        shown_groups: groups whose pictures the examples may show; empty: all.
+        shown_groups: groups whose pictures and sounds the examples may show; empty: all.
         checksums: sha256 of image files where they are known already (``Dataset.checksums``).
         gallery_encoder: the variant that embedded the gallery that ships; None where each bundle embeds its own.
 
@@ -129,7 +129,7 @@ def measure_bundles(
     write_measurements(out / MEASUREMENTS, found, environments=[here])
     measured = read_measurements(out / MEASUREMENTS)
     kept_scores.write_text(out / TABLE, table.markdown(table.rows(measured)))
-    write_examples(out, _shown(ran, splits, scored, out, config, shown_groups) if ran and config.examples else [])
+    write_examples(out, _shown(ran, splits, scored, config, shown_groups) if ran and config.examples else [])
     return measured
 
 
@@ -396,7 +396,6 @@ def _shown(
     entries: Sequence[_Entry],
     splits: Mapping[str, Sequence[Sample]],
     scored: Mapping[str, Sequence[Scored]],
-    out: Path,
     config: MeasureConfig,
     shown_groups: Sequence[str],
 ) -> list[Example]:
@@ -407,4 +406,4 @@ def _shown(
         Shown(e.variant, e.path, [s for s in scored[e.sha256] if s.split == split])
         for e in {e.sha256: e for e in (first, last)}.values()
     ]
-    return shown_examples(shown, samples, out, count=config.examples, shown_groups=shown_groups)
+    return shown_examples(shown, samples, count=config.examples, shown_groups=shown_groups)

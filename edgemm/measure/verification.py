@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure.retrieval import Items, distinct, random_recall, ranks_of
+from edgemm.measure.retrieval import Items, distinct, nearest, random_recall, ranks_of, with_another
 from edgemm.measure.scores import IDENTIFICATION, VERIFICATION, Scored
 from edgemm.runtime.errors import DataError
 
@@ -32,12 +32,22 @@ def check_identities(split: str, samples: Sequence[Sample], modality: str) -> No
         )
 
 
-def verification(split: str, samples: Sequence[Sample], modality: str, vectors: np.ndarray) -> list[Scored]:
+def verification(
+    split: str,
+    samples: Sequence[Sample],
+    modality: str,
+    vectors: np.ndarray,
+    *,
+    examples: int = 0,
+    shown_groups: Sequence[str] = (),
+) -> list[Scored]:
     """Verification over pairs, and identification of each sample among all others.
 
     Args:
         modality: the one that is embedded; an identity is a label.
         vectors: unit (distinct raw samples, width).
+        examples: samples whose nearest others are kept.
+        shown_groups: groups that may be shown; empty: all.
 
     Raises:
         DataError: fewer than two identities, or none with two samples.
@@ -57,7 +67,7 @@ def verification(split: str, samples: Sequence[Sample], modality: str, vectors: 
     }
     return [
         Scored("similarities", split, VERIFICATION, tuple(np.round(cosines, 6).tolist()), details),
-        _identification(split, items, vectors),
+        _identification(split, items, vectors, modality, examples=examples, shown_groups=shown_groups),
     ]
 
 
@@ -96,17 +106,23 @@ def identity_pairs(
     return one, other, whole
 
 
-def _identification(split: str, items: Items, vectors: np.ndarray) -> Scored:
-    labels = np.asarray(items.labels)
-    _, number, size = np.unique(labels, return_inverse=True, return_counts=True)
-    asked = np.flatnonzero(size[number] > 1)  # an identity of one sample is only ever a wrong answer
-    ranks, positives = ranks_of(vectors[asked], vectors, labels[asked].tolist(), items.labels, themselves=asked)
+def _identification(
+    split: str, items: Items, vectors: np.ndarray, modality: str, *, examples: int, shown_groups: Sequence[str]
+) -> Scored:
+    queries, themselves = with_another(items)  # an identity of one sample is only ever a wrong answer
+    asked = vectors[themselves]
+    ranks, positives = ranks_of(asked, vectors, queries.labels, items.labels, themselves=themselves)
+    others = len(items.labels) - 1
     details: dict[str, Any] = {
         "split": split,
         "task": IDENTIFICATION,
-        "clusters": labels[asked].tolist(),
-        "gallery": len(labels) - 1,
+        "clusters": queries.labels,
+        "gallery": others,
         "cutoffs": {"rank-1": 1, "rank-5": 5},
-        "chance": {f"rank-{k}": random_recall(positives, len(labels) - 1, k) for k in (1, 5)},
+        "chance": {f"rank-{k}": random_recall(positives, others, k) for k in (1, 5)},
     }
-    return Scored("ranks", split, IDENTIFICATION, tuple(map(float, ranks)), details)
+    kept = nearest(
+        asked, vectors, queries, items, between=(modality, modality), examples=examples, shown_groups=shown_groups,
+        themselves=themselves,
+    )  # fmt: skip
+    return Scored("ranks", split, IDENTIFICATION, tuple(map(float, ranks)), details, kept)

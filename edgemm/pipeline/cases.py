@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from edgemm.measure.attention import Watched, grid, look, word_weights
 from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions, answers, losses
-from edgemm.measure.examples import thumbnail
+from edgemm.measure.examples import Answer, Example, hit, media
 from edgemm.measure.towers import Embedded, Search
 from edgemm.report import figures
-from edgemm.report.explain import Answer, Case, Found, Section, Seen
-from edgemm.report.media import heat_map, sound
+from edgemm.report.cards import Seen
+from edgemm.report.explain import Case, Section
+from edgemm.report.media import heat_map
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.images import decode_image
 from edgemm.runtime.inputs import size_range
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 CASES: Final = 9  # in a section
 ORDINARY: Final = 6  # samples shown for where the models look, drawn by a fixed seed
-_MOST_SECONDS: Final = 60
+_SECONDS: Final = 15  # of a sound that plays
+_MOST_SECONDS: Final = 60  # of a sound that is drawn
 
 
 @dataclass
@@ -125,18 +127,18 @@ def classifier_cases(
     def case(i: int) -> Case:
         given = _given(viewers[last].bundle, samples[i])
         truth = ", ".join(samples[i].labels) if independent else str(samples[i].label)
-        told = [
+        told = tuple(
             Answer(
                 name,
                 said[name][i][0],
                 right[name][i],
                 f"probability {said[name][i][1]:.2f}, "
                 + (f"loss {lost[name][i]:.2f}" if np.isfinite(lost[name][i]) else "no class for the right answer"),
-                seen=viewer.see(_given(viewer.bundle, samples[i])),
             )
-            for name, viewer in viewers.items()
-        ]
-        return _case(viewers[last].bundle, given, truth, told)
+            for name in viewers
+        )
+        seen = [viewer.see(_given(viewer.bundle, samples[i])) for viewer in viewers.values()]
+        return Case(Example(truth, told, **media(given, seconds=_SECONDS)), seen)
 
     with progress.task("samples to look at", total=sum(len(chosen) for _, _, chosen in sections)) as task:
         made = []
@@ -184,14 +186,18 @@ def retrieval_cases(
             for i in which:
                 asked = embedded[last][query]
                 told = []
-                for name, viewer in viewers.items():
+                for name in viewers:
                     search = next(s for s in own if (s.query, s.gallery, s.query_of) == (query, gallery, name))
                     rank, among = int(search.ranks[i]), len(embedded[name][gallery].labels)
-                    hits = [_found(viewer.bundle, gallery, embedded[name][gallery], j, asked.labels[i])
-                            for j in search.nearest[i]]  # fmt: skip
-                    seen = viewer.see({query: asked.raws[i]})
-                    told.append(Answer(name, f"rank {rank}", rank == 1, f"of {among}", hits, seen))
-                cases.append(_case(viewers[last].bundle, {query: asked.raws[i]}, asked.labels[i], told))
+                    held = embedded[name][gallery]
+                    hits = tuple(
+                        hit(gallery, held.raws[j], held.labels[j], held.labels[j] == asked.labels[i])
+                        for j in search.nearest[i]
+                    )
+                    told.append(Answer(name, f"rank {rank}", rank == 1, f"of {among}", hits))
+                given = {query: asked.raws[i]}
+                seen = [viewer.see(given) for viewer in viewers.values()]
+                cases.append(Case(Example(asked.labels[i], tuple(told), **media(given, seconds=_SECONDS)), seen))
                 task.advance()
             first = "those first that only it fails, then " if len(names) == 2 else ""
             note = f"Queries whose best right item “{last}” doesn't put first: {first}the worst rank first."
@@ -214,27 +220,3 @@ def _agreement(names: Sequence[str], right: Mapping[str, Sequence[bool]]) -> str
         f"{int((first & ~last).sum())}, only “{names[1]}” {int((~first & last).sum())}, none "
         f"{int((~first & ~last).sum())}. Below those that only “{names[1]}” gets wrong, the highest loss first."
     )
-
-
-def _found(bundle: Bundle, modality: str, items: Embedded, index: int, label: str) -> Found:
-    raw = items.raws[index]
-    is_picture = bundle.manifest.inputs[modality].kind == "image"
-    picture = thumbnail(decode_image(raw, where=modality), side=96) if is_picture else b""
-    said = str(raw) if bundle.manifest.inputs[modality].kind == "text" else items.labels[index]
-    return Found(picture, said, items.labels[index] == label)
-
-
-def _case(bundle: Bundle, given: Mapping[str, Any], truth: str, told: Sequence[Answer]) -> Case:
-    text, picture, heard, note = "", b"", b"", ""
-    for modality, raw in given.items():
-        kind = bundle.manifest.inputs[modality]
-        if isinstance(kind, TextInput):
-            text = str(raw)
-        elif isinstance(kind, AudioInput):
-            most = _MOST_SECONDS * kind.sample_rate
-            heard, note = sound(
-                decode_audio(raw, sample_rate=kind.sample_rate, where=modality, limit=most), kind.sample_rate
-            )
-        elif kind.kind == "image":
-            picture = thumbnail(decode_image(raw, where=modality))
-    return Case(text, truth, told, picture, heard, note)

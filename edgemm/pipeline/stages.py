@@ -513,7 +513,6 @@ class _Corridor:
             rows=rows(measurements),
             measurements=measurements,
             examples=read_examples(measured),
-            pictures=measured,
             provenance={"data": self.dataset.digest, "licence": self.recipe.pack.licence},
             reproduce=COMMAND,
             raw="bundle/measurements.jsonl",

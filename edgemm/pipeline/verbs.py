@@ -186,7 +186,6 @@ def measure(
             rows=table,
             measurements=measured,
             examples=read_examples(folder),
-            pictures=folder,
         )
     print_results(table, measured)
     print(f"\nreport   {out / 'report.html'}")

@@ -15,11 +15,11 @@ import numpy as np
 from edgemm import __version__
 from edgemm.measure import metrics, words
 from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions, mean_within
+from edgemm.measure.examples import Example
 from edgemm.measure.metrics import Estimate
 from edgemm.measure.towers import Search
-from edgemm.report import figures
-from edgemm.report.media import shades
-from edgemm.report.page import fill, uri, write_page
+from edgemm.report.cards import Seen, card
+from edgemm.report.page import fill, write_page
 
 Cell = tuple[str, str]  # a figure, and what stands small below it
 
@@ -34,45 +34,11 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """Where a model looks in one sample; what it doesn't attend to is empty."""
-
-    heat: bytes = b""  # PNG
-    words: Sequence[tuple[str, float]] = ()
-    strip: figures.Drawing | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One item that a search found: its picture as PNG, its label, and whether it is right."""
-
-    picture: bytes
-    label: str
-    right: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one model says of one sample: a word or a rank, a detail (probability, loss), and where it looks."""
-
-    variant: str
-    said: str
-    right: bool
-    detail: str = ""
-    hits: Sequence[Found] = ()
-    seen: Seen = Seen()
-
-
-@dataclass(frozen=True, slots=True)
 class Case:
-    """One sample: its raw modalities, the truth, and what each model says."""
+    """One sample with what each model says of it, and where each looks."""
 
-    text: str
-    truth: str
-    answers: Sequence[Answer]
-    picture: bytes = b""  # PNG
-    sound: bytes = b""  # WAV
-    note: str = ""
+    example: Example
+    seen: Sequence[Seen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +181,11 @@ def render_explanation(explanation: Explanation) -> str:
             "misleads": any(bar["series"] == 4 for figure in figures_ for bar in figure["bars"]),
             "classifies": bool(explanation.contributions),
             "pair": len(explanation.variants) == 2,
-            "sections": [_section(s) for s in explanation.sections if s.cases],
+            "sections": [
+                {"title": s.title, "note": s.note, "cards": [card(case.example, case.seen) for case in s.cases]}
+                for s in explanation.sections
+                if s.cases
+            ],
             "notes": list(explanation.notes),
             "digests": list(explanation.variants.items()),
         },
@@ -259,33 +229,3 @@ def _bars(split: str, found: Mapping[str, Contributions]) -> dict[str, Any]:
 
 def _shown(table: Table) -> dict[str, Any]:
     return {"title": table.title, "header": table.header, "rows": table.rows}
-
-
-def _section(section: Section) -> dict[str, Any]:
-    return {
-        "title": section.title,
-        "note": section.note,
-        "cases": [
-            {
-                "text": case.text,
-                "truth": case.truth,
-                "picture": uri(case.picture, "image/png"),
-                "sound": uri(case.sound, "audio/wav"),
-                "note": case.note,
-                "answers": [
-                    {
-                        "variant": a.variant,
-                        "said": a.said,
-                        "right": a.right,
-                        "detail": a.detail,
-                        "hits": [(uri(h.picture, "image/png"), h.label, h.right) for h in a.hits],
-                        "heat": uri(a.seen.heat, "image/png"),
-                        "words": shades(a.seen.words),
-                        "strip": a.seen.strip,
-                    }
-                    for a in case.answers
-                ],
-            }
-            for case in section.cases
-        ],
-    }

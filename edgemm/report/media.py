@@ -1,15 +1,14 @@
-"""Media for a page: heat maps over pictures, words with weights, sounds that play; as bytes to embed."""
+"""Media for a page: heat maps over pictures, words with weights, and how bytes are embedded."""
 
 from __future__ import annotations
 
+import base64
 import io
-import wave
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-SOUND_BYTES = 500_000  # of one embedded sound: 15 s at 16 kHz, 5 s at 48 kHz
 _HEAT = (240, 120, 20)
 _SIDE = 320  # pixels of a heat map's longer side: sharp at 2x in a 160 px box
 
@@ -42,19 +41,6 @@ def shades(words: Sequence[tuple[str, float]]) -> list[tuple[str, int]]:
     return [(word, round(80 * weight / most)) for word, weight in words]
 
 
-def sound(samples: NDArray[np.float32], rate: int) -> tuple[bytes, str]:
-    """A sound as a 16-bit WAV of at most ``SOUND_BYTES``, and a note where it was cut.
-
-    Args:
-        samples: (samples,) in -1..1.
-        rate: Hz.
-    """
-    most = SOUND_BYTES // 2
-    held = io.BytesIO()
-    with wave.open(held, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((np.clip(samples[:most], -1, 1) * 32767).astype("<i2").tobytes())
-    note = f"the first {most / rate:.1f} of {len(samples) / rate:.1f} s" if len(samples) > most else ""
-    return held.getvalue(), note
+def uri(data: bytes, kind: str) -> str:
+    """Bytes of a media type as a ``data:`` address; empty for none."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}" if data else ""

@@ -6,7 +6,6 @@ is inserted as it is, and its text was escaped by matplotlib. The page's own pol
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -33,9 +32,9 @@ from edgemm.measure.table import (
     table_scores,
 )
 from edgemm.report import evidence, figures
+from edgemm.report.cards import card
 from edgemm.report.parts import time_bars
 from edgemm.runtime.disk import replacing
-from edgemm.runtime.errors import DataError
 from edgemm.runtime.timing import summary
 
 COLUMNS = 4  # of scores that fit beside the rest of the end table
@@ -53,7 +52,6 @@ def write_report(
     rows: Sequence[Row],
     measurements: Measurements,
     examples: Sequence[Example] = (),
-    pictures: Path | None = None,
     provenance: Mapping[str, Any] | None = None,
     reproduce: str = "",
     raw: str = "measurements.jsonl",
@@ -67,13 +65,9 @@ def write_report(
         rows: the end table; the first that ran is the reference, the last variant's first that ran is what ships.
         measurements: what the rows were derived from; gives environments and image decoding.
         examples: samples with what variants gave.
-        pictures: folder that the examples' picture paths start from.
         provenance: what it was made from (teacher, data, digests), shown as it is.
         reproduce: the commands that make it again.
         raw: where the raw samples lie, named in the footer.
-
-    Raises:
-        DataError: an example's picture is missing or not a PNG or JPEG.
     """
     html = render(
         title=title,
@@ -81,7 +75,6 @@ def write_report(
         rows=rows,
         measurements=measurements,
         examples=examples,
-        pictures=pictures,
         provenance=provenance or {},
         reproduce=reproduce,
         raw=raw,
@@ -112,7 +105,6 @@ def render(
     rows: Sequence[Row],
     measurements: Measurements,
     examples: Sequence[Example],
-    pictures: Path | None,
     provenance: Mapping[str, Any],
     reproduce: str,
     raw: str,
@@ -137,7 +129,7 @@ def render(
         "roc": evidence.roc_curves(rows, measurements),
         "ablations": evidence.ablations(rows),
         "missing": evidence.missing(rows),
-        "examples": _examples(examples, pictures),
+        "examples": [card(e) for e in examples],
         "examples_note": _examples_note(examples, rows),
         "gallery": words.size(max((r.gallery_bytes for r in rows), default=0) or None),
         "start": _start(rows),
@@ -292,59 +284,16 @@ def _blame(measurements: Measurements) -> dict[str, Any] | None:
     return {"header": header, "rows": [[c.main for c in line] for line in body]} if body else None
 
 
-def _examples(examples: Sequence[Example], pictures: Path | None) -> list[dict[str, Any]]:
-    def picture(name: str | None) -> str:
-        return data_uri(pictures / name) if name and pictures else ""
-
-    return [
-        {
-            "query": e.query,
-            "image": picture(e.image),
-            "truth": e.truth,
-            "given": [
-                {
-                    "variant": g.variant,
-                    "answer": g.answer,
-                    "right": g.right,
-                    "hits": [{"image": picture(h.image), "label": h.label, "right": h.right} for h in g.hits],
-                }
-                for g in e.given
-            ],
-        }
-        for e in examples
-    ]
-
-
 def _examples_note(examples: Sequence[Example], rows: Sequence[Row]) -> str:
-    if examples and any(g.hits for g in examples[0].given):
+    if any(answer.hits for e in examples for answer in e.answers):
         of_teacher = any(s.task.endswith(TEACHERS) for row in rows for s in row.scores)
         gallery = "the teacher, as the gallery that ships is" if of_teacher else "the variant itself"
         return (
-            "A query, and what each variant finds nearest among the evaluation samples, embedded by "
-            f"{gallery}; nearest first. Framed: a right one."
+            "Queries, drawn by a fixed seed and not by result, and what each variant finds nearest among the "
+            f"evaluation samples that may be shown, embedded by {gallery}; the nearest first. The mark is "
+            "that of the nearest; framed is every right one."
         )
     return "Evaluation samples, drawn by a fixed seed and not by result, with what each variant answered."
-
-
-def data_uri(path: Path) -> str:
-    """A PNG or JPEG file as a ``data:`` address.
-
-    Raises:
-        DataError: the file is missing or begins like neither.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: the example's picture cannot be read ({error})") from error
-    for magic, kind in ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg")):
-        if data.startswith(magic):
-            return uri(data, f"image/{kind}")
-    raise DataError(f"{path}: the example's picture is neither PNG nor JPEG")
-
-
-def uri(data: bytes, kind: str) -> str:
-    """Bytes of a media type as a ``data:`` address; empty for none."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}" if data else ""
 
 
 def _start(rows: Sequence[Row]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def test_samples_of_groups_that_may_not_be_shown_are_counted_and_not_shown(model
     samples = [replace(s, text=f"{s.text} {i}") for i, s in enumerate(samples)]  # every text names its sample
     bundles = {"before": Bundle.open(models / "before"), "after": Bundle.open(models / "after")}
     found = explain_bundles(bundles, {"test": samples}, shown_groups=("shown",), progress=Silent())
-    shown = {case.text for section in found.sections for case in section.cases}
+    shown = {case.example.text for section in found.sections for case in section.cases}
     assert shown
     assert shown <= {s.text for s in samples if s.group == "shown"}
     assert len(found.contributions["test"]["after"].clusters) == 10
@@ -171,13 +171,13 @@ def test_only_the_second_models_own_errors_are_under_its_heading(models, tmp_pat
     titles = [section.title for section in found.sections]
     assert titles == ["Where they look", "What only “after” gets wrong", "The worst errors of “after”"]
     for case in found.sections[1].cases:
-        assert [answer.right for answer in case.answers] == [True, False]
+        assert [answer.right for answer in case.example.answers] == [True, False]
     for case in found.sections[2].cases:
-        assert not case.answers[1].right
+        assert not case.example.answers[1].right
     for section in found.sections:
         for case in section.cases:
-            for answer in case.answers:
-                assert answer.right == (answer.said == case.truth)
+            for answer in case.example.answers:
+                assert answer.right == (answer.said == case.example.truth)
 
 
 def test_a_retriever_shows_its_towers_and_what_it_finds(tmp_path):
@@ -199,14 +199,14 @@ def test_a_retriever_shows_its_towers_and_what_it_finds(tmp_path):
     assert {row[1][0] for row in table.rows} == {"first", "second"}
     assert found.notes[0] == "“first”: no attention found in its graphs, so no maps of where it looks."
     images = next(s for s in found.sections if s.title == "The worst errors of image→text")
-    assert {case.truth for case in images.cases} <= set(texts[1::2])
+    assert {case.example.truth for case in images.cases} <= set(texts[1::2])
     asked = next(s for s in found.sections if s.title == "The worst errors of text→image")
     assert asked.cases
     for case in asked.cases:
-        for answer in case.answers:
+        for answer in case.example.answers:
             assert {hit.label for hit in answer.hits} == set(texts[1::2])
             assert answer.right == (answer.said == "rank 1")
-        assert not case.answers[1].right
+        assert not case.example.answers[1].right
 
 
 def test_a_classifier_beside_a_retriever_is_refused(models, tmp_path):

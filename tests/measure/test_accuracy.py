@@ -51,7 +51,8 @@ def test_examples_show_only_groups_that_may_be_shown(good_retriever: Path, tmp_p
         assert len(task.examples) == (0 if task.task == "image→image" else 3)
         for example in task.examples:
             assert example["hits"][0]["right"] is True
-            pictures = [h["item"] for h in example["hits"] if h["item"].endswith(".png")]
+            assert len(example["hits"]) == 5  # five pictures of maker "a", and every text
+            pictures = [item for h in example["hits"] if (item := h["item"]).endswith(".png")]
             assert all(Path(p).name.startswith("a-") for p in pictures)
             assert "examples" not in task.details
 

@@ -112,9 +112,13 @@ def test_what_is_written_is_all_that_the_table_needs(measured: tuple[Path, Measu
     assert str(root) not in text  # no paths of this machine in what ships
     examples = read_examples(root / "out")
     assert len(examples) == 2
-    assert [g.variant for g in examples[0].given] == ["teacher", "int8"]
-    assert examples[0].given[0].hits[0].right
-    assert all((root / "out" / str(h.image)).is_file() for e in examples for g in e.given for h in g.hits)
+    assert [[a.variant for a in e.answers] for e in examples] == [["teacher", "int8"]] * 2
+    asked_in_words, asked_with_a_picture = examples
+    assert all(h.picture.startswith(b"\x89PNG") for a in asked_in_words.answers for h in a.hits)
+    assert asked_in_words.answers[0].right
+    assert asked_in_words.answers[0].said == asked_in_words.text
+    assert asked_with_a_picture.picture.startswith(b"\x89PNG")
+    assert asked_with_a_picture.answers[0].said == asked_with_a_picture.truth
     assert not list((root / "out").glob(".*"))
 
 
@@ -195,7 +199,7 @@ def test_a_target_carried_along_with_the_same_bytes_is_one_row(tmp_path: Path) -
     header, body = table.cells(table.rows(found))
     assert header[-2:] == ["image only", "text only"]
     assert [c.main for c in body[0]][-5] == "100.0 %"
-    assert read_examples(tmp_path / "out")[0].given[0].right
+    assert read_examples(tmp_path / "out")[0].answers[0].right
 
 
 @pytest.mark.parametrize("missing", ["openvino", "tensorrt-rtx"])

@@ -33,10 +33,7 @@ def measured(folder: Path, variants: dict[str, Path], samples: list[Sample]) -> 
 def page_of(folder: Path, found: Measurements, family: str) -> str:
     rows = table.rows(found, resamples=200)
     examples = read_examples(folder / "out")
-    write_report(
-        folder / "r.html", title="t", family=family, rows=rows, measurements=found, examples=examples,
-        pictures=folder / "out",
-    )  # fmt: skip
+    write_report(folder / "r.html", title="t", family=family, rows=rows, measurements=found, examples=examples)
     return (folder / "r.html").read_text(encoding="utf-8")
 
 
@@ -68,7 +65,7 @@ def test_several_labels_and_values_get_their_columns(tmp_path: Path, task: str, 
     page = page_of(tmp_path, found, "fusion-classifier")
     assert f"test: {metric} with all, and with some missing" in page
     examples = read_examples(tmp_path / "out")
-    assert all(g.right for e in examples for g in e.given)
+    assert all(a.right for e in examples for a in e.answers)
     assert {e.truth for e in examples} <= ({"red", "green", "blue"} if task == "multi-label" else {"3", "6", "9"})
 
 
@@ -85,7 +82,17 @@ def test_an_embedder_shows_its_curve_and_the_pairs_behind_it(tmp_path: Path) -> 
     assert headline.metric == "rank-1"
     assert headline.difference is not None
     assert headline.difference.value < 0
+    examples = read_examples(tmp_path / "out")
+    assert len(examples) == 2
+    for example in examples:
+        assert example.picture.startswith(b"\x89PNG")
+        assert not example.text
+        for answer in example.answers:
+            assert answer.right == (answer.said == example.truth)
+            assert [h.right for h in answer.hits] == [h.label == example.truth for h in answer.hits]
+            assert sum(h.right for h in answer.hits) <= 3  # of four pictures of one identity: it doesn't find itself
     page = page_of(tmp_path, found, "embedder")
+    assert "The mark is that of the nearest; framed is every right one." in page
     assert "48 pairs of one identity, 448 of different ones, of 8 identities; all pairs there are." in page
     assert "True against false accept rate. teacher:" in page
     assert ">100 %</text>" in page
@@ -106,6 +113,12 @@ def test_sounds_and_arrays_are_timed_from_their_files(tmp_path: Path) -> None:
     assert {m.subject for m in found.of("latency")} >= {"end to end", "audio", "sensor"}
     assert found.of("cold-start", subject="first")[0].samples[0] > 0
     assert {m.details["task"] for m in found.of("ranks")} == {"audio→sensor", "sensor→audio"}
+    heard, felt = read_examples(tmp_path / "out")
+    assert heard.sound.startswith(b"RIFF")
+    assert not heard.answers[0].sound
+    assert felt.answers[0].sound.startswith(b"RIFF")
+    assert not felt.sound
+    assert page_of(tmp_path, found, "dual-encoder").count('<audio controls preload="metadata" src="data:audio/wav') == 2
 
 
 def test_thousands_of_samples_are_verified_in_seconds() -> None:

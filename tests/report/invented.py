@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemm.measure.examples import Example, Given, Hit, write_thumbnail
+from edgemm.measure.examples import RATE, Answer, Example, Hit, thumbnail, wav
 from edgemm.measure.measurement import Environment, Measurement, Measurements
 from edgemm.measure.table import rows
 from edgemm.report.page import write_report
@@ -65,15 +65,22 @@ def invented(kind: str) -> Measurements:
 
 
 def make_report(folder: Path, kind: str) -> Path:
-    """A whole report with pictures; returns the file."""
+    """A whole report with pictures and sounds; returns the file."""
     found = invented(kind)
-    rng = np.random.default_rng(1)
-    write_thumbnail(rng.integers(0, 255, (40, 60, 3)).astype(np.uint8), folder / "0.png")
-    hits = (Hit("0.png", HOSTILE, True), Hit("0.png", "other", False))
-    given = (
-        (Given("teacher", hits), Given("int8", hits))
+    picture = thumbnail(np.random.default_rng(1).integers(0, 255, (40, 60, 3)).astype(np.uint8))
+    sound = wav(0.5 * np.sin(np.arange(RATE // 2) * 2 * np.pi * 440 / RATE).astype(np.float32))
+    seen = (Hit(picture, HOSTILE, True), Hit(picture, "other", False))
+    heard = (Hit(b"", HOSTILE, False), Hit(b"", "other", True))
+    examples = (
+        [
+            Example("", (Answer("teacher", HOSTILE, True, hits=seen), Answer("int8", "b", False, hits=seen)), HOSTILE),
+            Example("", (Answer("teacher", HOSTILE, True, hits=heard, sound=sound),), HOSTILE),
+            Example(HOSTILE, (Answer("teacher", "a text", True, hits=heard),), sound=sound, note=HOSTILE),
+        ]
         if kind == "ranks"
-        else (Given("teacher", answer=HOSTILE, right=True), Given("int8", answer="no"))
+        else [
+            Example(HOSTILE, (Answer("teacher", HOSTILE, True), Answer("int8", "no", False)), HOSTILE, picture, sound)
+        ]
     )
     write_report(
         folder / "report.html",
@@ -81,8 +88,7 @@ def make_report(folder: Path, kind: str) -> Path:
         family="dual_encoder",
         rows=rows(found, resamples=200),
         measurements=found,
-        examples=[Example(HOSTILE, None if kind == "ranks" else "0.png", HOSTILE, given)],
-        pictures=folder,
+        examples=examples,
         provenance={"teacher": HOSTILE},
         reproduce=f"edgemm run {HOSTILE}",
     )

@@ -93,3 +93,22 @@ def test_the_page_is_not_wider_than_the_screen(report: Path, server: Server, tmp
     assert found is not None
     assert int(found[1]) <= width
     assert int(found[2]) == 0  # every picture was decoded
+
+
+def test_every_sound_plays_under_the_pages_own_policy(report: Path, server: Server, tmp_path: Path) -> None:
+    """A frame around the page has its players load; what they load is half a second long, or forbidden."""
+    server.pages["/report.html"] = report.read_bytes()
+    server.pages["/frame.html"] = (
+        b"<!doctype html><link rel=icon href=data:,><iframe src=/report.html></iframe><script>"
+        b"document.querySelector('iframe').onload = e => {"
+        b" for (const sound of e.target.contentDocument.querySelectorAll('audio')) {"
+        b"  sound.onloadedmetadata = () => document.body.append('LASTS=' + sound.duration);"
+        b"  sound.onerror = () => document.body.append('FAILS');"
+        b"  sound.preload = 'auto'; sound.load(); } };</script>"
+    )
+    dom, log = open_page(f"http://127.0.0.1:{server.server_port}/frame.html", tmp_path / "profile")
+    sounds = report.read_text(encoding="utf-8").count("<audio ")
+    assert sounds > 0
+    assert dom.split("</script>")[-1].count("LASTS=0.5") == sounds
+    assert not [line for line in log.splitlines() if "CONSOLE" in line]
+    assert server.asked == ["/frame.html", "/report.html"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import wave
 from itertools import product
 from pathlib import Path
 
@@ -15,20 +14,19 @@ from PIL import Image
 from test_page import read
 
 from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions
+from edgemm.measure.examples import Answer, Example, Hit
+from edgemm.report.cards import Seen
 from edgemm.report.explain import (
-    Answer,
     Case,
     Explanation,
-    Found,
     Section,
-    Seen,
     contribution_tables,
     group_tables,
     render_explanation,
     write_explanation,
 )
 from edgemm.report.figures import waveform
-from edgemm.report.media import SOUND_BYTES, heat_map, shades, sound
+from edgemm.report.media import heat_map, shades
 
 
 def contributed(right: dict[str, list[float]]) -> Contributions:
@@ -48,11 +46,8 @@ def explanation(name: str = "before") -> Explanation:
     found = {name: contributed(BEFORE), "after": contributed(AFTER)}
     drawn = waveform(np.sin(np.arange(800) / 9).astype(np.float32), np.arange(10.0), rate=800, name="strip-0-1")
     seen = Seen(heat_map(np.random.default_rng(0).random((3, 8, 8)), np.eye(4)), [(name, 0.7), ("cat", 0.3)], drawn)
-    answers = [
-        Answer(name, name, True, "loss 0.1", seen=seen),
-        Answer("after", "no", False, hits=[Found(b"", name, True)]),
-    ]
-    cases = [Case(name, name, answers, note=name)]
+    answers = (Answer(name, name, True, "loss 0.1"), Answer("after", "no", False, hits=(Hit(b"", name, True),)))
+    cases = [Case(Example(name, answers, name, note=name), [seen, Seen()])]
     return Explanation(
         name, name, dict.fromkeys(found, "0" * 64), {"test": found}, {}, [Section("Worst", name, cases)], [name]
     )
@@ -137,19 +132,6 @@ def test_heat_is_laid_over_the_patch_that_has_the_weight() -> None:
 def test_words_are_shaded_by_the_strongest() -> None:
     assert shades([("a", 0.1), ("cat", 0.4)]) == [("a", 20), ("cat", 80)]
     assert shades([("a", 0.0)]) == [("a", 0)]
-
-
-def test_a_sound_is_the_samples_as_wav_and_cut_where_it_is_long() -> None:
-    samples = np.sin(np.arange(8000) / 5).astype(np.float32)
-    data, note = sound(samples, 8000)
-    assert note == ""
-    with wave.open(io.BytesIO(data)) as file:
-        assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (8000, 1, 8000)
-        got = np.frombuffer(file.readframes(8000), "<i2") / 32767
-    np.testing.assert_allclose(got, samples, atol=1 / 32767)
-    data, note = sound(np.zeros(400_000, np.float32), 16000)
-    assert len(data) < SOUND_BYTES + 100
-    assert note == "the first 15.6 of 25.0 s"
 
 
 def test_a_strip_says_when_the_most_is() -> None:

@@ -15,9 +15,8 @@ from edgemm.measure import words
 from edgemm.measure.measurement import Measurements
 from edgemm.measure.table import cells, part_cells, rows
 from edgemm.report.figures import Point, Step, pareto, waterfall
-from edgemm.report.page import COMMAND, data_uri, with_command, write_report
+from edgemm.report.page import COMMAND, with_command, write_report
 from edgemm.report.parts import time_bars
-from edgemm.runtime.errors import DataError
 
 
 class Reader(html.parser.HTMLParser):
@@ -235,15 +234,6 @@ def test_nothing_that_ran_still_has_a_report(tmp_path: Path) -> None:
     sizes = dataclasses.replace(found, measurements=found.of("size"))
     write_report(tmp_path / "r.html", title="sizes", family="fusion", rows=rows(sizes), measurements=sizes)
     assert "built, not run here" in (tmp_path / "r.html").read_text()
-
-
-def test_a_picture_that_is_none_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(b"<svg onload=alert(1)>")
-    with pytest.raises(DataError, match=r"x\.png: the example's picture is neither PNG nor JPEG"):
-        data_uri(tmp_path / "x.png")
-    with pytest.raises(DataError, match="cannot be read"):
-        data_uri(tmp_path / "none.png")
-    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
 
 
 def test_figures_use_the_colours_of_the_page_and_say_themselves_in_words() -> None:
