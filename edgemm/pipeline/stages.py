@@ -47,12 +47,12 @@ _READING = tuple(
         "waveforms",
     )
 )  # fmt: skip
-TRAINING_CODE = (*_ALWAYS, "compress", "data", "models", "recipe.py", *_READING)
-CAPTURE_CODE = (*_ALWAYS, "data", "graph", "models", "recipe.py", "runtime")
-QUANTIZE_CODE = (*_ALWAYS, "data", "graph", "recipe.py", "runtime")
+TRAINING_CODE = (*_ALWAYS, "compress", "data", "models", "recipe", *_READING)
+CAPTURE_CODE = (*_ALWAYS, "data", "graph", "models", "recipe", "runtime")
+QUANTIZE_CODE = (*_ALWAYS, "data", "graph", "recipe", "runtime")
 BUILD_CODE = (*_ALWAYS, "graph", "runtime")
-PACK_CODE = (*_ALWAYS, "data", "measure/encode.py", "pipeline/pack.py", "recipe.py", "runtime")
-MEASURE_CODE = (*_ALWAYS, "data", "measure", "recipe.py", "runtime")
+PACK_CODE = (*_ALWAYS, "data", "measure/encode.py", "pipeline/pack.py", "recipe", "runtime")
+MEASURE_CODE = (*_ALWAYS, "data", "measure", "recipe", "runtime")
 REPORT_CODE = (*_ALWAYS, "measure", "report", "runtime")
 ENGINES = {
     "onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx",
