@@ -50,6 +50,11 @@ class Recipe(Section):
     )
     budget: BudgetConfig = Field(BudgetConfig(), description="What the result must keep within.")
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities of the models as far as the recipe says them: of the student's towers, or the teacher's."""
+        return tuple(self.student.towers or self.teacher.towers)
+
     def target(self, name: str) -> TargetConfig:
         """The target of that name. Raises RecipeError naming the ones there are."""
         for target in self.targets:
