@@ -29,7 +29,15 @@ from edgemm.recipe.recipe import STAGES, Family, Recipe, StageName, Task
 from edgemm.recipe.reference import docs_from_schema, recipe_schema
 from edgemm.recipe.section import Section
 from edgemm.recipe.targets import BudgetConfig, CaptureConfig, MeasureConfig, PackConfig, QuantizeConfig, TargetConfig
-from edgemm.recipe.training import AugmentConfig, DistillConfig, PruneConfig, TeachConfig, TrainingSection
+from edgemm.recipe.training import (
+    AugmentConfig,
+    Compared,
+    DistillConfig,
+    Loss,
+    PruneConfig,
+    TeachConfig,
+    TrainingSection,
+)
 
 __all__ = [
     "STAGES",
@@ -37,6 +45,7 @@ __all__ = [
     "AugmentConfig",
     "BudgetConfig",
     "CaptureConfig",
+    "Compared",
     "ConvTower",
     "DataConfig",
     "DistillConfig",
@@ -44,6 +53,7 @@ __all__ = [
     "Fusion",
     "FusionMode",
     "ImageTower",
+    "Loss",
     "MeasureConfig",
     "ModelSection",
     "PackConfig",

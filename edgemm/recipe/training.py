@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -63,6 +65,24 @@ class TeachConfig(TrainingSection):
     margin: float = Field(0.3, ge=0, lt=1.5, description="Angular margin between identities, radians (embedder).")
 
 
+Compared = Literal["embeddings", "features", "answers", "voices"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Marks a key of ``[distill]`` as the weight of a function of what student and teacher make.
+
+    Args:
+        function: ``"module:function"``, a function of two tensors, the student's and the teacher's, and of those of
+            ``temperature``, ``task`` and ``spread`` that it names.
+        of: what it is given: of a dual encoder and an embedder each modality's ``"embeddings"``; of a fusion classifier
+            each modality's ``"features"``, the ``"answers"``, or single modalities' decisions, the ``"voices"``.
+    """
+
+    function: str
+    of: Compared
+
+
 class DistillConfig(TrainingSection):
     """Train the student on what the teacher says."""
 
@@ -71,18 +91,20 @@ class DistillConfig(TrainingSection):
     interactive: float = Field(1.0, ge=0, description="Weight of the interactive contrastive loss (dual-encoder).")
     contrastive: float = Field(0.0, ge=0, description="Weight of the plain contrastive loss (dual-encoder).")
     contrast_scale: float = Field(20.0, gt=0, description="Inverse temperature of the two contrastive losses.")
-    feature: float = Field(8.0, ge=0, description="Weight of 1 - cosine between features of student and teacher.")
-    similarity: float = Field(
+    feature: Annotated[float, Loss("edgemm.compress.losses:feature_distance", "embeddings")] = Field(
+        8.0, ge=0, description="Weight of 1 - cosine between features of student and teacher."
+    )
+    similarity: Annotated[float, Loss("edgemm.compress.losses:similarity_distance", "embeddings")] = Field(
         0.0,
         ge=0,
         description="Weight of the difference between the two's similarities of a batch's samples (embedder).",
     )
-    gram: float = Field(
+    gram: Annotated[float, Loss("edgemm.compress.losses:gram_distance", "features")] = Field(
         0.0,
         ge=0,
         description="Weight of the same within each modality, of tokens where it has them (fusion-classifier).",
     )
-    unimodal: float = Field(
+    unimodal: Annotated[float, Loss("edgemm.compress.losses:voice_kd", "voices")] = Field(
         0.0,
         ge=0,
         description="Weight of the divergence between single modalities' decisions, less where the teacher's is unsure "
@@ -94,7 +116,9 @@ class DistillConfig(TrainingSection):
         description="Weight of the same between features before the projections (dual-encoder).",
     )
     task: float = Field(0.5, ge=0, description="Weight of cross-entropy with the labels (fusion-classifier).")
-    kd: float = Field(0.5, ge=0, description="Weight of the softened divergence to the teacher (fusion-classifier).")
+    kd: Annotated[float, Loss("edgemm.compress.losses:answer_kd", "answers")] = Field(
+        0.5, ge=0, description="Weight of the softened divergence to the teacher (fusion-classifier)."
+    )
     temperature: float = Field(4.0, gt=0, description="Temperature of that divergence.")
     mixed: int = Field(
         0,
@@ -107,6 +131,13 @@ class DistillConfig(TrainingSection):
         description="Made-up texts for the text tower: a third words like those of the texts, then phrases of them.",
     )
     extra_batch: int = Field(128, ge=1, description="How many of those are in each batch.")
+
+    def losses(self, of: Compared) -> Iterator[tuple[float, str]]:
+        """Weight and ``"module:function"`` of every loss of ``of`` that has a weight, in the order of the keys."""
+        for name, field in type(self).model_fields.items():
+            for mark in field.metadata:
+                if isinstance(mark, Loss) and mark.of == of and getattr(self, name):
+                    yield getattr(self, name), mark.function
 
 
 class PruneConfig(Section):
