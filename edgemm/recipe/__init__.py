@@ -10,13 +10,13 @@ Paths in a recipe file are relative to that file; paths given with ``--set`` are
 
 from edgemm.recipe.contradictions import part_names
 from edgemm.recipe.data import DataConfig
+from edgemm.recipe.fusions import FUSIONS, FusionMode, Joining
 from edgemm.recipe.loading import load_recipe
 from edgemm.recipe.messages import nearest
 from edgemm.recipe.models import (
     AudioTower,
     ConvTower,
     Fusion,
-    FusionMode,
     ImageTower,
     ModelSection,
     StudentSection,
@@ -29,6 +29,7 @@ from edgemm.recipe.recipe import STAGES, Family, Recipe, StageName, Task
 from edgemm.recipe.reference import docs_from_schema, recipe_schema
 from edgemm.recipe.section import Section
 from edgemm.recipe.targets import BudgetConfig, CaptureConfig, MeasureConfig, PackConfig, QuantizeConfig, TargetConfig
+from edgemm.recipe.towers import TOWERS, Encoder
 from edgemm.recipe.training import (
     AugmentConfig,
     Compared,
@@ -40,7 +41,9 @@ from edgemm.recipe.training import (
 )
 
 __all__ = [
+    "FUSIONS",
     "STAGES",
+    "TOWERS",
     "AudioTower",
     "AugmentConfig",
     "BudgetConfig",
@@ -49,10 +52,12 @@ __all__ = [
     "ConvTower",
     "DataConfig",
     "DistillConfig",
+    "Encoder",
     "Family",
     "Fusion",
     "FusionMode",
     "ImageTower",
+    "Joining",
     "Loss",
     "MeasureConfig",
     "ModelSection",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgemm.recipe.fusions import FUSIONS
 from edgemm.recipe.messages import or_nearest
 from edgemm.recipe.models import ModelSection
 from edgemm.recipe.recipe import STAGES, Recipe, StageName
@@ -64,8 +65,9 @@ def part_names(recipe: Recipe) -> list[str]:
     """Names of the student's parts that may have something to prune."""
     modalities = list(recipe.student.towers)
     if recipe.family == "fusion-classifier":
-        voices = [f"{m}_head" for m in modalities] if recipe.student.fusion.mode in ("late", "hybrid") else []
-        return [*modalities, *voices, *([] if recipe.student.fusion.mode == "late" else ["fusion", "head"])]
+        joining = FUSIONS[recipe.student.fusion.mode]
+        voices = [f"{m}_head" for m in modalities] if joining.voices else []
+        return [*modalities, *voices, *(["fusion", "head"] if joining.made_by else [])]
     projections = [f"{m}_projection" for m in modalities] if recipe.student.projection == "part" else []
     return modalities + projections
 
@@ -112,6 +114,9 @@ def _impossible_models(recipe: Recipe) -> Iterator[str]:
     """Widths that don't fit each other, where the recipe alone says them."""
     own_towers = recipe.teacher.source is None
     for name, section in (("teacher", recipe.teacher), ("student", recipe.student)):
+        for modality, tower in (("image", section.image), ("audio", section.audio)):
+            if tower and tower.weights and tower.kind != type(tower).model_fields["kind"].default:
+                yield f"{name}.{modality}: a tower of kind '{tower.kind}' loads no weights; leave out kind or weights"
         text = section.text
         if text is None:
             continue

@@ -6,11 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from edgemm.recipe.fusions import FUSIONS, FusionMode
 from edgemm.recipe.section import Count, LocalPath, Positive, Section
+from edgemm.recipe.towers import TOWERS, AudioKind, ImageKind, TensorKind
 
-FusionMode = Literal[
-    "hadamard", "concat", "sum", "mean", "gated", "hierarchical", "cross-attention", "early", "hybrid", "late"
-]
+
+def _about(modality: str) -> str:
+    return "; ".join(f"{kind}: {encoder.about}" for kind, encoder in TOWERS[modality].items())
 
 
 class ConvTower(Section):
@@ -29,6 +31,7 @@ class ConvTower(Section):
 class ImageTower(ConvTower):
     """An image encoder and the frontend before it: EfficientNet-Lite, or with 'hf:' one of Hugging Face's."""
 
+    kind: ImageKind = Field("efficientnet-lite", description=_about("image"))
     weights: LocalPath | None = Field(
         None,
         description="'package:efficientnet-lite0', 'file:PATH' (its .pth or .safetensors), 'hf:NAME_OR_FOLDER' (ViT, "
@@ -46,6 +49,7 @@ class ImageTower(ConvTower):
 class AudioTower(ConvTower):
     """A sound encoder and the frontend before it: a CNN over log-mel frames, or with 'hf:' one of Hugging Face's."""
 
+    kind: AudioKind = Field("audio-cnn", description=_about("audio"))
     weights: LocalPath | None = Field(
         None,
         description="'package:whisper-tiny-en', 'hf:NAME_OR_FOLDER' (Whisper, AST, wav2vec2, HuBERT; sizes and "
@@ -80,6 +84,7 @@ class TextTower(Section):
 class TensorTower(Section):
     """An encoder of numbers given as they are: a sensor's vector, precomputed features, or a series of those."""
 
+    kind: TensorKind = Field("tensor-mlp", description=_about("tensor"))
     shape: tuple[Count, ...] = Field(
         min_length=1, max_length=2, description="[width] of a vector, or [steps, width] of a series"
     )
@@ -95,9 +100,7 @@ class Fusion(Section):
 
     mode: FusionMode = Field(
         "hadamard",
-        description="hadamard, concat, sum, mean, gated, hierarchical: of pooled features; cross-attention: the query "
-        "looks at the others' tokens; early: a transformer over all tokens; late: each modality decides, with learnt "
-        "weights; hybrid: late with one more voice, the concat of all",
+        description="; ".join(f"{mode}: {joining.about}" for mode, joining in FUSIONS.items()),
     )
     width: int = Field(512, ge=8, description="width that every side is projected to")
     heads: int = Field(8, ge=1, description="attention heads (cross-attention, early)")

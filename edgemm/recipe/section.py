@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticKnownError
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -26,3 +28,23 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
         if found := section_of(inner):
             return found
     return None
+
+
+def known_in(table: Mapping[str, object]) -> Callable[[str], str]:
+    """The check that a value is a line of ``table``, as it is when asked; the message is that of a Literal."""
+
+    def check(name: str) -> str:
+        if name not in table:
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(repr(known) for known in table)})
+        return name
+
+    return check
+
+
+def listed(table: Mapping[str, object]) -> Callable[[dict[str, Any]], None]:
+    """What writes the lines of ``table`` into a JSON schema, so that editors complete them."""
+
+    def extend_(schema: dict[str, Any]) -> None:
+        schema["enum"] = list(table)
+
+    return extend_
