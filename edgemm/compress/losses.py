@@ -226,10 +226,11 @@ def answer_kd(student: Tensor, teacher: Tensor, *, task: str, temperature: float
     return F.mse_loss(student / spread, teacher / spread)
 
 
-def voice_kd(student: Tensor, teacher: Tensor, *, task: str, temperature: float) -> Tensor:
-    """``unimodal_kd``, or ``multi_label_kd`` where the answer is no single class."""
-    divergence = unimodal_kd if task == "single-label" else multi_label_kd
-    return divergence(student, teacher, temperature=temperature)
+def voice_kd(student: Tensor, teacher: Tensor, *, task: str, temperature: float, spread: Tensor) -> Tensor:
+    """``unimodal_kd``, or ``answer_kd`` where the answer is no single class."""
+    if task == "single-label":
+        return unimodal_kd(student, teacher, temperature=temperature)
+    return answer_kd(student, teacher, task=task, temperature=temperature, spread=spread)
 
 
 def angular_margin(embedding: Tensor, prototypes: Tensor, identity: Tensor, *, margin: float, scale: float) -> Tensor:
