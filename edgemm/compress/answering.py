@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from edgemm.compress import losses
 from edgemm.compress.feeds import Feeds
-from edgemm.compress.objectives import Drawn, Fed
+from edgemm.compress.objectives import Drawn, Fed, weighted
 from edgemm.models.model import Model
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime.errors import ModelError
@@ -25,9 +25,10 @@ class _Answering(Fed):
         self.task = self.model.task or "single-label"
         if not {"logits", "value"} & set(self.model.outputs):
             raise ModelError(f"the model ends in {list(self.model.outputs)}; a classifier ends in 'logits' or 'value'")
-        if self.corpus.truth is not None:
+        self.spread = torch.ones(())
+        if self.corpus.truth is not None and self.task == "regression":
             # quantities come in any scale: the loss sees them in units of their spread
-            self.spread = self.corpus.truth.std().clamp(min=1e-6) if self.task == "regression" else torch.ones(())
+            self.spread = self.corpus.truth.std().clamp(min=1e-6)
 
     @property
     def output(self) -> str:
@@ -174,7 +175,12 @@ class AnswerDistillation(_Answering):
         object.__setattr__(self, "teacher", teacher)  # no submodule: it is neither trained nor saved
         if config.mixed and teacher_feeds is None:
             raise ModelError("distill.mixed: this teacher joins its modalities in one part; set distill.mixed = 0")
-        if config.unimodal and not self._voices():
+        options = {"task": self.task, "spread": self.spread}
+        self.of_answers = weighted(config, "answers", **options)
+        self.of_voices = weighted(config, "voices", **options)
+        self.of_features = weighted(config, "features", **options)
+        self.voices = self._voices() if self.of_voices else []
+        if self.of_voices and not self.voices:
             raise ModelError(
                 "distill.unimodal: teacher and student have no decisions of single modalities in common; give both "
                 'fusion.mode = "late" or "hybrid", or set distill.unimodal = 0'
@@ -222,25 +228,14 @@ class AnswerDistillation(_Answering):
         loss: Tensor = answered[self.output].new_zeros(())
         if config.task:
             loss = loss + config.task * task_loss(self, answered[self.output], rows)
-        if config.kd:
-            loss = loss + config.kd * self._kd(answered[self.output], target[self.output])
-        if config.unimodal:
-            for name in self._voices():
-                divergence = losses.unimodal_kd if self.task == "single-label" else losses.multi_label_kd
-                loss = loss + config.unimodal / len(self._voices()) * divergence(
-                    answered[name], target[name], temperature=config.temperature
-                )
+        for weight, compare in self.of_answers:
+            loss = loss + weight * compare(answered[self.output], target[self.output])
+        for name in self.voices:
+            for weight, compare in self.of_voices:
+                loss = loss + weight / len(self.voices) * compare(answered[name], target[name])
         if config.mixed and "text" in drawn:
-            loss = loss + config.kd * self._mixed(made, given, len(rows), generator)
+            loss = loss + self._mixed(made, given, len(rows), generator)
         return loss + self._of_features(made, given, drawn, kept)
-
-    def _kd(self, answer: Tensor, target: Tensor) -> Tensor:
-        temperature = self.config.temperature
-        if self.task == "single-label":
-            return losses.classifier_kd(answer, target, temperature=temperature)
-        if self.task == "multi-label":
-            return losses.multi_label_kd(answer, target, temperature=temperature)
-        return F.mse_loss(answer / self.spread, target / self.spread)
 
     def _given(self, drawn: Mapping[str, Drawn]) -> dict[str, Tensor]:
         """The teacher's cached features of a batch, its placeholders where a sample lacks a modality."""
@@ -273,20 +268,20 @@ class AnswerDistillation(_Answering):
             rows = where.get(name, torch.ones(len(made[name]), dtype=torch.bool))
             if not rows.any():
                 continue
-            ours, theirs = _pooled(made[name])[rows], _pooled(given[name])[rows]
+            ours, theirs = losses.pooled(made[name])[rows], losses.pooled(given[name])[rows]
             centre = self.centres[name].to(self.device)
             distance = losses.feature_distance(adapter(ours) - centre, theirs - centre)
             loss = loss + config.feature * distance / len(self.adapters)
-        if config.gram:
-            for name, rows in where.items():
-                if name in made and name in given and rows.any():
-                    loss = loss + config.gram / len(where) * _gram(made[name][rows], given[name][rows])
+        for name, rows in where.items():
+            if name in made and name in given and rows.any():
+                for weight, compare in self.of_features:
+                    loss = loss + weight / len(where) * compare(made[name][rows], given[name][rows])
         return loss
 
     def _mixed(
         self, made: Mapping[str, Tensor], given: Mapping[str, Tensor], count: int, generator: torch.Generator
     ) -> Tensor:
-        """Divergence to the teacher on samples with other samples' texts, which no label is needed for.
+        """The losses of answers on samples with other samples' texts, which no label is needed for.
 
         The towers' outputs are used again, so it costs a run of fusion and head only.
         """
@@ -299,16 +294,7 @@ class AnswerDistillation(_Answering):
         with torch.no_grad():
             mixed = {n: value[move if n in texts else stay] for n, value in given.items()}
             target = self._teacher(mixed)[self.output]
-        return self._kd(student, target)
-
-
-def _gram(student: Tensor, teacher: Tensor) -> Tensor:
-    """Of tokens where both have equally many, else of the samples of the batch."""
-    if student.ndim == 3 and teacher.ndim == 3 and student.shape[1] == teacher.shape[1]:
-        return losses.token_gram_distance(student, teacher)
-    return losses.similarity_distance(_pooled(student), _pooled(teacher))
-
-
-def _pooled(value: Tensor) -> Tensor:
-    """(B, W) as it is, (B, N, W) as its mean over N."""
-    return value.mean(1) if value.ndim == 3 else value
+        loss: Tensor = student.new_zeros(())
+        for weight, compare in self.of_answers:
+            loss = loss + weight * compare(student, target)
+        return loss

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgemm.compress import losses
 from edgemm.compress.feeds import Feeds, fast_arithmetic
-from edgemm.compress.objectives import LARGEST_SCALE, Drawn, Fed
+from edgemm.compress.objectives import LARGEST_SCALE, Drawn, Fed, weighted
 from edgemm.models.efficientnet import EfficientNetLite
 from edgemm.models.heads import unit
 from edgemm.models.model import Model
@@ -114,7 +114,7 @@ class EmbeddingDistillation(Fed):
         teacher_features: Mapping[str, Tensor],
     ) -> None:
         super().__init__(feeds, config)
-        self.config = config
+        self.config, self.of_embeddings = config, weighted(config, "embeddings")
         self.teacher_embeddings = dict(teacher_embeddings)
         self.teacher_features = dict(teacher_features) if config.hidden else {}
         # pooled features share a large mean, which would hide what differs
@@ -143,10 +143,8 @@ class EmbeddingDistillation(Fed):
             target = self._of_teacher(self.teacher_embeddings[modality], items, views).to(self.device)
             student[modality] = scattered(made[: len(there)], there, count)
             teacher[modality] = scattered(target[: len(there)], there, count)
-            if config.feature:
-                loss = loss + config.feature / len(drawn) * losses.feature_distance(made, target)
-            if config.similarity:
-                loss = loss + config.similarity / len(drawn) * losses.similarity_distance(made, target)
+            for weight, compare in self.of_embeddings:
+                loss = loss + weight / len(drawn) * compare(made, target)
             if config.hidden and modality in self.teacher_features:
                 hidden = self._of_teacher(self.teacher_features[modality], items, views)
                 loss = loss + config.hidden / len(drawn) * self._hidden(modality, features, hidden)

@@ -161,6 +161,22 @@ def token_gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(a @ a.transpose(1, 2), b @ b.transpose(1, 2))
 
 
+def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Of tokens where both have equally many, else of the samples of the batch.
+
+    Args:
+        student, teacher: (B, D) or (B, N, D) float32, of any widths; the teacher's detached.
+    """
+    if student.ndim == 3 and teacher.ndim == 3 and student.shape[1] == teacher.shape[1]:
+        return token_gram_distance(student, teacher)
+    return similarity_distance(pooled(student), pooled(teacher))
+
+
+def pooled(value: Tensor) -> Tensor:
+    """(B, W) as it is, (B, N, W) as its mean over N."""
+    return value.mean(1) if value.ndim == 3 else value
+
+
 def unimodal_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
     """``classifier_kd`` of one modality's own decision, each sample weighted by how sure the teacher is of it.
 
@@ -194,6 +210,27 @@ def multi_label_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> T
     """
     target = torch.sigmoid(teacher / temperature)
     return temperature**2 * F.binary_cross_entropy_with_logits(student / temperature, target)
+
+
+def answer_kd(student: Tensor, teacher: Tensor, *, task: str, temperature: float, spread: Tensor) -> Tensor:
+    """``classifier_kd`` or ``multi_label_kd``, by task; of quantities the squared difference in units of their spread.
+
+    Args:
+        student, teacher: (B, C) float32 logits, or (B, 1) quantities; the teacher's detached.
+        spread: scalar, standard deviation of the quantities.
+    """
+    if task == "single-label":
+        return classifier_kd(student, teacher, temperature=temperature)
+    if task == "multi-label":
+        return multi_label_kd(student, teacher, temperature=temperature)
+    return F.mse_loss(student / spread, teacher / spread)
+
+
+def voice_kd(student: Tensor, teacher: Tensor, *, task: str, temperature: float, spread: Tensor) -> Tensor:
+    """``unimodal_kd``, or ``answer_kd`` where the answer is no single class."""
+    if task == "single-label":
+        return unimodal_kd(student, teacher, temperature=temperature)
+    return answer_kd(student, teacher, task=task, temperature=temperature, spread=spread)
 
 
 def angular_margin(embedding: Tensor, prototypes: Tensor, identity: Tensor, *, margin: float, scale: float) -> Tensor:

@@ -7,8 +7,11 @@ families. They are in ``embedding.py`` (dual encoders, embedders) and ``answerin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +20,7 @@ from torch.nn import functional as F
 from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.feeds import Feeds
 from edgemm.compress.trainer import Objective
-from edgemm.recipe import DistillConfig, TeachConfig
+from edgemm.recipe import Compared, DistillConfig, TeachConfig
 
 LARGEST_SCALE = 100.0  # as in CLIP
 
@@ -33,6 +36,23 @@ def augmentation_of(config: TeachConfig | DistillConfig) -> Augmentation:
         colour=section.colour,
         erase=section.erase,
     )
+
+
+def weighted(
+    config: DistillConfig, of: Compared, **options: object
+) -> list[tuple[float, Callable[[Tensor, Tensor], Tensor]]]:
+    """Weights and functions of (student, teacher) of the losses that compare ``of``, in the order of ``[distill]``.
+
+    Args:
+        options: each function is given those that it names, ``temperature`` among them.
+    """
+    found: list[tuple[float, Callable[[Tensor, Tensor], Tensor]]] = []
+    known = {"temperature": config.temperature, **options}
+    for weight, path in config.losses(of):
+        function = pkgutil.resolve_name(path)
+        named = known.keys() & inspect.signature(function).parameters
+        found.append((weight, partial(function, **{name: known[name] for name in named})))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,9 @@ def emoji_sentiment(config: DataConfig) -> Dataset:
         sentiment = known.get(concept.emoji.replace("\ufe0f", ""))
         if sentiment is not None:
             split = "unseen-emoji" if concept.is_held_out(config.unseen_fraction) else "train"
-            splits[split].extend(replace(sample, label=sentiment, cluster=sample.text) for _, sample in concept.samples())
+            splits[split].extend(
+                replace(sample, label=sentiment, cluster=sample.text) for _, sample in concept.samples()
+            )
     return Dataset(
         splits, labels=distinct_labels(splits["train"]), evaluate=("unseen-emoji",), shown_groups=SHOWN_VENDORS
     )

@@ -5,8 +5,8 @@ What a cell may be:
 - ``image``, ``audio`` and every column of ``data.tensors``: a path; the bytes of the file; ``{bytes, path}`` as Hugging
   Face writes it. A tensor may also be a (nested) list of numbers.
 - ``text``: a string.
-- ``label``, ``group``, ``cluster``, ``split``: a string or a number. ``value``: a finite number. ``labels``: a list, or one string
-  with ``|`` between; an empty one says that no class is right.
+- ``label``, ``group``, ``cluster``, ``split``: a string or a number. ``value``: a finite number. ``labels``: a list, or
+  one string with ``|`` between; an empty one says that no class is right.
 
 An empty or null ``image``, ``audio``, ``text`` or tensor is a modality that the sample lacks (a text of white space is
 none, and broken). A sample that lacks all is broken, and so is one whose ``label``, ``labels`` or ``value`` is empty

@@ -163,13 +163,6 @@ class AudioCnn(EfficientNetLite):
         return super().feature_map(pixels[:, None])
 
 
-def positions(height: int, width: int, blocks: Sequence[int]) -> int:
-    """How many tokens a tower of so many stages makes of a picture of that size."""
-    for stride in (2, *STRIDES[: len(blocks)]):
-        height, width = -(-height // stride), -(-width // stride)
-    return height * width
-
-
 def tower_config(
     *,
     width: float = 1.0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +14,17 @@ import torch
 
 from edgemm.models import pretrained
 from edgemm.models.audio_frontend import AudioFrontend
-from edgemm.models.efficientnet import EfficientNetLite, positions, tower_config
+from edgemm.models.efficientnet import EfficientNetLite, tower_config
 from edgemm.models.frontend import sides
-from edgemm.models.fusion import FUSIONS
 from edgemm.models.fusion import fusion as fusion_from
-from edgemm.models.kinds import module_from_config
+from edgemm.models.fusion import fusion_class
+from edgemm.models.kinds import kinds, module_from_config
 from edgemm.models.model import Model, Part
 from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import tokenizer_from_json, trim_vocabulary, with_limits
-from edgemm.recipe import AudioTower, ConvTower, ImageTower, ModelSection, TensorTower, TextTower
+from edgemm.recipe import FUSIONS, AudioTower, ConvTower, ImageTower, ModelSection, Section, TensorTower, TextTower
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.fields import one_line
 from edgemm.runtime.manifest import AudioInput, ImageInput, RawInput, Role, Task, TensorInput, TextInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
@@ -109,23 +112,33 @@ def text_specs() -> list[TensorSpec]:
     return [TensorSpec(name, "int64", ("batch", "tokens")) for name in ("input_ids", "attention_mask")]
 
 
-def _conv_part(tower: ImageTower | AudioTower, frontend: Part, *, embed_dim: int | None) -> Part:
-    """The convolutional tower behind an image's or a sound's frontend."""
-    modality = "image" if isinstance(tower, ImageTower) else "audio"
-    seen = frontend.signature.outputs[0]
-    config = conv_tower_config(tower) | ({"embed_dim": embed_dim} if embed_dim else {})
-    width = embed_dim or config["features"]
-    assert isinstance(width, int)
-    shape: tuple[int | str, ...] = ("batch", width)
-    if tower.output == "tokens":
-        height, length = seen.shape[-2:]
-        assert isinstance(height, int)
-        assert isinstance(length, int)
-        shape = ("batch", positions(height, length, config["blocks"]), width)  # type: ignore[arg-type]
-    kind = "efficientnet-lite" if modality == "image" else "audio-cnn"
-    return part(
-        modality, "tower", modality, kind, config, [seen], TensorSpec(_named(modality, embed_dim), "float32", shape)
-    )
+def _tower_part(
+    modality: str, kind: str, config: Mapping[str, object], seen: TensorSpec, *, embed_dim: int | None = None
+) -> Part:
+    """A tower of the table, which is asked what it makes of zeros: (batch, W), or (batch, N, W) tokens."""
+    config = {**config, **({"embed_dim": embed_dim} if embed_dim else {})}
+    module = module_from_config(kind, config).eval()
+    zeros = torch.zeros([1 if isinstance(size, str) else size for size in seen.shape])
+    try:
+        with torch.no_grad():
+            made = module(zeros)
+    except Exception as error:  # a tower of one's own may raise anything
+        raise ModelError(f"{modality} tower '{kind}': can't see {list(zeros.shape)}: {one_line(error)}") from error
+    shape = list(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+    if not isinstance(made, torch.Tensor) or made.ndim not in (2, 3) or made.shape[0] != 1:
+        raise ModelError(
+            f"{modality} tower '{kind}': makes {shape} of {list(zeros.shape)}; expected [1, width], or "
+            "[1, positions, width]"
+        )
+    spec = TensorSpec(_named(modality, embed_dim), "float32", ("batch", *made.shape[1:]))
+    return Part(modality, "tower", modality, kind, config, Signature((seen,), (spec,), {"batch": BATCH}), module)
+
+
+def _options(kind: str, section: Section) -> dict[str, object]:
+    """Those options of a tower's section that the constructor of its kind names, where they are given."""
+    named = inspect.signature(pkgutil.resolve_name(kinds()[kind])).parameters
+    values = section.model_dump(mode="json")
+    return {name: value for name, value in values.items() if name in named and value is not None}
 
 
 def _text_part(config: Mapping[str, object], *, embed_dim: int | None) -> Part:
@@ -153,7 +166,7 @@ def _image_tower(tower: ImageTower, *, embed_dim: int | None) -> Tower:
             "std": list(tower.std),
         }
     )
-    made = _conv_part(tower, frontend, embed_dim=embed_dim)
+    made = _behind(frontend, tower, own="efficientnet-lite", embed_dim=embed_dim)
     if tower.weights is not None:
         assert isinstance(made.module, EfficientNetLite)
         pretrained.load_image_weights_(made.module, tower.weights)
@@ -165,18 +178,23 @@ def _audio_tower(tower: AudioTower, *, embed_dim: int | None) -> Tower:
     sizes = {"mels": tower.mels, "sample_rate": tower.sample_rate, "fft": 5 * hop // 2, "hop": hop}
     samples = round(tower.longest_s * 100) * hop
     frontend = audio_frontend_part("whisper-frontend", {**sizes, "samples": samples})
-    return Tower("audio", (frontend, _conv_part(tower, frontend, embed_dim=embed_dim)), AudioInput(tower.sample_rate))
+    made = _behind(frontend, tower, own="audio-cnn", embed_dim=embed_dim)
+    return Tower("audio", (frontend, made), AudioInput(tower.sample_rate))
+
+
+def _behind(frontend: Part, tower: ImageTower | AudioTower, *, own: str, embed_dim: int | None) -> Part:
+    """The tower that sees what a frontend makes; only ``own`` can have its projection inside."""
+    assert frontend.modality is not None
+    seen = frontend.signature.outputs[0]
+    if tower.kind != own:
+        return _tower_part(frontend.modality, tower.kind, _options(tower.kind, tower), seen)
+    return _tower_part(frontend.modality, own, conv_tower_config(tower), seen, embed_dim=embed_dim)
 
 
 def _tensor_tower(modality: str, tower: TensorTower) -> Tower:
-    config = {
-        "shape": list(tower.shape), "hidden": list(tower.hidden), "features": tower.features, "output": tower.output,
-    }  # fmt: skip
-    shape = (tower.features,) if tower.output == "pooled" else (*tower.shape[:-1], tower.features)
-    spec = TensorSpec(f"{modality}_features", "float32", ("batch", *shape))
     given = TensorSpec(modality, "float32", ("batch", *tower.shape))
     return Tower(
-        modality, (part(modality, "tower", modality, "tensor-mlp", config, [given], spec),), TensorInput(modality)
+        modality, (_tower_part(modality, tower.kind, _options(tower.kind, tower), given),), TensorInput(modality)
     )
 
 
@@ -217,10 +235,11 @@ def _fusion_classifier(towers: Sequence[Tower], section: ModelSection, answer: A
     if answer.task != "regression" and not answer.labels:
         raise ModelError("fusion-classifier: the data has no labels; name a label column")
     mode = section.fusion.mode
+    joining = FUSIONS[mode]
     parts = [part for tower in towers for part in tower.parts]
     output = "value" if answer.task == "regression" else "logits"
     voices: list[TensorSpec] = []
-    if mode != "late":
+    if joining.made_by is not None:
         fused = _fusion(towers, section)
         parts.append(fused)
         parts.append(
@@ -230,11 +249,11 @@ def _fusion_classifier(towers: Sequence[Tower], section: ModelSection, answer: A
                 fused.signature.outputs[0],
                 section,
                 answer,
-                output if mode != "hybrid" else f"fused_{output}",
+                f"fused_{output}" if joining.voices else output,
             )
         )
         voices.append(parts[-1].signature.outputs[0])
-    if mode in ("late", "hybrid"):
+    if joining.voices:
         for tower in towers:
             if len(tower.features.shape) != 2:
                 raise ModelError(f"fusion-classifier: fusion.mode '{mode}' needs {tower.modality}.output = \"pooled\"")
@@ -271,11 +290,10 @@ def _fusion_classifier(towers: Sequence[Tower], section: ModelSection, answer: A
 
 def _fusion(towers: Sequence[Tower], section: ModelSection) -> Part:
     fusion = section.fusion
-    mode = "concat" if fusion.mode == "hybrid" else fusion.mode
-    takes = FUSIONS[mode].takes
+    takes = fusion_class(fusion.mode).takes
     for tower in towers:
         tokens = len(tower.features.shape) == 3
-        asks = mode == "cross-attention" and tower.modality == fusion.query
+        asks = fusion.mode == "cross-attention" and tower.modality == fusion.query
         if tokens and (takes == "pooled" or asks):
             raise ModelError(
                 f"fusion-classifier: fusion.mode '{fusion.mode}' needs {tower.modality}.output = \"pooled\""
@@ -285,7 +303,7 @@ def _fusion(towers: Sequence[Tower], section: ModelSection) -> Part:
                 f"fusion-classifier: fusion.mode '{fusion.mode}' needs {tower.modality}.output = \"tokens\""
             )
     config: dict[str, Any] = {
-        "mode": mode,
+        "mode": fusion.mode,
         "widths": {tower.modality: tower.width for tower in towers},
         "width": fusion.width,
         "heads": fusion.heads,

@@ -1,9 +1,9 @@
 """Fusions: the features of several modalities become one vector, which the head answers from.
 
-``FUSIONS`` is the table of them. Each takes ``widths`` (modality -> width of its features, in the order of its
-inputs) and those options of the recipe's section that its constructor names; ``out_width`` says how wide its result is,
-``takes`` whether it wants pooled features (B, W), tokens (B, N, W), or whatever there is. To add one: a module of
-that shape and a line in the table (and its name in ``recipe.FusionMode``).
+``edgemm.recipe.fusions`` is the table of them. Each takes ``widths`` (modality -> width of its features, in the order
+of its inputs) and those options of the recipe's section that its constructor names; ``out_width`` says how wide its
+result is, ``takes`` whether it wants pooled features (B, W), tokens (B, N, W), or whatever there is. To add one: a
+module of that shape and a line in the table.
 
 Rows of tokens that are all zero are padding, which towers that put out tokens leave there.
 """
@@ -11,6 +11,7 @@ Rows of tokens that are all zero are padding, which towers that put out tokens l
 from __future__ import annotations
 
 import inspect
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.models.text import Layer
+from edgemm.recipe import FUSIONS
 from edgemm.runtime.errors import ModelError
 
 Takes = Literal["pooled", "tokens", "either"]
@@ -243,17 +245,13 @@ def _padding_bias(tokens: Tensor) -> Tensor:
     return ((there - 1.0) * 1e4)[:, None, None, :]
 
 
-FUSIONS: dict[str, type[Fusion]] = {
-    "concat": Concat,
-    "sum": Sum,
-    "mean": Mean,
-    "hadamard": Hadamard,
-    "gated": Gated,
-    "hierarchical": Hierarchical,
-    "cross-attention": CrossAttention,
-    "early": Early,
-}
-"""Mode -> what joins features into one vector; ``late`` needs none, ``hybrid`` is ``late`` with ``concat`` added."""
+def fusion_class(mode: str) -> type[Fusion]:
+    """What joins features in a mode of the table. Raises ModelError for another mode, or one in which nothing does."""
+    joining = {name: joining.made_by for name, joining in FUSIONS.items() if joining.made_by is not None}
+    if mode not in joining:
+        raise ModelError(f"fusion: mode '{mode}'; expected one of {', '.join(joining)}")
+    made: type[Fusion] = pkgutil.resolve_name(joining[mode])
+    return made
 
 
 def fusion(*, mode: str, widths: Mapping[str, int], **options: object) -> Fusion:
@@ -262,7 +260,6 @@ def fusion(*, mode: str, widths: Mapping[str, int], **options: object) -> Fusion
     Raises:
         ModelError: a mode that isn't in the table, or options that contradict each other.
     """
-    if mode not in FUSIONS:
-        raise ModelError(f"fusion: mode '{mode}'; expected one of {', '.join(FUSIONS)}")
-    taken = inspect.signature(FUSIONS[mode]).parameters
-    return FUSIONS[mode](widths, **{name: value for name, value in options.items() if name in taken})
+    made = fusion_class(mode)
+    taken = inspect.signature(made).parameters
+    return made(widths, **{name: value for name, value in options.items() if name in taken})

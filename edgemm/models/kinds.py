@@ -1,50 +1,38 @@
-"""The explicit table that rebuilds a part's module from what ``model.json`` says of it."""
+"""The explicit table that rebuilds a part's module from what ``model.json`` says of it.
+
+Classes are named, not imported: transformers takes seconds to import, and most models need none of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import pkgutil
+from collections.abc import Mapping
 
 from torch import nn
 
-from edgemm.models.audio_frontend import AstFrontend, ClapFrontend, WaveformFrontend, WhisperFrontend
-from edgemm.models.efficientnet import AudioCnn, EfficientNetLite
-from edgemm.models.frontend import ImageFrontend
-from edgemm.models.fusion import fusion
-from edgemm.models.heads import Decision, MlpHead, Projection
-from edgemm.models.tensors import TensorMlp
-from edgemm.models.text import TextTransformer
+from edgemm.recipe import TOWERS
 from edgemm.runtime.errors import ModelError
 
-
-def _hf(**config: object) -> nn.Module:
-    from edgemm.models.huggingface import hf_tower  # transformers takes seconds to import
-
-    return hf_tower(**config)  # type: ignore[arg-type]
-
-
-def _python(**config: object) -> nn.Module:
-    from edgemm.models.outside import module_from_factory
-
-    return module_from_factory(**config)  # type: ignore[arg-type]
-
-
-KINDS: Mapping[str, Callable[..., nn.Module]] = {
-    "image-frontend": ImageFrontend,
-    "whisper-frontend": WhisperFrontend,
-    "clap-frontend": ClapFrontend,
-    "ast-frontend": AstFrontend,
-    "waveform-frontend": WaveformFrontend,
-    "efficientnet-lite": EfficientNetLite,
-    "audio-cnn": AudioCnn,
-    "text-transformer": TextTransformer,
-    "tensor-mlp": TensorMlp,
-    "projection": Projection,
-    "fusion": fusion,
-    "mlp-head": MlpHead,
-    "decision": Decision,
-    "hf": _hf,
-    "python": _python,
+_KINDS: Mapping[str, str] = {
+    "image-frontend": "edgemm.models.frontend:ImageFrontend",
+    "whisper-frontend": "edgemm.models.audio_frontend:WhisperFrontend",
+    "clap-frontend": "edgemm.models.audio_frontend:ClapFrontend",
+    "ast-frontend": "edgemm.models.audio_frontend:AstFrontend",
+    "waveform-frontend": "edgemm.models.audio_frontend:WaveformFrontend",
+    "text-transformer": "edgemm.models.text:TextTransformer",
+    "projection": "edgemm.models.heads:Projection",
+    "fusion": "edgemm.models.fusion:fusion",
+    "mlp-head": "edgemm.models.heads:MlpHead",
+    "decision": "edgemm.models.heads:Decision",
+    "hf": "edgemm.models.huggingface:hf_tower",
+    "python": "edgemm.models.outside:module_from_factory",
 }
+
+
+def kinds() -> dict[str, str]:
+    """Kind of part -> ``"module:callable"`` that makes it, the recipe's table of towers among them."""
+    towers = {kind: encoder.made_by for table in TOWERS.values() for kind, encoder in table.items()}
+    return {**_KINDS, **towers}
 
 
 def module_from_config(kind: str, config: Mapping[str, object]) -> nn.Module:
@@ -53,9 +41,12 @@ def module_from_config(kind: str, config: Mapping[str, object]) -> nn.Module:
     Raises:
         ModelError: an unknown kind, or a config that the kind doesn't take.
     """
-    if kind not in KINDS:
-        raise ModelError(f"part kind '{kind}' is unknown; expected one of {', '.join(KINDS)}")
+    known = kinds()
+    if kind not in known:
+        raise ModelError(f"part kind '{kind}' is unknown; expected one of {', '.join(known)}")
+    make = pkgutil.resolve_name(known[kind])
     try:
-        return KINDS[kind](**config)
+        made: nn.Module = make(**config)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ModelError(f"part kind '{kind}': config {dict(config)} doesn't fit: {error}") from error
+    return made

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from edgemm.models.huggingface import model_from_hub
-from edgemm.models.kinds import KINDS
+from edgemm.models.kinds import kinds
 from edgemm.models.model import Model, Part
 from edgemm.models.store import load_model
 from edgemm.runtime.errors import ModelError
@@ -86,7 +86,7 @@ def _from_factory(path: str) -> Model:
     if isinstance(made, Model):
         parts = [
             part
-            if part.kind in KINDS and part.kind != "python"  # another factory's is this one's now: this one is named
+            if part.kind in kinds() and part.kind != "python"  # another factory's is this one's now: this one is named
             else replace(part, kind="python", config={"factory": path, "part": part.name})
             for part in made.chain
         ]

@@ -52,7 +52,7 @@ def source_files() -> Mapping[str, str]:
 
 
 def sources_digest(names: Iterable[str]) -> str:
-    """Digest of edgemm's own code under ``names``: folders (``"compress"``) and modules (``"recipe.py"``)."""
+    """Digest of edgemm's own code under ``names``: folders (``"compress"``) and modules (``"stage.py"``)."""
     found: dict[str, str] = {}
     for name in names:
         under = {path: sha256 for path, sha256 in source_files().items() if path == name or path.startswith(f"{name}/")}

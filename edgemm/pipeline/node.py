@@ -32,7 +32,7 @@ class Node:
         inputs: role -> name of the node whose artifact it reads.
         config: everything else its output depends on, JSON-able and free of paths.
         work: writes the output.
-        sources: folders and modules of edgemm whose code its output depends on, ``"compress"``, ``"recipe.py"``.
+        sources: folders and modules of edgemm whose code its output depends on, ``"compress"``, ``"recipe"``.
         libraries: distributions whose version its output depends on.
         collective: in a launch of several processes every one works on it; otherwise only the first does.
         makes: what it makes, in a few words, for the plan.

@@ -18,13 +18,14 @@ from typing import TypeVar
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.dataset import strided_samples
 from edgemm.measure import words
+from edgemm.pipeline.fitness import data_notes
 from edgemm.pipeline.listing import print_table
 from edgemm.pipeline.node import Node, key_of
 from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import duration, progress_for
 from edgemm.pipeline.run import check_engines, with_targets
 from edgemm.pipeline.runs import running
-from edgemm.pipeline.stages import corridor_nodes, data_notes
+from edgemm.pipeline.stages import corridor_nodes
 from edgemm.pipeline.store import Record, Store
 from edgemm.recipe import (
     AudioTower,

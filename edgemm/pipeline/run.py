@@ -80,7 +80,8 @@ def run_recipe(
     progress: Progress = progress_for() if leads else Silent()
 
     from edgemm.data import open_dataset
-    from edgemm.pipeline.stages import corridor_nodes, data_notes
+    from edgemm.pipeline.fitness import data_notes
+    from edgemm.pipeline.stages import corridor_nodes
 
     dataset = open_dataset(recipe.data, cache=opened.cache, progress=progress)
     for line in data_notes(dataset):

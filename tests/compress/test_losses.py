@@ -100,6 +100,13 @@ def test_classifier_kd_is_the_divergence_of_softened_rows_times_the_squared_temp
     assert got.item() == pytest.approx(16 * total / 4, rel=1e-4)
 
 
+def test_a_quantitys_single_voices_are_compared_in_units_of_its_spread() -> None:
+    student, teacher, spread = torch.tensor([[3.0], [7.0]]), torch.tensor([[1.0], [7.0]]), torch.tensor(2.0)
+    for compare in (losses.answer_kd, losses.voice_kd):
+        got = compare(student, teacher, task="regression", temperature=4.0, spread=spread)
+        assert got.item() == pytest.approx(0.5)
+
+
 def test_classifier_kd_is_nothing_where_the_logits_differ_by_a_constant() -> None:
     teacher = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
     assert abs(losses.classifier_kd(teacher + 3, teacher, temperature=2.0).item()) < TOLERANCE

@@ -103,7 +103,9 @@ def test_tensors_are_paths_bytes_or_lists(tmp_path: Path) -> None:
 
 def test_samples_of_a_cluster_are_drawn_together(tmp_path: Path) -> None:
     write(tmp_path / "a.png", png())
-    data = csv(tmp_path, "image,text,patient\na.png,one,7\na.png,two,\n,three,7\n,four,\n", columns={"cluster": "patient"})
+    data = csv(
+        tmp_path, "image,text,patient\na.png,one,7\na.png,two,\n,three,7\n,four,\n", columns={"cluster": "patient"}
+    )
     one, two, three, four = data.split("train")
     assert one.drawn_with() == three.drawn_with() == "7"
     assert two.drawn_with() == str(tmp_path / "a.png")

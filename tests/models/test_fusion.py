@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
 from edgemm.models.families import Answer, build_model
-from edgemm.models.fusion import FUSIONS, Early, fusion
+from edgemm.models.fusion import Early, Fusion, fusion, fusion_class
 from edgemm.models.heads import Decision
 from edgemm.models.store import load_model, save_model
-from edgemm.recipe import FusionMode, TeacherSection
+from edgemm.recipe import FUSIONS, TeacherSection
 from edgemm.runtime.errors import ModelError
 
 WIDTHS = {"image": 6, "text": 4, "audio": 5}
 WIDE = {
     "hadamard": 8, "concat": 24, "sum": 8, "mean": 8, "gated": 8, "hierarchical": 8, "cross-attention": 40, "early": 8,
+    "hybrid": 24,
 }  # fmt: skip
 
 
-def test_every_mode_of_a_recipe_is_in_the_table() -> None:
-    assert set(get_args(FusionMode)) == {*FUSIONS, "late", "hybrid"}
+def test_every_line_of_the_table_names_a_fusion_of_this_package() -> None:
+    assert set(WIDE) == {mode for mode, joining in FUSIONS.items() if joining.made_by is not None}
+    for mode in WIDE:
+        assert issubclass(fusion_class(mode), Fusion)
+        assert fusion_class(mode).__module__.startswith("edgemm.models.")  # whose code a stage's key holds
 
 
-@pytest.mark.parametrize("mode", FUSIONS)
+def test_a_mode_that_joins_no_features_is_no_fusion() -> None:
+    with pytest.raises(ModelError, match="mode 'late'; expected one of hadamard, concat"):
+        fusion(mode="late", widths=WIDTHS, width=8)
+
+
+@pytest.mark.parametrize("mode", WIDE)
 def test_every_fusion_joins_all_sides(mode: str) -> None:
     torch.manual_seed(0)
     module = fusion(mode=mode, widths=WIDTHS, width=8, heads=2, layers=1, query="text")
@@ -112,7 +121,7 @@ def values(count: int = 2) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("mode", get_args(FusionMode))
+@pytest.mark.parametrize("mode", FUSIONS)
 def test_a_model_of_every_fusion_answers_and_is_what_was_saved(mode: str, tmp_path: Path) -> None:
     model = build_model(section(mode), family="fusion-classifier", answer=Answer(("no", "yes", "maybe")), seed=0)
     save_model(model, tmp_path)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from edgemm.models import pretrained
-from edgemm.models.efficientnet import EfficientNetLite, positions, scaled_channels, tower_config
+from edgemm.models.efficientnet import EfficientNetLite, scaled_channels, tower_config
 from edgemm.models.heads import MlpHead, Projection
 from edgemm.models.text import TextTransformer, load_bert_weights_
 from edgemm.models.tokenizer import encode, nearest_tokens, tokenizer_from_json, trim_vocabulary, with_limits
@@ -127,7 +127,7 @@ def test_towers_give_what_their_arguments_say() -> None:
     pixels = torch.zeros(2, 3, 64, 64)
     config = tower_config(blocks=(1, 1, 1), channels=(8, 16, 24), features=40, output="tokens")
     tower = EfficientNetLite(**config).eval()  # type: ignore[arg-type]
-    assert tower(pixels).shape == (2, positions(64, 64, (1, 1, 1)), 40)
+    assert tower(pixels).shape == (2, 8 * 8, 40)
     text = TextTransformer(vocab=20, layers=1, width=16, heads=2, embedding_rank=4, embed_dim=8).eval()
     made = text(torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64))
     torch.testing.assert_close(made.norm(dim=-1), torch.ones(2))

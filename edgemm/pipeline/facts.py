@@ -1,0 +1,89 @@
+"""Facts: what a stage's output depends on, as plain values without a path among them.
+
+Why: a key made of paths would find nothing on another machine, and a wrong result where a file has changed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from edgemm.data import Dataset
+from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
+from edgemm.recipe import path_fields
+from edgemm.runtime.errors import ModelError
+from edgemm.runtime.fields import one_line
+
+
+def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """What of the data an output depends on; no path among it."""
+    return {"digest": dataset.digest, "shown_groups": list(dataset.shown_groups)}
+
+
+def portable(section: BaseModel) -> dict[str, Any]:
+    """A section as plain values, where every path gave way to the digest of what lies there."""
+    values = section.model_dump(mode="json")
+    for keys, text in path_fields(section):
+        node = values
+        for key in keys[:-1]:
+            node = node[key]
+        node[keys[-1]] = _content_of(text)
+    return values
+
+
+def machine() -> dict[str, Any]:
+    """What makes a latency this machine's: a measurement taken on another one is not found in the store."""
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"system": platform.system(), "machine": platform.machine(), "cpu": model, "cores": cores}
+
+
+def _module(source: str, path: str) -> ModuleSpec:
+    """Where the module of ``module:factory`` lies. Raises ModelError where it isn't written so, or isn't there."""
+    module, _, factory = path.partition(":")
+    if not all(name.isidentifier() for name in (*module.split("."), factory)):
+        raise ModelError(f"teacher.source: got '{source}', expected python:module:factory")
+    try:
+        spec = importlib.util.find_spec(module)
+        reason = f"No module named '{module}'"
+    except Exception as error:  # a package around the module is imported, and may raise anything
+        spec, reason = None, one_line(error)
+    if spec is None:
+        raise ModelError(f"teacher.source '{source}': can't import '{module}' ({reason}); is its folder on PYTHONPATH?")
+    return spec
+
+
+def _content_of(text: str) -> str:
+    """A source as what it holds: a path as the digest of what lies there, a hub's name as its snapshot.
+
+    The snapshot is fetched where the cache lacks it, before anything runs: a key made without it would be another one
+    the next time.
+
+    ``package:`` stays as it is, the packages' versions being in the key; of ``python:`` the module's own file counts,
+    and not what it imports or reads.
+    """
+    scheme, colon, rest = text.partition(":")
+    if scheme == "python":
+        origin = _module(text, rest).origin
+        return f"{text} {file_sha256(Path(origin))}" if origin and Path(origin).is_file() else text
+    path = Path(rest if colon and scheme in ("file", "folder", "hf") else text)
+    if path.is_file():
+        return file_sha256(path)
+    if path.is_dir() and scheme != "package":
+        return files_digest({name: file_sha256(path / name) for name in folder_files(path)})
+    if scheme == "hf":
+        from edgemm.models.hub import snapshot
+
+        return f"{text}@{snapshot(rest).name}"  # a snapshot's folder is named after its commit
+    return text

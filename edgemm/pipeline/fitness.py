@@ -1,0 +1,70 @@
+"""Fitness: whether the data can do what a recipe asks of it, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgemm.data import Dataset
+from edgemm.measure.accuracy import check_samples
+from edgemm.pipeline.pack import gallery_samples, golden_samples
+from edgemm.recipe import DataConfig, Recipe
+from edgemm.runtime.errors import DataError
+
+
+def data_notes(dataset: Dataset) -> list[str]:
+    """What a user should know of the data before anything runs: one line each."""
+    notes = [f"left out: {line}" for line in dataset.broken]
+    if "train" in dataset.evaluate:
+        others = len(dataset.evaluate) > 1
+        notes.append(
+            f"note: accuracy {'on train ' if others else ''}is measured on the samples that are trained on, which says "
+            "nothing about new ones" + ("" if others else '; hold some back, e.g. in a split "test"')
+        )
+    return notes
+
+
+def check_data(recipe: Recipe, dataset: Dataset) -> None:
+    """Hold the data against all that the recipe's stages will do with it.
+
+    Raises:
+        DataError: data without a modality of the models, or that can't be calibrated on, packed or measured on.
+    """
+    modalities = recipe.modalities
+    check_modalities(recipe.data, dataset, modalities)
+    if {"measure", "pack"} & set(recipe.stages):  # what packing needs of the data shows before a day of training
+        golden_samples(dataset, modalities)
+        if recipe.family == "dual-encoder" and recipe.pack.gallery != "none":
+            gallery_samples(dataset, recipe.pack)
+    if "measure" in recipe.stages:
+        for split in dataset.evaluate:
+            check_samples(
+                split, dataset.split(split), family=recipe.family, modalities=modalities, task=recipe.task,
+                may_lack=modalities if recipe.student.fusion.missing == "placeholder" else (),
+            )  # fmt: skip
+    check_calibration(recipe, dataset)
+
+
+def check_modalities(config: DataConfig, dataset: Dataset, modalities: Sequence[str]) -> None:
+    """Raise DataError for the first modality of the models that no sample of the data has."""
+    for modality in modalities:
+        if all(sample.raw(modality) is None for samples in dataset.splits.values() for sample in samples):
+            where = config.root or config.kind
+            known = modality in ("image", "text", "audio")
+            how = f'name yours, data.columns.{modality} = "YOURS"' if known else f"name '{modality}' in data.tensors"
+            raise DataError(
+                f"{where}: no sample has '{modality}', and the recipe's models take {' and '.join(modalities)}; "
+                + (f"add a column '{modality}', or {how}" if config.kind == "table" else "leave its tower out")
+            )
+
+
+def check_calibration(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise DataError where a target is to be calibrated and the training samples lack a modality."""
+    target = next((t for t in recipe.targets if t.precision != "float32"), None)
+    if target is None or "quantize" not in recipe.stages:
+        return
+    for modality in recipe.modalities:
+        if all(sample.raw(modality) is None for sample in dataset.split("train")):
+            raise DataError(
+                f"target '{target.name}': no sample of split 'train' has '{modality}', and {target.precision} is "
+                'calibrated on real ones; give some, or set precision = "float32"'
+            )

@@ -1,0 +1,232 @@
+"""Work: what each stage of a recipe does, in the layer below.
+
+Layers below are imported inside, so that a run in which everything is cached never loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgemm.data import Dataset, Sample
+from edgemm.data.batches import covering_samples
+from edgemm.pipeline.facts import portable
+from edgemm.pipeline.pack import Source, assemble, finish
+from edgemm.recipe import Recipe, TargetConfig
+from edgemm.stage import Context, Inputs
+
+if TYPE_CHECKING:
+    from edgemm.runtime.manifest import TargetEntry
+
+
+class Work:
+    """A recipe and its data, and what every stage does with them."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+        self.recipe, self.dataset = recipe, dataset
+
+    @property
+    def teachers_gallery(self) -> bool:
+        """Whether the teacher embeds what a device searches in."""
+        return self.recipe.pack.gallery_encoder == "teacher"
+
+    @property
+    def shipped(self) -> str:
+        """Name of what ships in the tables."""
+        return "int8" if self.recipe.targets[0].precision == "int8" else "bundle"
+
+    def _shared(self) -> dict[str, Any]:
+        recipe = self.recipe
+        return {"dataset": self.dataset, "family": recipe.family, "seed": recipe.seed, "threads": recipe.threads}
+
+    def teach(self, inputs: Inputs, out: Path, context: Context) -> None:
+        """The teacher: from its parts, or as it comes."""
+        from edgemm.compress import teach
+
+        teach.run(
+            self.recipe.teach,
+            inputs,
+            out,
+            context,
+            teacher=self.recipe.teacher,
+            task=self.recipe.task,
+            **self._shared(),
+        )
+
+    def distill(self, inputs: Inputs, out: Path, context: Context) -> None:
+        """The student, taught by the teacher."""
+        from edgemm.compress import distill
+
+        recipe = self.recipe
+        distill.run(
+            recipe.distill,
+            inputs,
+            out,
+            context,
+            student=recipe.student,
+            factory=recipe.teacher.factory,
+            **self._shared(),
+        )
+
+    def prune(self, inputs: Inputs, out: Path, context: Context) -> None:
+        """The student with less of it, taught once more."""
+        from edgemm.compress import prune
+
+        recipe, shared = self.recipe, self._shared()
+        del shared["family"]
+        prune.run(recipe.prune, inputs, out, context, distill=recipe.distill, factory=recipe.teacher.factory, **shared)
+
+    def capture(self, inputs: Inputs, out: Path, context: Context) -> None:
+        """A float32 bundle: an ONNX graph for each part of the model."""
+        import torch
+
+        from edgemm.data.batches import raw_value_stream
+        from edgemm.graph.capture import capture_model
+        from edgemm.models.store import load_model
+
+        torch.set_num_threads(self.recipe.threads)
+        model = load_model(inputs["model"].path, factory=self.recipe.teacher.factory)
+        config = self.recipe.capture
+        capture_model(
+            model,
+            list(raw_value_stream(self.dataset.split("train"), model, limit=config.samples)),
+            out,
+            name=self.recipe.name,
+            context=context,
+            max_abs_error=config.max_abs_error,
+        )
+
+    def quantize(self, inputs: Inputs, out: Path, context: Context) -> None:
+        """The bundle with graphs as the targets' engines want them."""
+        from edgemm.graph.bundle import quantize_bundle
+        from edgemm.graph.quantize import Quantization
+
+        config = self.recipe.quantize
+        quantize_bundle(
+            inputs["bundle"].path,
+            self._raw_values(inputs["bundle"].path),
+            out,
+            targets=[target_entry(target) for target in self.recipe.targets],
+            context=context,
+            config=Quantization(
+                method=config.method,
+                percentile=config.percentile,
+                bias_correction=config.bias_correction,
+                reduce_range=config.reduce_range,
+                keep_float=frozenset(config.keep_float),
+            ),
+            rollback=config.rollback,
+            samples=len(self._calibration_samples),
+        )
+
+    @property
+    def _calibration_samples(self) -> list[Sample]:
+        limit = self.recipe.quantize.samples
+        samples = self.dataset.split("train")
+        modalities = self.recipe.modalities or samples[0].modalities()
+        return covering_samples(samples, modalities, limit)
+
+    def _raw_values(self, bundle: Path) -> Iterator[Mapping[str, Any]]:
+        """Training samples as the bundle's raw values, one at a time."""
+        from edgemm.runtime.bundle import Bundle
+
+        opened = Bundle.open(bundle)
+        for sample in self._calibration_samples:
+            raws = {m: sample.raw(m) for m in opened.manifest.inputs}
+            yield opened.values(**{m: raw for m, raw in raws.items() if raw is not None})
+
+    def build(self, inputs: Inputs, out: Path, context: Context) -> None:
+        """The bundle with an engine for each TensorRT target."""
+        from edgemm.graph.build import build_bundle
+
+        capabilities = {t.name: t.compute_capability for t in self.recipe.targets if t.compute_capability is not None}
+        build_bundle(inputs["bundle"].path, out, compute_capabilities=capabilities, context=context)
+
+    def draft(self, inputs: Inputs, out: Path, context: Context) -> None:
+        """What ships but for the measurements: every target's files, golden samples, gallery."""
+        from edgemm.runtime.archive import open_archive
+
+        folder = inputs["graphs"].path
+        known = {target.name for target in open_archive(folder).manifest.targets}
+        sources = [
+            Source(target.name, folder, target.name if target.name in known else "cpu-float32", target.threads)
+            for target in self.recipe.targets
+        ]
+        assemble(
+            self.recipe.name,
+            sources,
+            out,
+            config=self.recipe.pack,
+            dataset=self.dataset,
+            encoder=inputs["teacher"].path if "teacher" in inputs else None,
+            progress=context.progress,
+        )
+
+    def measure(self, inputs: Inputs, out: Path, context: Context) -> None:
+        """Measurements of every captured model and of the draft."""
+        from edgemm.measure.stage import measure_bundles
+
+        dataset = self.dataset
+        variants = {role: artifact.path for role, artifact in inputs.items() if role != "draft"}
+        measure_bundles(
+            {**variants, self.shipped: inputs["draft"].path},
+            splits={name: dataset.split(name) for name in dataset.evaluate},
+            config=self.recipe.measure,
+            out=out,
+            context=context,
+            threads=self.recipe.targets[0].threads,
+            shown_groups=dataset.shown_groups,
+            checksums=dataset.checksums,
+            gallery_encoder="teacher" if self.teachers_gallery else None,
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the bundle comes from: the recipe without paths, the data's digest, licences."""
+        from edgemm import __version__
+
+        recipe = self.recipe
+        return {
+            "edgemm": __version__,
+            "recipe": portable(recipe),
+            "data": self.dataset.digest,
+            "licence": recipe.pack.licence,
+        }
+
+    def pack(self, inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG002
+        """The draft with the measurements and where it comes from."""
+        measured = inputs.get("measured")
+        finish(
+            inputs["draft"].path,
+            out,
+            measurements=measured.path / "measurements.jsonl" if measured else None,
+            provenance={**self.provenance(), "artifacts": {role: a.digest for role, a in inputs.items()}},
+        )
+
+    def report(self, inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG002
+        """``report.html`` of the measurements."""
+        from edgemm.measure.examples import read_examples
+        from edgemm.measure.measurement import read_measurements
+        from edgemm.measure.table import rows
+        from edgemm.report.page import COMMAND, write_report
+
+        measured = inputs["measured"].path
+        measurements = read_measurements(measured / "measurements.jsonl")
+        write_report(
+            out / "report.html",
+            title=self.recipe.name,
+            family=self.recipe.family,
+            rows=rows(measurements),
+            measurements=measurements,
+            examples=read_examples(measured),
+            provenance={"data": self.dataset.digest, "licence": self.recipe.pack.licence},
+            reproduce=COMMAND,
+            raw="bundle/measurements.jsonl",
+        )
+
+
+def target_entry(target: TargetConfig) -> TargetEntry:
+    """A recipe's target as a bundle's, whose files a stage fills in."""
+    from edgemm.runtime.manifest import TargetEntry
+
+    return TargetEntry(target.name, target.engine, target.precision, {}, target.threads)

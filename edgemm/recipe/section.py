@@ -1,0 +1,50 @@
+"""Sections: what every part of a recipe shares, and the kinds of values that several have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticKnownError
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+LocalPath = Annotated[str, Field(json_schema_extra={"format": "path"})]
+
+
+class Section(BaseModel):
+    """What every section shares: unknown keys are fatal, values keep their TOML type, nothing changes after."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that an annotation holds, through ``| None``, ``tuple[…]`` and the like."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if found := section_of(inner):
+            return found
+    return None
+
+
+def known_in(table: Mapping[str, object]) -> Callable[[str], str]:
+    """The check that a value is a line of ``table``, as it is when asked; the message is that of a Literal."""
+
+    def check(name: str) -> str:
+        if name not in table:
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(repr(known) for known in table)})
+        return name
+
+    return check
+
+
+def listed(table: Mapping[str, object]) -> Callable[[dict[str, Any]], None]:
+    """What writes the lines of ``table`` into a JSON schema, so that editors complete them."""
+
+    def extend_(schema: dict[str, Any]) -> None:
+        schema["enum"] = list(table)
+
+    return extend_

@@ -1,0 +1,88 @@
+"""A loss of one's own: a function and a marked key of ``[distill]`` are all that it takes."""
+
+from __future__ import annotations
+
+import pkgutil
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import pytest
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from edgemm.compress.distill import distillation
+from edgemm.compress.objectives import weighted
+from edgemm.data import Dataset
+from edgemm.models.families import Answer, build_model
+from edgemm.recipe import AugmentConfig, Compared, DistillConfig, Loss, TeacherSection
+from edgemm.stage import Context
+
+STILL = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
+NOTHING = {"affinity": 0.0, "interactive": 0.0, "feature": 0.0, "task": 0.0, "kd": 0.0}
+
+
+def one(student: Tensor, teacher: Tensor) -> Tensor:
+    """1, of whatever is compared."""
+    assert len(student) == len(teacher)
+    return student.new_ones(())
+
+
+def softened(student: Tensor, teacher: Tensor, *, temperature: float, task: str) -> Tensor:
+    """Its temperature."""
+    assert task == "single-label"
+    return student.new_tensor(temperature)
+
+
+class Own(DistillConfig):
+    of_embeddings: Annotated[float, Loss(f"{__name__}:one", "embeddings")] = Field(0.0, ge=0)
+    of_features: Annotated[float, Loss(f"{__name__}:one", "features")] = Field(0.0, ge=0)
+    of_answers: Annotated[float, Loss(f"{__name__}:softened", "answers")] = Field(0.0, ge=0)
+    of_voices: Annotated[float, Loss(f"{__name__}:softened", "voices")] = Field(0.0, ge=0)
+
+
+def test_every_loss_of_a_recipe_is_a_function_of_this_package() -> None:
+    every = DistillConfig(feature=1, similarity=1, gram=1, unimodal=1, kd=1)
+    found = [path for of in get_args(Compared) for _, path in every.losses(of)]
+    assert len(found) == 5
+    for path in found:
+        assert callable(pkgutil.resolve_name(path))
+        assert path.startswith("edgemm.compress.")  # whose code a stage's key holds
+
+
+def test_a_loss_without_weight_is_not_asked() -> None:
+    assert weighted(DistillConfig(feature=0), "embeddings") == []
+    (pair,) = weighted(DistillConfig(feature=2), "embeddings")
+    assert pair[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("family", "mode", "weights", "expected"),
+    [
+        ("dual-encoder", "hadamard", {"of_embeddings": 3.0}, 3.0),
+        ("fusion-classifier", "hadamard", {"of_features": 3.0, "of_embeddings": 5.0}, 3.0),
+        ("fusion-classifier", "hadamard", {"of_answers": 0.5, "temperature": 6.0}, 3.0),
+        ("fusion-classifier", "late", {"of_voices": 0.5, "temperature": 4.0, "of_answers": 1.0}, 6.0),
+    ],
+)
+def test_a_marked_key_weighs_its_function(
+    tmp_path: Path,
+    questions: Dataset,
+    teacher_section: TeacherSection,
+    family: str,
+    mode: str,
+    weights: dict[str, Any],
+    expected: float,
+) -> None:
+    fusion = teacher_section.fusion.model_copy(update={"mode": mode})
+    section = teacher_section.model_copy(update={"fusion": fusion})
+    teacher, student = (
+        build_model(section, family=family, answer=Answer(questions.labels), seed=seed) for seed in (0, 1)
+    )
+    objective = distillation(
+        student, teacher, Own(**NOTHING, **weights, augment=STILL),
+        dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path),
+    )  # fmt: skip
+    with torch.no_grad():
+        loss = objective(torch.arange(6), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loss, torch.tensor(expected))

@@ -1,0 +1,100 @@
+"""The tables that models are built from: every line can be made, and one more line is one more tower."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgemm.models.families import Answer, build_model
+from edgemm.models.kinds import kinds
+from edgemm.models.store import load_model, save_model
+from edgemm.recipe import TOWERS, Encoder, TeacherSection
+from edgemm.runtime.errors import ModelError
+
+
+class Coarse(nn.Module):
+    """A tower of one's own: patches of a picture, each its mean colour, or (``tokens``) beside each other."""
+
+    def __init__(self, *, output: str = "pooled", features: int = 12) -> None:
+        super().__init__()
+        self.output = output
+        self.layer = nn.Linear(3, features)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        tokens = self.layer(nn.functional.avg_pool2d(pixels, 8).flatten(2).transpose(1, 2))
+        return tokens if self.output == "tokens" else tokens.mean(1)
+
+
+class Spread(nn.Module):
+    """No tower: (B, C, H, W)."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+
+class Blind(nn.Module):
+    """No tower of pictures."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return nn.functional.linear(pixels, torch.zeros(2, 5))
+
+
+@pytest.fixture(autouse=True)
+def _lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, made in (("coarse", "Coarse"), ("spread", "Spread"), ("blind", "Blind")):
+        monkeypatch.setitem(TOWERS["image"], kind, Encoder(f"{__name__}:{made}", "for the test"))
+
+
+def build(image: Mapping[str, Any], *, family: str = "fusion-classifier", **more: Any) -> Any:
+    section = TeacherSection.model_validate({"image": {"input_size": 32, **image}, **more})
+    return build_model(section, family=family, answer=Answer(("no", "yes")), seed=0)
+
+
+def test_every_kind_names_what_makes_it_in_this_package() -> None:
+    for kind, path in kinds().items():
+        if path.startswith("edgemm."):
+            assert callable(pkgutil.resolve_name(path)), kind
+            assert path.startswith("edgemm.models.")  # whose code a stage's key holds
+    assert sum(map(len, TOWERS.values())) == len({kind for table in TOWERS.values() for kind in table})
+
+
+def test_a_tower_of_the_table_is_built_and_is_what_was_saved(tmp_path: Path) -> None:
+    model = build({"kind": "coarse", "features": 20})
+    assert model.part("image").signature.outputs[0].shape == ("batch", 20)
+    save_model(model, tmp_path)
+    values = {"image": torch.randint(0, 256, (2, 40, 30, 3), dtype=torch.uint8)}
+    with torch.no_grad():
+        made, again = model(values), load_model(tmp_path)(values)
+    assert torch.equal(made["logits"], again["logits"])
+
+
+def test_an_option_that_is_not_given_is_the_classes_own_default() -> None:
+    assert build({"kind": "coarse"}).part("image").config == {"output": "pooled"}
+    assert build({"kind": "coarse"}).part("image").signature.outputs[0].shape == ("batch", 12)
+
+
+def test_tokens_are_counted_by_asking_the_tower() -> None:
+    model = build({"kind": "coarse", "output": "tokens"}, fusion={"mode": "early", "width": 8, "heads": 2})
+    assert model.part("image").signature.outputs[0].shape == ("batch", 16, 12)
+
+
+def test_its_projection_stands_behind_it() -> None:
+    model = build({"kind": "coarse"}, family="embedder", embed_dim=8, projection="tower")
+    assert [part.name for part in model.chain] == ["image_frontend", "image", "image_projection"]
+
+
+def test_what_makes_no_features_is_no_tower() -> None:
+    message = r"image tower 'spread': makes \[1, 3, 32, 32\] of \[1, 3, 32, 32\]; expected \[1, width\]"
+    with pytest.raises(ModelError, match=message):
+        build({"kind": "spread"})
+
+
+def test_a_tower_that_can_not_see_its_input_is_told() -> None:
+    with pytest.raises(ModelError, match=r"image tower 'blind': can't see \[1, 3, 32, 32\]: "):
+        build({"kind": "blind"})
