@@ -28,7 +28,7 @@ def teacher_from_source(
             ``python:module:factory``, where ``factory()`` returns a ``Model``, or an ``nn.Module`` with an attribute
             ``signature``, which becomes a model of one part.
         family: what the recipe expects; None takes any.
-        labels: the data's classes, which a classifier has to share, in their order; empty takes any.
+        labels: the data's classes, which a classifier has to share, in an order of its own; empty takes any.
         task: of a classifier that doesn't say it itself.
 
     Raises:
@@ -53,11 +53,11 @@ def teacher_from_source(
         model.task = task
     if family is not None and model.family != family:
         raise ModelError(f"teacher.source '{source}' is of family '{model.family}', the recipe says '{family}'")
-    if model.labels and labels and model.labels != tuple(labels):
-        odd = sorted(set(model.labels) ^ set(labels))
+    if model.labels and labels and (odd := sorted(set(model.labels) ^ set(labels))):
+        few = f"; expected {', '.join(repr(label) for label in model.labels)}" if len(model.labels) < 10 else ""
         raise ModelError(
-            f"teacher.source '{source}': its {len(model.labels)} classes are not the data's {len(labels)}"
-            + (f"; '{odd[0]}' is in only one of them" if odd else ", in another order")
+            f"teacher.source '{source}': its {len(model.labels)} classes are not the data's {len(labels)}; '{odd[0]}' "
+            f"is in only one of them{few}"
         )
     return model
 
