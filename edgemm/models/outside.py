@@ -27,7 +27,7 @@ def teacher_from_source(
         source: ``hf:NAME_OR_FOLDER`` (see ``edgemm.models.huggingface``), ``folder:PATH`` (saved by ``save_model``), or
             ``python:module:factory``, where ``factory()`` returns a ``Model``, or an ``nn.Module`` with an attribute
             ``signature``, which becomes a model of one part.
-        family: what the recipe expects; None takes any.
+        family: what the recipe expects, and of BLIP what it is taken for; None takes any.
         labels: the data's classes, which a classifier has to share, in an order of its own; empty takes any.
         task: of a classifier that doesn't say it itself.
 
@@ -36,7 +36,7 @@ def teacher_from_source(
     """
     scheme, _, rest = source.partition(":")
     if scheme == "hf" and rest:
-        model = model_from_hub(rest)
+        model = model_from_hub(rest, family=family)
     elif scheme == "folder" and rest:
         model = load_model(Path(rest))
     elif scheme == "python" and rest.count(":") == 1 and all(rest.split(":")):
