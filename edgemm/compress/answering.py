@@ -290,7 +290,9 @@ class AnswerDistillation(_Answering):
         stay = torch.arange(count).repeat(self.config.mixed)
         move = torch.cat([torch.randperm(count, generator=generator) for _ in range(self.config.mixed)])
         student = self.model({n: value[move if n in moved else stay] for n, value in made.items()})[self.output]
-        texts = self.teacher_feeds.cached.get("text", {})
+        raw = self._teacher.inputs["text"]
+        assert raw.kind == "text"
+        texts = {*self.teacher_feeds.cached.get("text", ()), raw.ids, raw.mask}
         with torch.no_grad():
             mixed = {n: value[move if n in texts else stay] for n, value in given.items()}
             target = self._teacher(mixed)[self.output]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgemm.data import Dataset
+from edgemm.data import Dataset, Sample
 from edgemm.runtime.errors import DataError
 
 
@@ -29,7 +29,7 @@ class Corpus:
             where there are fewer; None where no sample has a text.
         name_counts: (N,) int64, how many of a row are real; 0 where a sample has no text.
         concept: (N,) int64, equal where two samples mean the same.
-        label: (N,) int64 index into the dataset's labels; -1 where there is none.
+        label: (N,) int64 index into the labels; -1 where there is none.
         truth: (N, labels) float32 of zeros and ones (multi-label), or (N, 1) the quantity (regression).
         extra: number of texts at the end that belong to no sample.
     """
@@ -88,11 +88,17 @@ class Corpus:
 
 
 def corpus_of(
-    dataset: Dataset, split: str = "train", *, task: str | None = None, extra_texts: Sequence[str] = ()
+    dataset: Dataset,
+    split: str = "train",
+    *,
+    labels: Sequence[str] = (),
+    task: str | None = None,
+    extra_texts: Sequence[str] = (),
 ) -> Corpus:
     """The corpus of a split.
 
     Args:
+        labels: a classifier's classes in its own order; empty: the dataset's.
         task: ``"multi-label"`` and ``"regression"`` fill ``truth``.
 
     Raises:
@@ -112,7 +118,7 @@ def corpus_of(
     texts = {text: row for row, text in enumerate(dict.fromkeys(text for own in names for text in own))}
     extra = [text for text in dict.fromkeys(extra_texts) if text not in texts]
     most = max((len(own) for own in names), default=0)
-    classes = {label: index for index, label in enumerate(dataset.labels)}
+    classes = {label: index for index, label in enumerate(labels or dataset.labels)}
     concepts: dict[str, int] = {}
     keys = [s.label if s.label is not None else (s.text if s.text is not None else s.id) for s in samples]
     padded = [[texts[t] for t in own] + [texts[own[0]] if own else 0] * (most - len(own)) for own in names]
@@ -125,7 +131,7 @@ def corpus_of(
         rows={m: torch.tensor([_row(known, s.file(m)) for s in samples]) for m, known in files.items()},
         names=torch.tensor(padded) if texts else None,
         name_counts=torch.tensor([len(own) for own in names]) if texts else None,
-        truth=_truth(dataset, split, task),
+        truth=_truth(samples, split, task, classes),
         extra=len(extra),
     )
 
@@ -134,15 +140,13 @@ def _row(known: Mapping[Path, int], path: Path | None) -> int:
     return -1 if path is None else known[path]
 
 
-def _truth(dataset: Dataset, split: str, task: str | None) -> Tensor | None:
-    samples = dataset.split(split)
+def _truth(samples: Sequence[Sample], split: str, task: str | None, classes: Mapping[str, int]) -> Tensor | None:
     if task == "regression":
         if lacking := next((s for s in samples if s.value is None), None):
             raise DataError(f"split '{split}', sample '{lacking.id}': no value, which a regression learns from")
         return torch.tensor([[s.value] for s in samples], dtype=torch.float32)
     if task == "multi-label":
-        right = torch.zeros(len(samples), len(dataset.labels))
-        classes = {label: index for index, label in enumerate(dataset.labels)}
+        right = torch.zeros(len(samples), len(classes))
         for row, sample in enumerate(samples):
             for label in sample.labels:
                 right[row, classes[label]] = 1

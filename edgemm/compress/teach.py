@@ -91,7 +91,7 @@ def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, co
             "teach: nothing to learn, every part is a frozen tower; set teach.epochs = 0 to take the teacher as it is, "
             "or teach.freeze = 'none' to train it"
         )
-    corpus = corpus_of(dataset, task=model.task)
+    corpus = corpus_of(dataset, labels=model.labels, task=model.task)
     feeds = feeds_of(
         model, corpus, context, frozen=frozen, views=config.views, augmented=augmentation_of(config), seed=seed,
         title="teacher",

@@ -16,6 +16,7 @@ from edgemm.graph.parity import OnnxGraph, cosine
 from edgemm.graph.passes import clean_
 from edgemm.graph.quantize import DEFAULT, Quantization, quantize_onnx
 from edgemm.runtime.errors import InputError, QuantizeError
+from edgemm.runtime.onnx_wire import require_whole_graph
 from edgemm.stage import Context
 
 OLDEST_OPSET = 13
@@ -39,7 +40,7 @@ def quantize_file(
         Mean cosine to float32 per float output, over the calibration samples (at most 64).
 
     Raises:
-        InputError: a file that is missing or is not what it should be.
+        InputError, EngineError: a file that is missing or is not what it should be.
         QuantizeError: samples that don't fit the graph, or a graph that can't be quantized.
     """
     float32 = read_onnx(model)
@@ -62,21 +63,28 @@ def quantize_file(
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """A clean graph from a file. Raises InputError for anything that isn't a self-contained ONNX model."""
+    """A clean graph from a file.
+
+    Raises:
+        InputError: a file that can't be read, or holds no valid graph.
+        EngineError: a tensor keeps its bytes in another file, or the bytes are not an ONNX model.
+        QuantizeError: an opset that is too old, or a graph that is quantized already.
+    """
     try:
-        proto = onnx.load_model(str(path), load_external_data=False)
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except IsADirectoryError as error:
         raise InputError(f"{path}: a folder; expected an .onnx file") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    require_whole_graph(data, what=str(path))
+    try:
+        proto = onnx.load_model_from_string(data)
     except Exception as error:
         raise InputError(f"{path}: not an ONNX model ({type(error).__name__}); expected an .onnx file") from error
     if not proto.graph.node or not proto.opset_import:
         raise InputError(f"{path}: not an ONNX model (no nodes); expected an .onnx file")
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto.graph.initializer):
-        raise InputError(
-            f"{path}: its weights lie in other files; save it as one file (onnx.save_model, no external data)"
-        )
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < OLDEST_OPSET:
         raise QuantizeError(f"{path}: opset {opset}; expected {OLDEST_OPSET} or later, export it again")

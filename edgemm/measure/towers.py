@@ -67,14 +67,10 @@ def embed(
     there = modalities_of(bundle, samples)
     for modality, name in retrieval.embedded(bundle).items():
         if modality in there:
-            items = distinct(samples, modality)
-            first = list(items.values())
-            found[modality] = Embedded(
-                tuple(items),
-                tuple(s.label or s.id for s in first),
-                tuple(s.group for s in first),
-                retrieval.embed(bundle, modality, name, list(items), advance=advance),
-            )
+            retrieval.check_one_label(split, samples, modality)
+            items = retrieval.distinct(samples, modality)
+            vectors = retrieval.embed(bundle, modality, name, items.raws, advance=advance)
+            found[modality] = Embedded(tuple(items.raws), tuple(items.labels), tuple(items.groups), vectors)
     if len(found) < 2:
         raise DataError(
             f"bundle '{bundle.manifest.name}', split '{split}': its outputs {list(bundle.manifest.outputs)} can't be "
@@ -86,24 +82,6 @@ def embed(
 def modalities_of(bundle: Bundle, samples: Sequence[Sample]) -> list[str]:
     """Inputs of the bundle that any sample has."""
     return [m for m in bundle.manifest.inputs if any(s.raw(m) is not None for s in samples)]
-
-
-def distinct(samples: Sequence[Sample], modality: str) -> dict[Any, Sample]:
-    """Distinct raw items of one modality in their first order, with the first sample that has each.
-
-    Raises:
-        DataError: one raw item under two labels.
-    """
-    found: dict[Any, Sample] = {}
-    for sample in samples:
-        if (raw := sample.raw(modality)) is None:
-            continue
-        if found.setdefault(raw, sample).label != sample.label:
-            raise DataError(
-                f"sample '{sample.id}': its {modality} stands for '{sample.label}' here and for "
-                f"'{found[raw].label}' in sample '{found[raw].id}'; retrieval needs one label for each"
-            )
-    return found
 
 
 def searches(embedded: Mapping[str, Mapping[str, Embedded]], *, shown_groups: Sequence[str] = ()) -> list[Search]:

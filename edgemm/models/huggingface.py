@@ -25,6 +25,8 @@ from edgemm.models.huggingface_towers import (
     CLASSIFIERS,
     DUAL_ENCODERS,
     ENCODERS,
+    MATCHERS,
+    MATCHING,
     HfTower,
 )
 from edgemm.models.model import Model, Part
@@ -86,7 +88,7 @@ def hf_tower(*, architecture: str, config: Mapping[str, object], output: str) ->
     return HfTower(inner, known, output).eval()
 
 
-def model_from_hub(name: str) -> Model:
+def model_from_hub(name: str, *, family: str | None = None) -> Model:
     """The model that a folder or a name on the hub holds, with its frontends and its tokenizer.
 
     Dual encoders end in two of ``image_embedding``, ``text_embedding`` and ``audio_embedding``, of length 1;
@@ -94,6 +96,8 @@ def model_from_hub(name: str) -> Model:
 
     Args:
         name: folder, or ``owner/name``.
+        family: what is wanted of a dual encoder that also matches (BLIP): ``"fusion-classifier"`` says whether a text
+            fits an image; any other, or None, embeds each. Models of one kind are what they are.
 
     Raises:
         ModelError: a model type that isn't supported, a file that is missing, or weights that don't fit.
@@ -106,10 +110,10 @@ def model_from_hub(name: str) -> Model:
             f"hf:{name}: {odd[0]} writes its answer word by word and has no logits over answers; "
             "expected BlipForImageTextRetrieval, or ViltForQuestionAnswering for questions"
         )
+    if kind in CLASSIFIERS or (kind in MATCHERS and family == "fusion-classifier"):
+        return _classifier(_Checkpoint(name, folder, kind))
     if kind in DUAL_ENCODERS:
         return _dual_encoder(_Checkpoint(name, folder, kind))
-    if kind in CLASSIFIERS:
-        return _classifier(_Checkpoint(name, folder, kind))
     if kind not in ENCODERS:
         raise _unsupported(name, kind, [*DUAL_ENCODERS, *CLASSIFIERS, *ENCODERS])
     modality = ENCODERS[kind].inputs[0]
@@ -186,19 +190,33 @@ def _dual_encoder(checkpoint: _Checkpoint) -> Model:
 
 
 def _classifier(checkpoint: _Checkpoint) -> Model:
+    """A part that looks at pixels and words together, or at the tokens of an image tower before it."""
+    kind, config = checkpoint.kind, checkpoint.config
     frontend, image = checkpoint.frontend("image")
-    text, tokenizer = text_input_of(checkpoint.folder, checkpoint.config, None, full_length=False)
-    part = _part(
-        checkpoint, checkpoint.kind, "logits", name="fusion", role="fusion", modality=None, value="logits",
-        inputs=[*frontend.signature.outputs, *text_specs()], dims={"batch": BATCH, "tokens": _tokens(text.max_tokens)},
+    parts, labels = [frontend], MATCHING
+    if kind in MATCHERS:
+        config = config["text_config"]
+        if not config["is_decoder"]:
+            raise ModelError(
+                f"hf:{checkpoint.name}: text_config.is_decoder is false, so its text encoder can't look at an image; "
+                'expected a checkpoint for image-text matching, or family = "dual-encoder"'
+            )
+        parts.append(_tower(checkpoint, f"{kind}-tokens", "image", "tokens", frontend, "image_features"))
+    else:
+        names = checkpoint.whole.config.id2label
+        labels = tuple(str(names[i]) for i in range(len(names)))
+    text, tokenizer = text_input_of(checkpoint.folder, config, None, full_length=False)
+    fusion = _part(
+        checkpoint, f"{kind}-matching" if kind in MATCHERS else kind, "logits", name="fusion", role="fusion",
+        modality=None, value="logits", inputs=[*parts[-1].signature.outputs, *text_specs()],
+        dims={"batch": BATCH, "tokens": _tokens(text.max_tokens)},
     )  # fmt: skip
-    names = checkpoint.whole.config.id2label
     model = Model(
         "fusion-classifier",
-        [frontend, part],
+        [*parts, fusion],
         inputs={"image": image, "text": text},
         outputs=("logits",),
-        labels=[str(names[i]) for i in range(len(names))],
+        labels=labels,
     )
     model.tokenizer_json = tokenizer
     return model.eval()
@@ -249,6 +267,8 @@ def _part(
         config = {**config, "max_source_positions": int(inputs[0].shape[-1]) // 2}
     if checkpoint.kind == "clap" and modality == "audio":
         config = {**config, "audio_config": {**config["audio_config"], "enable_fusion": False}}
+    if architecture == "blip-text":  # embedding a text it looks at no image
+        config = {**config, "text_config": {**config["text_config"], "is_decoder": False}}
     known = ARCHITECTURES[architecture]
     if known.without_pooler and any(key.startswith("pooler.") for key in checkpoint.missing):
         architecture = known.without_pooler

@@ -139,6 +139,14 @@ def _vilt(model: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     return logits
 
 
+def _blip_matching(model: Any, tokens: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """(B, 2): no match, match. Every token of the image, (B, N, W), is there to be looked at."""
+    seen = torch.ones((1, tokens.shape[1]), device=tokens.device)  # of one size, so that it is folded in a graph
+    read = model.text_encoder(ids, mask, encoder_hidden_states=tokens, encoder_attention_mask=seen)
+    logits: Tensor = model.itm_head(read.last_hidden_state[:, 0])
+    return logits
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 _PARTS_OF = {
@@ -200,6 +208,27 @@ CLASSIFIERS: Mapping[str, Architecture] = {
 }
 
 
+MATCHERS: Mapping[str, Mapping[str, Architecture]] = {
+    # model_type of a dual encoder -> what its second head is made of: an image's tokens, and the text that looks at it
+    "blip": {
+        "tokens": Architecture(
+            "BlipForImageTextRetrieval",
+            {"tokens": lambda model, pixels: model.vision_model(pixels).last_hidden_state},
+            ("image",),
+            ("vision_proj", *_PARTS_OF["text"], *_ALWAYS_OUT),
+        ),
+        "matching": Architecture(
+            "BlipForImageTextRetrieval",
+            {"logits": _blip_matching},
+            ("image", "text"),
+            (*_PARTS_OF["image"], "text_proj"),
+        ),
+    },
+}
+MATCHING: tuple[str, ...] = ("no match", "match")
+"""What a matcher's two logits say, in their order."""
+
+
 def _image(model: str, *, pooler: bool = True, without_pooler: str | None = None) -> Architecture:
     tokens = _tokens("pixel_values")
     outputs = {"pooled": _pooler("pixel_values") if pooler else _first(tokens), "tokens": tokens}
@@ -239,7 +268,12 @@ ENCODERS: Mapping[str, Architecture] = {
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     # what a part of kind "hf" may say it is
-    **{f"{kind}-{modality}": tower for kind, towers in DUAL_ENCODERS.items() for modality, tower in towers.items()},
+    **{
+        f"{kind}-{name}": part
+        for table in (DUAL_ENCODERS, MATCHERS)
+        for kind, parts in table.items()
+        for name, part in parts.items()
+    },
     **CLASSIFIERS,
     **ENCODERS,
     "vit-first": _image("ViTModel", pooler=False),

@@ -27,8 +27,8 @@ def teacher_from_source(
         source: ``hf:NAME_OR_FOLDER`` (see ``edgemm.models.huggingface``), ``folder:PATH`` (saved by ``save_model``), or
             ``python:module:factory``, where ``factory()`` returns a ``Model``, or an ``nn.Module`` with an attribute
             ``signature``, which becomes a model of one part.
-        family: what the recipe expects; None takes any.
-        labels: the data's classes, which a classifier has to share, in their order; empty takes any.
+        family: what the recipe expects, and of BLIP what it is taken for; None takes any.
+        labels: the data's classes, which a classifier has to share, in an order of its own; empty takes any.
         task: of a classifier that doesn't say it itself.
 
     Raises:
@@ -36,7 +36,7 @@ def teacher_from_source(
     """
     scheme, _, rest = source.partition(":")
     if scheme == "hf" and rest:
-        model = model_from_hub(rest)
+        model = model_from_hub(rest, family=family)
     elif scheme == "folder" and rest:
         model = load_model(Path(rest))
     elif scheme == "python" and rest.count(":") == 1 and all(rest.split(":")):
@@ -53,11 +53,11 @@ def teacher_from_source(
         model.task = task
     if family is not None and model.family != family:
         raise ModelError(f"teacher.source '{source}' is of family '{model.family}', the recipe says '{family}'")
-    if model.labels and labels and model.labels != tuple(labels):
-        odd = sorted(set(model.labels) ^ set(labels))
+    if model.labels and labels and (odd := sorted(set(model.labels) ^ set(labels))):
+        few = f"; expected {', '.join(repr(label) for label in model.labels)}" if len(model.labels) < 10 else ""
         raise ModelError(
-            f"teacher.source '{source}': its {len(model.labels)} classes are not the data's {len(labels)}"
-            + (f"; '{odd[0]}' is in only one of them" if odd else ", in another order")
+            f"teacher.source '{source}': its {len(model.labels)} classes are not the data's {len(labels)}; '{odd[0]}' "
+            f"is in only one of them{few}"
         )
     return model
 

@@ -12,6 +12,7 @@ from edgemm.graph.attention import with_attention_outputs
 from edgemm.measure import contribution, towers
 from edgemm.measure.attention import Watched
 from edgemm.measure.contribution import Contributions
+from edgemm.measure.retrieval import distinct
 from edgemm.measure.table import Cell
 from edgemm.measure.towers import Embedded, Search
 from edgemm.pipeline.cases import Viewer, classifier_cases, retrieval_cases
@@ -116,7 +117,7 @@ def explain_bundles(
             continue
         embedded: dict[str, Mapping[str, Embedded]] = {}
         for name, bundle in bundles.items():
-            total = sum(len(towers.distinct(samples, m)) for m in towers.modalities_of(bundle, samples))
+            total = sum(len(distinct(samples, m).raws) for m in towers.modalities_of(bundle, samples))
             with progress.task(f"{split}, {name}", total=total) as task:
                 embedded[name] = towers.embed(bundle, split, samples, advance=task.advance)
         found = towers.searches(embedded, shown_groups=shown_groups)

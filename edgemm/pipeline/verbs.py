@@ -261,10 +261,10 @@ def _model_folder(path: Path, recipe: Recipe | None = None, dataset: Dataset | N
         model = load_model(path, factory=recipe.teacher.factory)
         if model.family != recipe.family:
             raise InputError(f"{path}: a model of family '{model.family}', the recipe says '{recipe.family}'")
-        if model.family == "fusion-classifier" and tuple(model.labels) != dataset.labels:
-            odd = sorted(set(model.labels) ^ set(dataset.labels))
-            which = f"only one of them has '{odd[0]}'" if odd else "their order differs"
-            raise InputError(f"{path}: the classes that it answers with are not those of the data; {which}")
+        if model.family == "fusion-classifier" and (odd := sorted(set(model.labels) ^ set(dataset.labels))):
+            raise InputError(
+                f"{path}: the classes that it answers with are not those of the data; only one of them has '{odd[0]}'"
+            )
     return Artifact(path, "given", "", "")
 
 

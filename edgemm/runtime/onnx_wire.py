@@ -46,7 +46,10 @@ def require_whole_graph(data: bytes, *, what: str) -> None:
     except (ValueError, IndexError):
         raise EngineError(f"{what}: not an ONNX model; expected one self-contained ONNX file") from None
     if not whole:
-        raise EngineError(f"{what}: the graph keeps weights in another file; expected one self-contained ONNX file")
+        raise EngineError(
+            f"{what}: the graph keeps weights in another file; expected one self-contained ONNX file (onnx.save_model "
+            "without external data)"
+        )
 
 
 def _is_whole(data: bytes) -> bool:

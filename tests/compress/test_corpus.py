@@ -76,6 +76,19 @@ def test_several_labels_and_quantities_become_rows_of_numbers() -> None:
         corpus_of(amounts, task="regression")
 
 
+def test_classes_are_counted_in_the_order_of_the_model_that_learns_them() -> None:
+    data = Dataset(
+        {"train": [Sample("1", text="x", label="no match"), Sample("2", text="y", label="match")]},
+        labels=("match", "no match"), evaluate=("train",),
+    )  # fmt: skip
+    assert corpus_of(data).label.tolist() == [1, 0]
+    assert corpus_of(data, labels=("no match", "match")).label.tolist() == [0, 1]
+    several = Dataset({"train": [Sample("1", text="x", labels=("a",))]}, labels=("a", "b"), evaluate=("train",))
+    truth = corpus_of(several, labels=("b", "a"), task="multi-label").truth
+    assert truth is not None
+    assert truth.tolist() == [[0, 1]]
+
+
 def test_extra_texts_stand_at_the_end_and_never_repeat_a_sample() -> None:
     corpus = corpus_of(dataset([Sample("1", image=Path("a"), text="cat")]), extra_texts=["cat", "house", "house"])
     assert corpus.texts == ("cat", "house")

@@ -10,12 +10,16 @@ from torch import nn
 
 from edgemm.graph.capture import capture_model, capture_part
 from edgemm.graph.parity import OnnxGraph, largest_difference
+from edgemm.models.families import frontend_part
+from edgemm.models.frontend import IMAGENET_STD
 from edgemm.models.model import Model, Part
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, CaptureError
 from edgemm.runtime.manifest import TensorInput, TextInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
+
+RNG = np.random.default_rng(0)
 
 
 def vector_part(module: nn.Module, *, width: int = 4, outputs: tuple = ("batch", 4), dims=None) -> Part:
@@ -50,6 +54,18 @@ def test_inputs_and_outputs_carry_the_signatures_names_and_dimensions(text_graph
         "attention_mask": ["batch", "tokens"],
         "text_embedding": ["batch", "8"],
     }
+
+
+def test_a_bicubic_frontend_passes_on_noise_as_long_as_its_range_goes():
+    config = {"size": 96, "fit": "crop", "shortest": 96, "resample": "bicubic"}  # 16 to 96: positions have rounding
+    noise = torch.from_numpy(RNG.integers(0, 256, (1, 128, 128, 3), dtype=np.uint8))
+    long = torch.from_numpy(RNG.integers(0, 256, (1, 4096, 16, 3), dtype=np.uint8))
+    part = frontend_part(config)
+    graph = OnnxGraph(capture_part(part, {"image": noise}, further=[{"image": long}]))
+    with torch.no_grad():
+        expected = part.module(long).numpy()
+    difference = np.abs(graph.run({"image": long.numpy()})["pixels"] - expected).max()
+    assert difference * min(IMAGENET_STD) < 0.5 / 255  # less than what Pillow rounds by
 
 
 def test_capture_leaves_the_module_in_the_mode_it_was_in():

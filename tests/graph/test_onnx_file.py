@@ -13,7 +13,7 @@ from edgemm.graph.files import write_graph
 from edgemm.graph.onnx_file import quantize_file, read_onnx
 from edgemm.graph.parity import OnnxGraph, cosine
 from edgemm.graph.storage import compress_weights
-from edgemm.runtime.errors import EdgemmError
+from edgemm.runtime.errors import EdgemmError, EngineError
 from edgemm.stage import Context
 
 
@@ -88,6 +88,25 @@ def test_whatever_a_graph_ends_in_keeps_its_name_its_type_and_nearly_its_values(
         assert {n: v.dtype for n, v in got.items()} == dict.fromkeys(outputs, np.dtype(np.float32))
         assert all(cosine(got[n], expected[n]) > 0.998 for n in outputs)
         assert "DequantizeLinear" in operators(ir.load(made)) or "Cast" in operators(ir.load(made))
+
+
+def test_a_graph_whose_weights_lie_elsewhere_is_refused_wherever_it_says_so(tmp_path: Path):
+    x, y = (helper.make_tensor_value_info(name, FLOAT, [4]) for name in "xy")
+    away = onnx.TensorProto(
+        name="w", dims=[4], data_type=FLOAT, data_location=onnx.TensorProto.EXTERNAL,
+        external_data=[onnx.StringStringEntryProto(key="location", value="w.bin")],
+    )  # fmt: skip
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    graphs = {
+        "initializer": helper.make_graph([add], "g", [x], [y], [away]),
+        "attribute": helper.make_graph([helper.make_node("Constant", [], ["w"], value=away), add], "g", [x], [y]),
+    }
+    for name, graph in graphs.items():
+        path = tmp_path / f"{name}.onnx"
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        path.write_bytes(made.SerializeToString())
+        with pytest.raises(EngineError, match=rf"{name}.onnx: the graph keeps weights in another file; .*onnx.save"):
+            read_onnx(path)
 
 
 @pytest.mark.parametrize(

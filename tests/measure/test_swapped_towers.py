@@ -64,5 +64,5 @@ def test_a_label_that_the_gallery_lacks_is_named(good_retriever: Path, tmp_path:
 def test_one_item_under_two_labels_is_named(good_retriever: Path, tmp_path: Path) -> None:
     samples = retrieval_samples(tmp_path)
     samples[1] = replace(samples[1], text="red")
-    with pytest.raises(DataError, match="its text stands for 'green' here and for 'red' in sample 'a/red'"):
+    with pytest.raises(DataError, match="split 'test': the text 'red' stands under two labels, 'red' and 'green'"):
         embed(Bundle.open(good_retriever), "test", samples)

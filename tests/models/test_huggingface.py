@@ -160,9 +160,11 @@ def vision_text(folder: Path) -> Any:
     return saved(folder, model, transformers.ViTImageProcessor(**SQUARE))
 
 
-def blip(folder: Path) -> Any:
-    text = {**TEXT, "encoder_hidden_size": 32, "sep_token_id": 3, "is_decoder": False}
-    config = transformers.BlipConfig(text_config=text, vision_config=VISION, image_text_hidden_size=24)
+def blip(folder: Path, **more: Any) -> Any:
+    seen = {"initializer_range": 0.2}  # of BLIP's own, 1e-10, all images are one
+    text = {**TEXT, **seen, "encoder_hidden_size": 32, "sep_token_id": 3, **more}
+    config = transformers.BlipConfig(text_config=text, vision_config={**VISION, **seen}, image_text_hidden_size=24)
+    torch.manual_seed(0)
     return saved(folder, transformers.BlipForImageTextRetrieval(config), transformers.BlipImageProcessor(**SQUARE))
 
 
@@ -258,6 +260,80 @@ def test_vilt_answers_as_transformers_does(tmp_path: Path) -> None:
     check_round_trip(model, {"image": square, **words}, tmp_path / "ours")
     words = {n: v[:1] for n, v in words.items()}
     check_the_corridor(model, {"image": square[:1], **words}, {"image": square[0], "text": TEXTS[0]}, tmp_path / "out")
+
+
+def matched(whole: Any, pixels: torch.Tensor, words: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What transformers says of every picture with the text of its place: (B, 2)."""
+    with torch.no_grad():
+        score: torch.Tensor = whole(pixel_values=pixels, **words, use_itm_head=True).itm_score
+    return score
+
+
+def test_blip_matches_as_transformers_does(tmp_path: Path) -> None:
+    whole = blip(tmp_path)
+    model = model_from_hub(str(tmp_path), family="fusion-classifier")
+    assert (model.family, model.labels) == ("fusion-classifier", ("no match", "match"))
+    assert [(part.name, part.role) for part in model.chain] == [
+        ("image_frontend", "frontend"), ("image", "tower"), ("fusion", "fusion"),
+    ]  # fmt: skip
+    assert model.part("image").signature.outputs[0].shape == ("batch", 17, 32)
+    words = ids_of(model.tokenizer_json)
+    images = np.concatenate([pictures(), pictures()[:1, ::-1]])
+    made = run(model, {"image": images, **words})
+    expected = matched(whole, made["pixels"], words)
+    torch.testing.assert_close(made["logits"], expected, atol=1e-5, rtol=1e-5)
+    other = matched(whole, made["pixels"].flip(0), words)  # the same texts with other images
+    assert (expected - other)[::2].abs().min() > 1e-4  # each more than what they may be off
+    theirs = transformers.BlipImageProcessor.from_pretrained(tmp_path)(list(images), return_tensors="pt")
+    torch.testing.assert_close(
+        made["logits"],
+        matched(whole, theirs["pixel_values"], words),
+        atol=0.01,
+        rtol=0,  # Pillow rounds to 1/255
+    )
+    check_round_trip(model, {"image": images, **words}, tmp_path / "ours")
+
+
+def test_a_blip_that_matches_goes_all_the_way(tmp_path: Path) -> None:
+    whole = blip(tmp_path)
+    model = model_from_hub(str(tmp_path), family="fusion-classifier")
+    words, image = {n: v[:1, :4] for n, v in ids_of(model.tokenizer_json).items()}, pictures()[:1]
+    raw = {"image": pictures()[0], "text": TEXTS[0]}
+    check_the_corridor(model, {"image": image, **words}, raw, tmp_path / "out")
+    bundle = Bundle.open(tmp_path / "out" / "float32")
+    assert [part.name for part in bundle.parts] == ["image_frontend", "image", "fusion"]
+    pixels = run(model, {"image": pictures()[:1]})["pixels"].repeat(3, 1, 1, 1)
+    got = bundle.predict(image=[pictures()[0]] * 3, text=TEXTS)
+    expected = matched(whole, pixels, ids_of(model.tokenizer_json))
+    np.testing.assert_allclose(got.outputs["logits"], expected, atol=1e-4)
+    assert got.matches is not None
+    for matches, row in zip(got.matches, expected.softmax(1), strict=True):
+        assert dict(matches) == pytest.approx(dict(zip(("no match", "match"), row.tolist(), strict=True)), abs=1e-4)
+
+
+def test_each_side_of_a_blip_has_the_weights_that_it_reads(tmp_path: Path) -> None:
+    blip(tmp_path)
+    apart, joint = (model_from_hub(str(tmp_path), family=family) for family in (None, "fusion-classifier"))
+    names = {
+        f"{model.family} {part.name}": {name.split(".")[1] for name in part.module.state_dict()}
+        for model in (apart, joint)
+        for part in model.chain[1:]
+        if part.role != "frontend"
+    }
+    assert names == {
+        "dual-encoder image": {"vision_model", "vision_proj"},
+        "dual-encoder text": {"text_encoder", "text_proj"},
+        "fusion-classifier image": {"vision_model"},
+        "fusion-classifier fusion": {"text_encoder", "itm_head"},
+    }
+    assert not any("crossattention" in name for name in apart.part("text").module.state_dict())
+
+
+def test_a_blip_without_cross_attention_can_not_match(tmp_path: Path) -> None:
+    blip(tmp_path, is_decoder=False)
+    message = r"text_config.is_decoder is false, so .* can't look at an image; expected .* family = \"dual-encoder\"$"
+    with pytest.raises(ModelError, match=message):
+        model_from_hub(str(tmp_path), family="fusion-classifier")
 
 
 def test_a_generative_blip_is_told_apart(tmp_path: Path) -> None:

@@ -178,6 +178,21 @@ def test_an_incomplete_folder_names_the_file(clip: tuple[Path, Any], file: str, 
         teacher_from_source(f"hf:{clip[0]}")
 
 
+def test_a_blip_embeds_or_matches_as_the_family_says(tmp_path: Path) -> None:
+    from tests.models.test_huggingface import blip
+
+    blip(tmp_path)
+    source = f"hf:{tmp_path}"
+    assert teacher_from_source(source).outputs == ("image_embedding", "text_embedding")
+    assert teacher_from_source(source, family="dual-encoder").family == "dual-encoder"
+    model = teacher_from_source(source, family="fusion-classifier", labels=("match", "no match"), task="single-label")
+    assert (model.labels, model.task) == (("no match", "match"), "single-label")
+    with pytest.raises(ModelError, match=r"2 classes are not .* 2; 'fits' is in .*; expected 'no match', 'match'$"):
+        teacher_from_source(source, family="fusion-classifier", labels=("fits", "no match"))
+    with pytest.raises(ModelError, match=r"is of family 'dual-encoder', the recipe says 'embedder'"):
+        teacher_from_source(source, family="embedder")
+
+
 def test_a_source_that_is_none_is_told_with_the_kinds() -> None:
     with pytest.raises(ModelError, match=r"got 'clip', expected hf:NAME_OR_FOLDER, folder:PATH or python:"):
         teacher_from_source("clip")

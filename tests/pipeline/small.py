@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 220), "yellow": (230, 210, 50)}
 SHAPES = ("circle", "square", "bar", "cross")
 WORDS = (*COLOURS, *SHAPES, "a")
+VOCABULARY = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
 
 
 def draw(colour: str, shape: str, rng: np.random.Generator) -> Image.Image:
@@ -55,9 +56,8 @@ def write_text_weights(folder: Path) -> Path:
     import torch
     from transformers import BertConfig, BertModel
 
-    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     config = BertConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(VOCABULARY),
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -66,12 +66,16 @@ def write_text_weights(folder: Path) -> Path:
     )
     torch.manual_seed(0)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder, safe_serialization=True)
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    return _write_wordpieces(folder)
+
+
+def _write_wordpieces(folder: Path) -> Path:
+    tokenizer = Tokenizer(models.WordPiece(VOCABULARY, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
-        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+        special_tokens=[("[CLS]", VOCABULARY["[CLS]"]), ("[SEP]", VOCABULARY["[SEP]"])],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
@@ -99,6 +103,42 @@ def write_clip(folder: Path) -> Path:
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def write_blip(folder: Path) -> Path:
+    """A BLIP for retrieval of width 16 with random weights in Hugging Face's files, which embeds and matches."""
+    import torch
+    from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor
+
+    sizes = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+        "initializer_range": 0.2,  # of BLIP's own, 1e-10, all images are one
+    }  # fmt: skip
+    text = {
+        **sizes, "vocab_size": len(VOCABULARY), "max_position_embeddings": 16, "pad_token_id": 0, "bos_token_id": 2,
+        "sep_token_id": 3,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = BlipConfig(
+        text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 8}, image_text_hidden_size=16
+    )
+    BlipForImageTextRetrieval(config).save_pretrained(folder)
+    BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return _write_wordpieces(folder)
+
+
+def write_pairs(folder: Path) -> Path:
+    """Pictures and ``pairs.csv``: each once with a text that says what it shows, once with one that doesn't."""
+    write_data(folder)
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    path = folder / "pairs.csv"
+    lines = ["image,text,label,split"]
+    for index, row in enumerate(rows):
+        other = rows[(index + 7) % len(rows)]["text"]
+        lines += [f"{row['image']},{text},{label},{row['split']}"
+                  for text, label in ((row["text"], "match"), (other, "no match"))]  # fmt: skip
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 RECIPE = """

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemm.data import Dataset
+from edgemm.data import Dataset, open_dataset
 from edgemm.measure.measurement import Measurement, read_measurements
 from edgemm.pipeline.node import run_nodes
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.stages import corridor_nodes
 from edgemm.pipeline.store import Store
-from edgemm.recipe import Recipe
+from edgemm.recipe import DataConfig, Recipe, TeacherSection
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import InputError
 from edgemm.stage import Silent
-from tests.pipeline.small import write_text_weights
+from tests.pipeline.small import write_blip, write_pairs, write_text_weights
 from tests.pipeline.world import write_world
 
 CONV = {"stem": 8, "blocks": [1, 1], "channels": [8, 16], "features": 24}
@@ -155,6 +155,29 @@ def test_several_labels_and_quantities(tmp_path: Path, text: Path, world: Datase
     else:
         truth = np.array([[s.value] for s in dataset.split("test")])
         assert np.abs(made.outputs["value"] - truth).mean() < np.abs(truth.mean() - truth).mean()
+
+
+def test_a_blip_that_matches_is_a_teacher(tmp_path: Path, text: Path) -> None:
+    recipe = recipe_of(
+        "fusion-classifier", text, ("image", "text"), fusion={"mode": "concat"},
+        teach={"freeze": "towers", "epochs": 1}, distill={"mixed": 1, "gram": 1.0},
+    ).model_copy(update={"teacher": TeacherSection(source=f"hf:{write_blip(tmp_path / 'blip')}")})  # fmt: skip
+    dataset = open_dataset(DataConfig(kind="table", root=str(write_pairs(tmp_path / "data"))), cache=tmp_path / "cache")
+    assert dataset.labels == ("match", "no match")  # sorted; the model's own order is the other
+    bundle, teacher = corridor(recipe, dataset, tmp_path)
+    assert teacher is not None
+    assert [part.name for part in teacher.parts] == ["image_frontend", "image", "fusion"]
+    given = raws(dataset, ("image", "text"))
+    truth = {"no match": 0, "match": 1}
+    for found in (teacher, bundle):
+        assert found.predict(**given).outputs["logits"].shape == (32, 2)
+        assert tuple(found.archive.read_strings(found.manifest.labels or "")) == tuple(truth)
+    whole = next(m for m in measurements(bundle) if m.details.get("task") == "answers")
+    assert whole.details["truth"] == [truth[str(s.label)] for s in dataset.split("test")]
+    assert {m.details.get("task") for m in measurements(bundle)} >= {
+        "image only (text shuffled)", "text only (image shuffled)",
+    }  # fmt: skip
+    assert bundle.verify().ok
 
 
 def test_an_embedder_of_one_tower(tmp_path: Path, text: Path, world: Dataset) -> None:
