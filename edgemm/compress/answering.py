@@ -195,7 +195,13 @@ class AnswerDistillation(_Answering):
                 assert isinstance(width, int)
                 # of one width they should be the same features, as a fusion that was inherited expects
                 self.adapters[name] = nn.Linear(width, rows.shape[-1]) if width != rows.shape[-1] else nn.Identity()
-                self.centres[name] = rows.float().flatten(0, -2).mean(0)
+                real = rows[: len(rows) - self.corpus.extra] if name in cached.get("text", ()) else rows
+                self.centres[name] = real.flatten(0, -2).mean(0, dtype=torch.float32)
+        if self.corpus.extra and not self.adapters.keys() & cached.get("text", {}).keys():
+            raise ModelError(
+                "distill.extra_texts: nothing compares student and teacher on them; give distill.feature a weight and "
+                "the teacher a text tower of its own, or set distill.extra_texts = 0"
+            )
 
     def _voices(self) -> list[str]:
         """Values in which single modalities decide, in student and teacher."""
@@ -235,6 +241,8 @@ class AnswerDistillation(_Answering):
                 loss = loss + weight / len(self.voices) * compare(answered[name], target[name])
         if config.mixed and "text" in drawn:
             loss = loss + self._mixed(made, given, len(rows), generator)
+        if self.corpus.extra:
+            loss = loss + self._of_made_up_texts(generator)
         return loss + self._of_features(made, given, drawn, kept)
 
     def _given(self, drawn: Mapping[str, Drawn]) -> dict[str, Tensor]:
@@ -259,23 +267,39 @@ class AnswerDistillation(_Answering):
         kept: Mapping[str, Tensor],
     ) -> Tensor:
         """Distances of the towers' features to the teacher's, where the student was given the modality."""
-        config = self.config
         loss = torch.zeros((), device=self.device)
         where = {f"{modality}_features": kept[modality] for modality in drawn}
-        for name, adapter in self.adapters.items():
+        for name in self.adapters:
             if name not in made:
                 continue
             rows = where.get(name, torch.ones(len(made[name]), dtype=torch.bool))
             if not rows.any():
                 continue
-            ours, theirs = losses.pooled(made[name])[rows], losses.pooled(given[name])[rows]
-            centre = self.centres[name].to(self.device)
-            distance = losses.feature_distance(adapter(ours) - centre, theirs - centre)
-            loss = loss + config.feature * distance / len(self.adapters)
+            loss = loss + self._distance(name, made[name][rows], given[name][rows])
         for name, rows in where.items():
             if name in made and name in given and rows.any():
                 for weight, compare in self.of_features:
                     loss = loss + weight / len(where) * compare(made[name][rows], given[name][rows])
+        return loss
+
+    def _distance(self, name: str, ours: Tensor, theirs: Tensor) -> Tensor:
+        """What the loss counts of the distance between features (n, ...) of student and teacher."""
+        centre = self.centres[name].to(self.device)
+        distance = losses.feature_distance(
+            self.adapters[name](losses.pooled(ours)) - centre, losses.pooled(theirs) - centre
+        )
+        return self.config.feature * distance / len(self.adapters)
+
+    def _of_made_up_texts(self, generator: torch.Generator) -> Tensor:
+        """Distances of features of made-up texts, which the text tower alone is run for."""
+        assert self.teacher_feeds is not None
+        first = len(self.corpus.texts) - self.corpus.extra
+        items = first + torch.randint(self.corpus.extra, (self.config.extra_batch,), generator=generator)
+        made = tower_values(self.model, "text", self.values("text", items, torch.zeros_like(items), generator))
+        given = self.teacher_feeds.values("text", items)
+        loss = torch.zeros((), device=self.device)
+        for name in self.adapters.keys() & made.keys() & given.keys():
+            loss = loss + self._distance(name, made[name], given[name].to(self.device))
         return loss
 
     def _mixed(

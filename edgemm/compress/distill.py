@@ -114,7 +114,8 @@ def _answering(
     student: Model, teacher: Model, config: DistillConfig, *, dataset: Dataset, seed: int, context: Context
 ) -> AnswerDistillation:
     """From a teacher's cached features where it has towers of single modalities, else from its answers."""
-    corpus = corpus_of(dataset, labels=student.labels, task=student.task)
+    extra = _extra_texts(teacher, dataset, count=config.extra_texts, seed=seed) if "text" in student.inputs else []
+    corpus = corpus_of(dataset, labels=student.labels, task=student.task, extra_texts=extra)
     for model in (student, teacher):
         if not model.placeholders:
             corpus.require(model.inputs, stage="distill")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch.nn import functional as F
 
+from edgemm.compress.answering import AnswerDistillation
 from edgemm.compress.distill import distillation
 from edgemm.data import Dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.models.inherit import build_student
 from edgemm.models.model import Model
 from edgemm.recipe import AugmentConfig, DistillConfig, StudentSection, TeacherSection
+from edgemm.runtime.errors import ModelError
 from edgemm.stage import Context
 
 STILL = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
@@ -37,6 +40,42 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_any_pair(
         for parameter in student.part("text").module.parameters():
             parameter.add_(0.1)  # and what it forgets shows
         assert objective(torch.arange(len(objective.corpus)), torch.Generator().manual_seed(0)).item() > 0.01
+
+
+def test_made_up_texts_teach_the_text_tower_what_no_question_says(
+    tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
+) -> None:
+    teacher, student = teacher_of(teacher_section, questions), teacher_of(teacher_section, questions)
+    config = DistillConfig(task=0, kd=0, feature=1, extra_texts=30, extra_batch=8, augment=STILL)
+    objective = distillation(
+        student, teacher, config, dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path)
+    )
+    objective.eval()
+    assert isinstance(objective, AnswerDistillation)
+    asked = set(questions.all_texts())
+    extra = objective.corpus.texts[-objective.corpus.extra :]
+    assert len(extra) >= 20
+    assert not asked & set(extra)
+    with torch.no_grad():
+        whole = objective(torch.arange(4), torch.Generator().manual_seed(0))
+        assert abs(whole.item()) < 1e-3
+        for parameter in student.part("image").module.parameters():  # it is not asked about them
+            parameter.add_(0.1)
+        assert objective._of_made_up_texts(torch.Generator().manual_seed(0)).abs().item() < 1e-3
+        for parameter in student.part("text").module.parameters():
+            parameter.add_(0.1)
+        assert objective._of_made_up_texts(torch.Generator().manual_seed(0)).item() > 0.01
+
+
+def test_made_up_texts_need_something_that_compares_them(
+    tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
+) -> None:
+    teacher, student = teacher_of(teacher_section, questions), teacher_of(teacher_section, questions)
+    with pytest.raises(ModelError, match=r"distill.extra_texts: nothing compares .* give distill.feature a weight"):
+        distillation(
+            student, teacher, DistillConfig(feature=0, extra_texts=5), dataset=questions, seed=0,
+            context=Context(scratch=tmp_path, cache=tmp_path),
+        )  # fmt: skip
 
 
 def test_an_image_asked_twice_in_a_batch_gives_the_loss_of_two_samples(
