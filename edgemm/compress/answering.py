@@ -197,11 +197,6 @@ class AnswerDistillation(_Answering):
                 self.adapters[name] = nn.Linear(width, rows.shape[-1]) if width != rows.shape[-1] else nn.Identity()
                 real = rows[: len(rows) - self.corpus.extra] if name in cached.get("text", ()) else rows
                 self.centres[name] = real.flatten(0, -2).mean(0, dtype=torch.float32)
-        if self.corpus.extra and not self.adapters.keys() & cached.get("text", {}).keys():
-            raise ModelError(
-                "distill.extra_texts: nothing compares student and teacher on them; give distill.feature a weight and "
-                "the teacher a text tower of its own, or set distill.extra_texts = 0"
-            )
 
     def _voices(self) -> list[str]:
         """Values in which single modalities decide, in student and teacher."""

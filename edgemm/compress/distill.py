@@ -44,7 +44,8 @@ def run(
         factory: the Python factory that the teacher may come from; see ``load_model``.
 
     Raises:
-        ModelError: a section that contradicts itself, embeddings of different widths, a loss that is not finite.
+        ModelError: a section that contradicts itself, embeddings of different widths, a fusion or head that nothing
+            teaches, a loss that is not finite.
         DataError: samples that can't be paired or read.
     """
     torch.set_num_threads(threads)
@@ -59,6 +60,7 @@ def run(
     )
     if config.epochs:
         check_hidden(model, teacher, config)
+        check_joints(model, teacher, config)
         objective = distillation(model, teacher, config, dataset=dataset, seed=seed, context=context)
         train_(
             objective,
@@ -70,6 +72,22 @@ def run(
             title="distill",
         )
     save_model(model, out)
+
+
+def check_joints(student: Model, teacher: Model, config: DistillConfig) -> None:
+    """What joins modalities is taught, or is the teacher's already. Raises ModelError naming what is neither."""
+    if student.family != "fusion-classifier" or config.teaches_joints:
+        return
+    theirs = {part.name: part.module.state_dict() for part in teacher.chain}
+    for part in student.chain:
+        state, same = part.module.state_dict(), theirs.get(part.name, {})
+        if part.role in ("fusion", "head") and not (
+            state.keys() == same.keys() and all(torch.equal(value, same[name]) for name, value in state.items())
+        ):
+            raise ModelError(
+                f"distill: no loss teaches the student's {part.name}, and its shape is not the teacher's, so it would "
+                "stay random; give distill.kd or distill.task a weight, or make [student] as wide there as [teacher]"
+            )
 
 
 def distillation(
@@ -86,6 +104,11 @@ def distillation(
     if set(student.inputs) != set(teacher.inputs):
         raise ModelError(
             f"distill: the student takes {list(student.inputs)}, the teacher {list(teacher.inputs)}; expected the same"
+        )
+    if student.labels != teacher.labels:
+        raise ModelError(
+            f"distill: the student's {len(student.labels)} classes and the teacher's {len(teacher.labels)} are not the "
+            "same in the same order; build the student from this teacher"
         )
     if student.family == "fusion-classifier":
         return _answering(student, teacher, config, dataset=dataset, seed=seed, context=context)
@@ -114,7 +137,12 @@ def _answering(
     student: Model, teacher: Model, config: DistillConfig, *, dataset: Dataset, seed: int, context: Context
 ) -> AnswerDistillation:
     """From a teacher's cached features where it has towers of single modalities, else from its answers."""
-    extra = _extra_texts(teacher, dataset, count=config.extra_texts, seed=seed) if "text" in student.inputs else []
+    if config.extra_texts and not any(part.role == "tower" and part.modality == "text" for part in teacher.chain):
+        raise ModelError(
+            "distill.extra_texts: this teacher has no text tower of its own that the student's could be compared with; "
+            "set distill.extra_texts = 0"
+        )
+    extra = _extra_texts(teacher, dataset, count=config.extra_texts, seed=seed)
     corpus = corpus_of(dataset, labels=student.labels, task=student.task, extra_texts=extra)
     for model in (student, teacher):
         if not model.placeholders:

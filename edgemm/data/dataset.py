@@ -22,8 +22,8 @@ class Sample:
         labels: every class that is right (multi-label).
         value: the quantity to predict (regression).
         group: a slice that is also reported alone.
-        cluster: samples of one are not independent of each other (a patient's, a speaker's), so intervals draw them
-            together; None: those of one file are.
+        cluster: samples of one are not independent of each other (a patient's, a speaker's), so the intervals of
+            answers draw them together; None: those of one file.
     """
 
     id: str
@@ -51,8 +51,11 @@ class Sample:
         return self.text if modality == "text" else self.file(modality)
 
     def drawn_with(self) -> str:
-        """What the bootstrap draws whole: the sample's cluster, else its file, else itself."""
-        return self.cluster or str(self.image or self.audio or next(iter(self.tensors.values()), self.id))
+        """What the bootstrap draws whole: ``cluster:`` the sample's, else ``file:`` its own, else ``id:`` itself."""
+        if self.cluster is not None:
+            return f"cluster:{self.cluster}"
+        file = self.image or self.audio or next(iter(self.tensors.values()), None)
+        return f"id:{self.id}" if file is None else f"file:{file}"
 
 
 @dataclass(frozen=True)

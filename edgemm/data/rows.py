@@ -149,10 +149,12 @@ def _text(cell: object) -> str | None:
 
 
 def _plain(ours: str, cell: object) -> str | None:
-    if cell is None:
+    if cell is None or cell != cell:  # a table's empty cell may read as NaN
         return None
     if not isinstance(cell, (str, int, float)):
         raise DataError(f"{ours}: got {type(cell).__name__}, expected a string or a number")
+    if isinstance(cell, float) and cell.is_integer():  # a column with empty cells reads whole numbers as 7.0
+        cell = int(cell)
     return str(cell).strip() or None
 
 

@@ -119,7 +119,7 @@ def encodings(bundle: Bundle, samples: Sequence[Sample], *, prompts: Sequence[st
 
 
 def samples_digest(split: str, samples: Sequence[Sample], *, checksums: Mapping[Any, str] | None = None) -> str:
-    """sha256 of an evaluation split: names, texts, labels, values, groups and the bytes of every file."""
+    """sha256 of an evaluation split: names, texts, labels, values, groups, clusters and the bytes of every file."""
     known = dict(checksums or {})
 
     def digest(path: Any) -> str | None:
@@ -133,7 +133,7 @@ def samples_digest(split: str, samples: Sequence[Sample], *, checksums: Mapping[
     rows = [
         [
             *(s.id, digest(s.image), s.text, digest(s.audio), {m: digest(path) for m, path in s.tensors.items()}),
-            *(s.label, s.labels, s.value, s.group),
+            *(s.label, s.labels, s.value, s.group, s.cluster),
         ]
         for s in samples
     ]

@@ -14,8 +14,6 @@ from edgemm.measure.scores import Scored
 from edgemm.runtime.disk import replacing
 from edgemm.stage import Context
 
-FORMAT = 2  # of what is kept; scores of another are taken again
-
 
 def version(package: str) -> str:
     """The installed version, ``"unknown"`` where there is none."""
@@ -31,7 +29,7 @@ def file_of(context: Context, key: Sequence[Any]) -> Path | None:
         return None
     folder = context.cache / "scores"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{hashlib.sha256(json.dumps([FORMAT, *key]).encode()).hexdigest()}.json"
+    return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
 
 
 def read(path: Path | None) -> list[Scored] | None:

@@ -33,6 +33,8 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
         if name not in parts:
             yield f"prune.ratios.{name}: no part of the student{or_nearest(name, parts)}"
     yield from _impossible_models(recipe)
+    if "distill" in recipe.stages:
+        yield from _useless_losses(recipe)
     if recipe.pack.gallery_encoder == "teacher":
         if recipe.family != "dual-encoder" or "distill" not in recipe.stages:
             yield "pack.gallery_encoder: 'teacher' is for a dual-encoder that is distilled from one"
@@ -59,6 +61,32 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
             yield f"{at}.precision: 'float16' is for tensorrt and tensorrt-rtx; '{target.engine}' takes float32 or int8"
         if target.precision == "int8" and ships and "quantize" not in recipe.stages:
             yield f"{at}.precision: 'int8' needs the stage 'quantize', which is not in stages"
+
+
+def _useless_losses(recipe: Recipe) -> Iterator[str]:
+    """Losses that are missing where something is to be learnt, or that can't be."""
+    distill, classifies = recipe.distill, recipe.family == "fusion-classifier"
+    features = bool(distill.feature or any(distill.losses("features" if classifies else "embeddings")))
+    if classifies:
+        taught = features or distill.teaches_joints
+    else:
+        pairs = distill.affinity or distill.interactive or distill.contrastive
+        taught = features or bool(distill.hidden or (pairs and recipe.family == "dual-encoder"))
+    if distill.epochs and not taught:
+        yield f"distill: no loss of a {recipe.family} has a weight; give one a weight, or set distill.epochs = 0"
+    if classifies and not distill.teaches_joints:
+        if distill.mixed:
+            yield "distill.mixed: it is for what the teacher answers; give distill.kd a weight, or set it to 0"
+        for name in recipe.prune.ratios:
+            if name not in recipe.student.towers:
+                yield (
+                    f"prune.ratios.{name}: no loss of [distill] teaches it, so nothing would rank or recover its "
+                    "channels; give distill.kd or distill.task a weight, or leave it out"
+                )
+    if distill.extra_texts and recipe.student.text is None:
+        yield "distill.extra_texts: the student has no text tower; set it to 0"
+    elif distill.extra_texts and not (distill.feature if classifies else features or distill.hidden):
+        yield "distill.extra_texts: nothing compares student and teacher on them; give distill.feature a weight"
 
 
 def part_names(recipe: Recipe) -> list[str]:

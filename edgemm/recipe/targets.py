@@ -14,7 +14,10 @@ class CaptureConfig(Section):
 
     samples: int = Field(16, ge=1, description="Real samples on which each graph is compared with its part.")
     max_abs_error: float = Field(
-        1e-4, gt=0, description="Largest difference that passes, relative to the largest output; beyond it is an error."
+        1e-4,
+        gt=0,
+        description="Largest difference that passes, relative to the largest output; beyond it is an error. For images "
+        "longer than 419 pixels it is the side / 2^22: float32 knows no better where a resize reads.",
     )
 
 

@@ -139,6 +139,11 @@ class DistillConfig(TrainingSection):
                 if isinstance(mark, Loss) and mark.of == of and getattr(self, name):
                     yield getattr(self, name), mark.function
 
+    @property
+    def teaches_joints(self) -> bool:
+        """Whether any loss reaches a classifier's fusion and head."""
+        return bool(self.task or any(self.losses("answers")) or any(self.losses("voices")))
+
 
 class PruneConfig(Section):
     """Remove structure from parts of the student, then recover with the losses of distill."""

@@ -151,6 +151,7 @@ def class_tables(rows: Sequence[Row], measurements: Measurements) -> list[dict[s
         if not found or is_ablation(task):
             continue
         labels = next(iter(found.values())).details["labels"]
+        found = {name: m for name, m in found.items() if m.details["labels"] == labels}
         each = {name: _per_class(m) for name, m in found.items()}
         support = next(iter(each.values()))[0]
         order = [int(c) for c in np.argsort(-support, kind="stable")[:CLASSES] if support[c]]

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from edgemm.compress.answering import AnswerDistillation
-from edgemm.compress.distill import distillation
+from edgemm.compress.distill import check_joints, distillation
 from edgemm.data import Dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.models.inherit import build_student
@@ -67,15 +67,33 @@ def test_made_up_texts_teach_the_text_tower_what_no_question_says(
         assert objective._of_made_up_texts(torch.Generator().manual_seed(0)).item() > 0.01
 
 
-def test_made_up_texts_need_something_that_compares_them(
+def test_classes_in_another_order_than_the_teachers_are_refused(
     tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
 ) -> None:
     teacher, student = teacher_of(teacher_section, questions), teacher_of(teacher_section, questions)
-    with pytest.raises(ModelError, match=r"distill.extra_texts: nothing compares .* give distill.feature a weight"):
+    student.labels = student.labels[::-1]
+    with pytest.raises(ModelError, match=r"classes and the teacher's \d+ are not the same in the same order"):
         distillation(
-            student, teacher, DistillConfig(feature=0, extra_texts=5), dataset=questions, seed=0,
+            student, teacher, DistillConfig(), dataset=questions, seed=0,
             context=Context(scratch=tmp_path, cache=tmp_path),
         )  # fmt: skip
+
+
+def test_a_fusion_that_no_loss_teaches_has_to_be_the_teachers(
+    questions: Dataset, teacher_section: TeacherSection
+) -> None:
+    teacher = teacher_of(teacher_section, questions)
+    features = DistillConfig(task=0, kd=0, feature=1)
+    same = build_student(
+        StudentSection(**teacher_section.model_dump(exclude={"source"})), teacher, family="fusion-classifier", seed=1
+    )
+    check_joints(same, teacher, features)
+    fusion = teacher_section.fusion.model_copy(update={"width": teacher_section.fusion.width * 2})
+    wider = StudentSection(**teacher_section.model_dump(exclude={"source", "fusion"}), fusion=fusion)
+    student = build_student(wider, teacher, family="fusion-classifier", seed=1)
+    with pytest.raises(ModelError, match=r"no loss teaches the student's fusion, .* give distill.kd or distill.task"):
+        check_joints(student, teacher, features)
+    check_joints(student, teacher, DistillConfig(task=0, kd=1, feature=1))
 
 
 def test_an_image_asked_twice_in_a_batch_gives_the_loss_of_two_samples(

@@ -107,9 +107,15 @@ def test_samples_of_a_cluster_are_drawn_together(tmp_path: Path) -> None:
         tmp_path, "image,text,patient\na.png,one,7\na.png,two,\n,three,7\n,four,\n", columns={"cluster": "patient"}
     )
     one, two, three, four = data.split("train")
-    assert one.drawn_with() == three.drawn_with() == "7"
-    assert two.drawn_with() == str(tmp_path / "a.png")
-    assert four.drawn_with() == four.id
+    assert one.drawn_with() == three.drawn_with() == "cluster:7"
+    assert two.drawn_with() == f"file:{tmp_path / 'a.png'}"
+    assert four.drawn_with() == f"id:{four.id}"
+
+
+def test_numbers_that_name_are_read_as_whole_and_nan_as_none(tmp_path: Path) -> None:
+    rows = [{"text": str(number), "cluster": cell} for number, cell in enumerate((7, 7.0, "7", float("nan"), None))]
+    clusters = [s.cluster for s in jsonl(tmp_path, *rows).split("train")]
+    assert clusters == ["7", "7", "7", None, None]
 
 
 def test_a_sample_may_lack_modalities_but_not_all(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
@@ -258,10 +259,12 @@ def test_what_is_missing_is_said_before_training(tmp_path: Path) -> None:
         )
 
 
-def test_the_digest_of_samples_sees_tensors_labels_and_values(tmp_path: Path) -> None:
+def test_the_digest_of_samples_sees_every_field(tmp_path: Path) -> None:
     samples = said_by_three(tmp_path)
     before = accuracy.samples_digest("u", samples)
-    for changed in (replace(samples[0], value=1.0), replace(samples[0], labels=()), replace(samples[0], tensors={})):
-        assert accuracy.samples_digest("u", [changed, *samples[1:]]) != before
+    other = {"image": samples[-1].image, "audio": samples[0].image, "tensors": {}, "labels": ("x",), "value": 1.0}
+    for field in dataclasses.fields(Sample):
+        changed = replace(samples[0], **{field.name: other.get(field.name, "x")})
+        assert accuracy.samples_digest("u", [changed, *samples[1:]]) != before, field.name
     np.save(samples[0].tensors["sensor"], np.zeros(3, np.float32))
     assert accuracy.samples_digest("u", samples) != before

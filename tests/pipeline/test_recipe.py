@@ -102,6 +102,25 @@ def test_towers_that_contradict_the_family_are_refused(recipe, changes, message,
         load_recipe(recipe, changes)
 
 
+FUSED = ['family="fusion-classifier"', "distill.task=0", "distill.kd=0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([*FUSED, "distill.feature=0"], r"distill: no loss of a fusion-classifier has a weight; give one a weight"),
+        ([*FUSED, "distill.mixed=2"], r"distill\.mixed: .* give distill\.kd a weight, or set it to 0"),
+        ([*FUSED, "prune.ratios={head=0.5}"], r"prune\.ratios\.head: no loss of \[distill\] teaches it"),
+        (["distill.affinity=0", "distill.interactive=0", "distill.feature=0"], r"distill: no loss of a dual-encoder"),
+        ([*FUSED[:1], "distill.extra_texts=9", "distill.feature=0"], r"distill\.extra_texts: nothing compares"),
+    ],
+)
+def test_losses_that_teach_nothing_are_refused(recipe, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe, changes)
+    load_recipe(recipe, [*FUSED, "prune.ratios={text=0.5}"])  # the towers learn features, the head is the teacher's
+
+
 def test_a_mistyped_word_of_a_longer_key_finds_it():
     assert nearest("siez", ["weights", "stem", "input_size"]) == "input_size"
     assert nearest("xyzzy", ["weights", "stem"]) is None
