@@ -16,8 +16,7 @@ from edgemm.runtime.errors import DataError
 
 LABELS = ("negative", "neutral", "positive")
 FEWEST = 50
-"""Judgements that an emoji needs. The paper's ranking takes 5; the majority of so few is little more than chance: a
-linear classifier on the same features gets 1 point below the most frequent answer there, and 4 points above it here."""
+"""Judgements that an emoji needs. The paper's ranking takes 5, of which the majority says little."""
 
 
 def sentiments() -> dict[str, str]:
