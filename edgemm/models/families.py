@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pkgutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from edgemm.models.efficientnet import EfficientNetLite, tower_config
 from edgemm.models.frontend import sides
 from edgemm.models.fusion import fusion as fusion_from
 from edgemm.models.fusion import fusion_class
-from edgemm.models.kinds import kinds, module_from_config
+from edgemm.models.kinds import kinds, module_from_config, resolve
 from edgemm.models.model import Model, Part
 from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import tokenizer_from_json, trim_vocabulary, with_limits
@@ -136,7 +135,7 @@ def _tower_part(
 
 def _options(kind: str, section: Section) -> dict[str, object]:
     """Those options of a tower's section that the constructor of its kind names, where they are given."""
-    named = inspect.signature(pkgutil.resolve_name(kinds()[kind])).parameters
+    named = inspect.signature(resolve(kinds()[kind], what=f"part kind '{kind}'")).parameters
     values = section.model_dump(mode="json")
     return {name: value for name, value in values.items() if name in named and value is not None}
 

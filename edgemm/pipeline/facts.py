@@ -63,7 +63,7 @@ def _makers(section: ModelSection | DistillConfig) -> Iterator[tuple[str, str, I
     """Key, ``"module:name"`` of what it stands for, and the options that were given: an own class has own defaults."""
     if isinstance(section, DistillConfig):
         for of in get_args(Compared):
-            yield from (("distill", path, ()) for _, path in section.losses(of))
+            yield from ((f"distill.{key}", path, ()) for key, _, path in section.losses(of))
         return
     fusion, lines = section.fusion, {kind: line for table in TOWERS.values() for kind, line in table.items()}
     if path := FUSIONS[fusion.mode].made_by:

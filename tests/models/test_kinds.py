@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.models.families import Answer, build_model
-from edgemm.models.kinds import kinds
+from edgemm.models.kinds import kinds, resolve
 from edgemm.models.store import load_model, save_model
-from edgemm.recipe import TOWERS, Encoder, TeacherSection
+from edgemm.recipe import FUSIONS, TOWERS, Encoder, Joining, TeacherSection
 from edgemm.runtime.errors import ModelError
 
 
@@ -98,3 +98,42 @@ def test_what_makes_no_features_is_no_tower() -> None:
 def test_a_tower_that_can_not_see_its_input_is_told() -> None:
     with pytest.raises(ModelError, match=r"image tower 'blind': can't see \[1, 3, 32, 32\]: "):
         build({"kind": "blind"})
+
+
+@pytest.mark.parametrize("kind", ["fusion", "hf", "audio-cnn"])
+def test_a_tower_takes_no_name_that_something_else_has(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOWERS["image"], kind, Encoder(f"{__name__}:Coarse", "for the test"))
+    message = rf"TOWERS: kind '{kind}' of .* is what .* makes; expected a name of its own"
+    with pytest.raises(ModelError, match=message):
+        build({"kind": kind})
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no_such_module:Tower", r"can't import .* \(No module named 'no_such_module'\); expected module:name"),
+        (f"{__name__}:Tower", "can't import .* has no attribute 'Tower'"),
+        ("./tower.py:Tower", "can't import "),
+        (f"{__name__}:__doc__", "is str; expected a class or a function"),
+    ],
+)
+def test_a_line_that_names_nothing_is_told(path: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOWERS["image"], "lost", Encoder(path, "for the test"))
+    with pytest.raises(ModelError, match=f"part kind 'lost': .*{message}"):
+        build({"kind": "lost"})
+    monkeypatch.setitem(FUSIONS, "lost", Joining(path, "for the test"))
+    with pytest.raises(ModelError, match=f"fusion.mode 'lost': .*{message}"):
+        build({"kind": "coarse"}, fusion={"mode": "lost"})
+
+
+def test_a_module_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "burning_tower.py").write_text("raise OSError('it is on fire')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModelError, match=r"here: can't import 'burning_tower:Tower' \(it is on fire\)"):
+        resolve("burning_tower:Tower", what="here")
+
+
+def test_a_line_of_fusions_names_a_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FUSIONS, "coarse", Joining(f"{__name__}:Coarse", "for the test"))
+    with pytest.raises(ModelError, match=r"fusion.mode 'coarse': .* is no class of edgemm.models.fusion:Fusion"):
+        build({"kind": "coarse"}, fusion={"mode": "coarse"})
