@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,31 @@ class Coarse(nn.Module):
         return tokens if self.output == "tokens" else tokens.mean(1)
 
 
+class Picky(nn.Module):
+    """A tower that has other defaults than the section, and none for its depth."""
+
+    def __init__(self, *, depth: float, input_size: int = 8, width: int = 16) -> None:
+        super().__init__()
+        self.side = input_size
+        self.layer = nn.Linear(3, width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        assert pixels.shape[2:] == (self.side, self.side)
+        return self.layer(pixels.mean((2, 3)))
+
+
+class Stacked(nn.Module):
+    """A tower of tensors that has other defaults than the section."""
+
+    def __init__(self, *, shape: Sequence[int], features: int = 7, hidden: Sequence[int] = (5,)) -> None:
+        super().__init__()
+        widths = [shape[-1], *hidden, features]
+        self.layers = nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(widths)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.layers(values)
+
+
 class Spread(nn.Module):
     """No tower: (B, C, H, W)."""
 
@@ -47,8 +73,9 @@ class Blind(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind, made in (("coarse", "Coarse"), ("spread", "Spread"), ("blind", "Blind")):
-        monkeypatch.setitem(TOWERS["image"], kind, Encoder(f"{__name__}:{made}", "for the test"))
+    for kind in ("coarse", "picky", "spread", "blind"):
+        monkeypatch.setitem(TOWERS["image"], kind, Encoder(f"{__name__}:{kind.title()}", "for the test"))
+    monkeypatch.setitem(TOWERS["tensor"], "stacked", Encoder(f"{__name__}:Stacked", "for the test"))
 
 
 def build(image: Mapping[str, Any], *, family: str = "fusion-classifier", **more: Any) -> Any:
@@ -75,8 +102,31 @@ def test_a_tower_of_the_table_is_built_and_is_what_was_saved(tmp_path: Path) -> 
 
 
 def test_an_option_that_is_not_given_is_the_classes_own_default() -> None:
-    assert build({"kind": "coarse"}).part("image").config == {"output": "pooled"}
+    assert build({"kind": "coarse"}).part("image").config == {}
     assert build({"kind": "coarse"}).part("image").signature.outputs[0].shape == ("batch", 12)
+    assert build({"kind": "coarse", "output": "pooled"}).part("image").config == {"output": "pooled"}
+
+
+def test_a_default_of_the_section_is_none_of_the_classes() -> None:
+    assert build({"kind": "picky"}).part("image").config == {"input_size": 32, "depth": 1.0}
+    assert build({"kind": "picky"}).part("image").signature.outputs[0].shape == ("batch", 16)
+    tensors = {"motion": {"kind": "stacked", "shape": [3]}}
+    model = build_model(
+        TeacherSection.model_validate({"tensors": tensors}),
+        family="fusion-classifier",
+        answer=Answer(("no", "yes")),
+        seed=0,
+    )
+    assert model.part("motion").config == {"shape": [3]}
+    assert model.part("motion").signature.outputs[0].shape == ("batch", 7)
+
+
+def test_what_a_tower_sees_is_always_given_to_it() -> None:
+    section = {"image": {"kind": "picky"}}
+    model = build_model(
+        TeacherSection.model_validate(section), family="fusion-classifier", answer=Answer(("no", "yes")), seed=0
+    )
+    assert model.part("image").config["input_size"] == 224
 
 
 def test_tokens_are_counted_by_asking_the_tower() -> None:
