@@ -181,9 +181,10 @@ class AnswerDistillation(_Answering):
         self.of_features = weighted(config, "features", **options)
         self.voices = self._voices() if self.of_voices else []
         if self.of_voices and not self.voices:
+            key = " and ".join(f"distill.{key}" for key, _, _ in config.losses("voices"))
             raise ModelError(
-                "distill.unimodal: teacher and student have no decisions of single modalities in common; give both "
-                'fusion.mode = "late" or "hybrid", or set distill.unimodal = 0'
+                f"{key}: teacher and student have no decisions of single modalities in common; give both "
+                f'fusion.mode = "late" or "hybrid", or set {key} = 0'
             )
         self.adapters = nn.ModuleDict()
         self.centres: dict[str, Tensor] = {}  # pooled features share a large mean, which would hide what differs

@@ -8,7 +8,6 @@ families. They are in ``embedding.py`` (dual encoders, embedders) and ``answerin
 from __future__ import annotations
 
 import inspect
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.feeds import Feeds
 from edgemm.compress.trainer import Objective
+from edgemm.models.kinds import resolve
 from edgemm.recipe import Compared, DistillConfig, TeachConfig
 
 LARGEST_SCALE = 100.0  # as in CLIP
@@ -45,11 +45,14 @@ def weighted(
 
     Args:
         options: each function is given those that it names, ``temperature`` among them.
+
+    Raises:
+        ModelError: a function that isn't there.
     """
     found: list[tuple[float, Callable[[Tensor, Tensor], Tensor]]] = []
     known = {"temperature": config.temperature, **options}
-    for weight, path in config.losses(of):
-        function = pkgutil.resolve_name(path)
+    for key, weight, path in config.losses(of):
+        function = resolve(path, what=f"distill.{key}")
         named = known.keys() & inspect.signature(function).parameters
         found.append((weight, partial(function, **{name: known[name] for name in named})))
     return found

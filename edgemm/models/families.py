@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pkgutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from edgemm.models.efficientnet import EfficientNetLite, tower_config
 from edgemm.models.frontend import sides
 from edgemm.models.fusion import fusion as fusion_from
 from edgemm.models.fusion import fusion_class
-from edgemm.models.kinds import kinds, module_from_config
+from edgemm.models.kinds import kinds, module_from_config, resolve
 from edgemm.models.model import Model, Part
 from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import tokenizer_from_json, trim_vocabulary, with_limits
@@ -30,6 +29,7 @@ from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
 BATCH = DimRange(1, 1, 32)
 SIDE = DimRange(16, 128, 4096)
+_SEEN = {"input_size", "sample_rate", "longest_s", "mels", "shape"}  # options that say what stands before a tower
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +135,18 @@ def _tower_part(
 
 
 def _options(kind: str, section: Section) -> dict[str, object]:
-    """Those options of a tower's section that the constructor of its kind names, where they are given."""
-    named = inspect.signature(pkgutil.resolve_name(kinds()[kind])).parameters
-    values = section.model_dump(mode="json")
-    return {name: value for name, value in values.items() if name in named and value is not None}
+    """Those options of a tower's section that the constructor of its kind names.
+
+    A class from outside has defaults of its own: it gets what the recipe gives, what it has no default for, and what
+    says what it sees.
+    """
+    path = kinds()[kind]
+    named = inspect.signature(resolve(path, what=f"part kind '{kind}'")).parameters
+    values = {name: value for name, value in section.model_dump(mode="json").items() if name in named}
+    if not path.startswith("edgemm."):
+        always = _SEEN | {name for name, parameter in named.items() if parameter.default is parameter.empty}
+        values = {name: value for name, value in values.items() if name in section.model_fields_set | always}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _text_part(config: Mapping[str, object], *, embed_dim: int | None) -> Part:

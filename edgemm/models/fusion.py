@@ -3,7 +3,7 @@
 ``edgemm.recipe.fusions`` is the table of them. Each takes ``widths`` (modality -> width of its features, in the order
 of its inputs) and those options of the recipe's section that its constructor names; ``out_width`` says how wide its
 result is, ``takes`` whether it wants pooled features (B, W), tokens (B, N, W), or whatever there is. To add one: a
-module of that shape and a line in the table.
+subclass of ``Fusion`` and a line in the table.
 
 Rows of tokens that are all zero are padding, which towers that put out tokens leave there.
 """
@@ -11,13 +11,13 @@ Rows of tokens that are all zero are padding, which towers that put out tokens l
 from __future__ import annotations
 
 import inspect
-import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from edgemm.models.kinds import resolve
 from edgemm.models.text import Layer
 from edgemm.recipe import FUSIONS
 from edgemm.runtime.errors import ModelError
@@ -246,11 +246,17 @@ def _padding_bias(tokens: Tensor) -> Tensor:
 
 
 def fusion_class(mode: str) -> type[Fusion]:
-    """What joins features in a mode of the table. Raises ModelError for another mode, or one in which nothing does."""
+    """What joins features in a mode of the table.
+
+    Raises:
+        ModelError: another mode, one in which nothing joins them, or a line that names nothing, or no fusion.
+    """
     joining = {name: joining.made_by for name, joining in FUSIONS.items() if joining.made_by is not None}
     if mode not in joining:
         raise ModelError(f"fusion: mode '{mode}'; expected one of {', '.join(joining)}")
-    made: type[Fusion] = pkgutil.resolve_name(joining[mode])
+    made = resolve(joining[mode], what=f"fusion.mode '{mode}'")
+    if not (isinstance(made, type) and issubclass(made, Fusion)):
+        raise ModelError(f"fusion.mode '{mode}': '{joining[mode]}' is no class of edgemm.models.fusion:Fusion")
     return made
 
 

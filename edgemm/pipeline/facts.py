@@ -8,15 +8,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from edgemm.data import Dataset
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
-from edgemm.recipe import path_fields
+from edgemm.recipe import FUSIONS, TOWERS, Compared, DistillConfig, ModelSection, TeacherSection, TextTower, path_fields
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import one_line
 
@@ -37,6 +38,41 @@ def portable(section: BaseModel) -> dict[str, Any]:
     return values
 
 
+def own_code(*sections: ModelSection | DistillConfig) -> list[list[str]]:
+    """What of the user's own makes these models: ``"module:name"``, sha256 of the module's file, options given to it.
+
+    Fusions and towers by their lines in the tables, losses that have a weight, a teacher's factory; edgemm's own are
+    left out, being in a key already. Of a module its own file counts, and not what it imports or reads.
+
+    Raises:
+        ModelError: a line that names a module that isn't there.
+    """
+    found: list[list[str]] = []
+    for section in sections:
+        if isinstance(section, TeacherSection) and section.factory:
+            found.append([_content_of(f"python:{section.factory}")])
+        for key, path, given in _makers(section):
+            if not path.startswith("edgemm."):
+                origin = _module(path.partition(":")[0], where=f"{key}: '{path}'").origin
+                known = file_sha256(Path(origin)) if origin and Path(origin).is_file() else ""
+                found.append([path, known, *sorted(given)])
+    return found
+
+
+def _makers(section: ModelSection | DistillConfig) -> Iterator[tuple[str, str, Iterable[str]]]:
+    """Key, ``"module:name"`` of what it stands for, and the options that were given: an own class has own defaults."""
+    if isinstance(section, DistillConfig):
+        for of in get_args(Compared):
+            yield from ((f"distill.{key}", path, ()) for key, _, path in section.losses(of))
+        return
+    fusion, lines = section.fusion, {kind: line for table in TOWERS.values() for kind, line in table.items()}
+    if path := FUSIONS[fusion.mode].made_by:
+        yield f"fusion.mode '{fusion.mode}'", path, ()
+    for modality, tower in section.towers.items():
+        if not isinstance(tower, TextTower):
+            yield f"{modality}.kind '{tower.kind}'", lines[tower.kind].made_by, tower.model_fields_set
+
+
 def machine() -> dict[str, Any]:
     """What makes a latency this machine's: a measurement taken on another one is not found in the store."""
     model = platform.processor()
@@ -49,18 +85,15 @@ def machine() -> dict[str, Any]:
     return {"system": platform.system(), "machine": platform.machine(), "cpu": model, "cores": cores}
 
 
-def _module(source: str, path: str) -> ModuleSpec:
-    """Where the module of ``module:factory`` lies. Raises ModelError where it isn't written so, or isn't there."""
-    module, _, factory = path.partition(":")
-    if not all(name.isidentifier() for name in (*module.split("."), factory)):
-        raise ModelError(f"teacher.source: got '{source}', expected python:module:factory")
+def _module(module: str, *, where: str) -> ModuleSpec:
+    """Where a module lies. Raises ModelError where it isn't there."""
     try:
         spec = importlib.util.find_spec(module)
         reason = f"No module named '{module}'"
     except Exception as error:  # a package around the module is imported, and may raise anything
         spec, reason = None, one_line(error)
     if spec is None:
-        raise ModelError(f"teacher.source '{source}': can't import '{module}' ({reason}); is its folder on PYTHONPATH?")
+        raise ModelError(f"{where}: can't import '{module}' ({reason}); is its folder on PYTHONPATH?")
     return spec
 
 
@@ -75,7 +108,10 @@ def _content_of(text: str) -> str:
     """
     scheme, colon, rest = text.partition(":")
     if scheme == "python":
-        origin = _module(text, rest).origin
+        module, _, factory = rest.partition(":")
+        if not all(name.isidentifier() for name in (*module.split("."), factory)):
+            raise ModelError(f"teacher.source: got '{text}', expected python:module:factory")
+        origin = _module(module, where=f"teacher.source '{text}'").origin
         return f"{text} {file_sha256(Path(origin))}" if origin and Path(origin).is_file() else text
     path = Path(rest if colon and scheme in ("file", "folder", "hf") else text)
     if path.is_file():

@@ -34,6 +34,7 @@ class Node:
         work: writes the output.
         sources: folders and modules of edgemm whose code its output depends on, ``"compress"``, ``"recipe"``.
         libraries: distributions whose version its output depends on.
+        own_code: the user's own code that its output depends on, as ``facts.own_code`` writes it.
         collective: in a launch of several processes every one works on it; otherwise only the first does.
         makes: what it makes, in a few words, for the plan.
     """
@@ -45,12 +46,14 @@ class Node:
     work: Work = field(compare=False)
     sources: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
+    own_code: Sequence[Sequence[str]] = ()
     collective: bool = False
     makes: str = ""
 
     def code(self) -> dict[str, Any]:
-        """What computes its output: digest of edgemm's own code, versions of the libraries."""
-        return {"sources": sources_digest(self.sources), "libraries": library_versions(self.libraries)}
+        """What computes its output: digest of edgemm's own code, versions of the libraries, the user's own code."""
+        own = {"own_code": self.own_code} if self.own_code else {}
+        return {"sources": sources_digest(self.sources), "libraries": library_versions(self.libraries), **own}
 
     def facts(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """What the key is made from; ``digests`` are those of the inputs by role."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edgemm.compress.arithmetic import has_bfloat16
 from edgemm.data import Dataset
-from edgemm.pipeline.facts import dataset_facts, machine, portable
+from edgemm.pipeline.facts import dataset_facts, machine, own_code, portable
 from edgemm.pipeline.fitness import check_data
 from edgemm.pipeline.node import Node
 from edgemm.pipeline.work import Work
@@ -74,6 +74,8 @@ class _Corridor:
     def models(self) -> list[Node]:
         """Teach, distill, prune: as far as the recipe's stages go."""
         recipe, training = self.recipe, self.training
+        taught = own_code(recipe.teacher)
+        distilled = [*taught, *own_code(recipe.student, recipe.distill)] if "distill" in recipe.stages else taught
         nodes = {
             "teach": Node(
                 "teach",
@@ -83,6 +85,7 @@ class _Corridor:
                 self.work.teach,
                 sources=TRAINING_CODE,
                 libraries=TRAINING,
+                own_code=taught,
                 collective=True,
                 makes="the teacher",
             ),
@@ -94,6 +97,7 @@ class _Corridor:
                 self.work.distill,
                 sources=TRAINING_CODE,
                 libraries=TRAINING,
+                own_code=distilled,
                 collective=True,
                 makes="a student that answers like the teacher",
             ),
@@ -105,6 +109,7 @@ class _Corridor:
                 self.work.prune,
                 sources=TRAINING_CODE,
                 libraries=TRAINING,
+                own_code=distilled,
                 collective=True,
                 makes="the student with channels removed, recovered",
             ),
@@ -129,6 +134,7 @@ class _Corridor:
                 self.work.capture,
                 sources=CAPTURE_CODE,
                 libraries=EXPORT,
+                own_code=model.own_code,  # other code, maybe with the same weights
                 makes=f"an ONNX graph for each part of the {described[model.name]}",
             )
             for model in models

@@ -1,6 +1,6 @@
 """Fusions: the table of ways to join modalities, which recipes, their reference and the models are made from.
 
-To add one: a module with a class of the shape that ``edgemm.models.fusion`` describes, and a line here.
+To add one: a module with a subclass of ``edgemm.models.fusion.Fusion``, and a line here.
 """
 
 from __future__ import annotations

@@ -132,12 +132,12 @@ class DistillConfig(TrainingSection):
     )
     extra_batch: int = Field(128, ge=1, description="How many of those are in each batch.")
 
-    def losses(self, of: Compared) -> Iterator[tuple[float, str]]:
-        """Weight and ``"module:function"`` of every loss of ``of`` that has a weight, in the order of the keys."""
+    def losses(self, of: Compared) -> Iterator[tuple[str, float, str]]:
+        """Key, weight and ``"module:function"`` of every loss of ``of`` that has a weight, in the order of the keys."""
         for name, field in type(self).model_fields.items():
             for mark in field.metadata:
                 if isinstance(mark, Loss) and mark.of == of and getattr(self, name):
-                    yield getattr(self, name), mark.function
+                    yield name, getattr(self, name), mark.function
 
     @property
     def teaches_joints(self) -> bool:

@@ -16,6 +16,7 @@ from edgemm.compress.objectives import weighted
 from edgemm.data import Dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.recipe import AugmentConfig, Compared, DistillConfig, Loss, TeacherSection
+from edgemm.runtime.errors import ModelError
 from edgemm.stage import Context
 
 STILL = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
@@ -43,7 +44,7 @@ class Own(DistillConfig):
 
 def test_every_loss_of_a_recipe_is_a_function_of_this_package() -> None:
     every = DistillConfig(feature=1, similarity=1, gram=1, unimodal=1, kd=1)
-    found = [path for of in get_args(Compared) for _, path in every.losses(of)]
+    found = [path for of in get_args(Compared) for _, _, path in every.losses(of)]
     assert len(found) == 5
     for path in found:
         assert callable(pkgutil.resolve_name(path))
@@ -54,6 +55,28 @@ def test_a_loss_without_weight_is_not_asked() -> None:
     assert weighted(DistillConfig(feature=0), "embeddings") == []
     (pair,) = weighted(DistillConfig(feature=2), "embeddings")
     assert pair[0] == 2
+
+
+def test_a_function_that_is_not_there_is_told_by_its_key() -> None:
+    class Lost(DistillConfig):
+        of_features: Annotated[float, Loss(f"{__name__}:two", "features")] = Field(1.0, ge=0)
+
+    message = rf"distill.of_features: can't import '{__name__}:two' \(module .* has no attribute 'two'\); expected mod"
+    with pytest.raises(ModelError, match=message):
+        weighted(Lost(), "features")
+
+
+def test_a_loss_of_voices_that_there_are_none_of_is_told_by_its_key(
+    tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
+) -> None:
+    teacher, student = (
+        build_model(teacher_section, family="fusion-classifier", answer=Answer(questions.labels), seed=0) for _ in "ab"
+    )
+    with pytest.raises(ModelError, match=r"distill.of_voices: .* or set distill.of_voices = 0"):
+        distillation(
+            student, teacher, Own(**NOTHING, of_voices=1.0, augment=STILL),
+            dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

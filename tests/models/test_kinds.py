@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.models.families import Answer, build_model
-from edgemm.models.kinds import kinds
+from edgemm.models.kinds import kinds, resolve
 from edgemm.models.store import load_model, save_model
-from edgemm.recipe import TOWERS, Encoder, TeacherSection
+from edgemm.recipe import FUSIONS, TOWERS, Encoder, Joining, TeacherSection
 from edgemm.runtime.errors import ModelError
 
 
@@ -29,6 +30,31 @@ class Coarse(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         tokens = self.layer(nn.functional.avg_pool2d(pixels, 8).flatten(2).transpose(1, 2))
         return tokens if self.output == "tokens" else tokens.mean(1)
+
+
+class Picky(nn.Module):
+    """A tower that has other defaults than the section, and none for its depth."""
+
+    def __init__(self, *, depth: float, input_size: int = 8, width: int = 16) -> None:
+        super().__init__()
+        self.side = input_size
+        self.layer = nn.Linear(3, width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        assert pixels.shape[2:] == (self.side, self.side)
+        return self.layer(pixels.mean((2, 3)))
+
+
+class Stacked(nn.Module):
+    """A tower of tensors that has other defaults than the section."""
+
+    def __init__(self, *, shape: Sequence[int], features: int = 7, hidden: Sequence[int] = (5,)) -> None:
+        super().__init__()
+        widths = [shape[-1], *hidden, features]
+        self.layers = nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(widths)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.layers(values)
 
 
 class Spread(nn.Module):
@@ -47,8 +73,9 @@ class Blind(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind, made in (("coarse", "Coarse"), ("spread", "Spread"), ("blind", "Blind")):
-        monkeypatch.setitem(TOWERS["image"], kind, Encoder(f"{__name__}:{made}", "for the test"))
+    for kind in ("coarse", "picky", "spread", "blind"):
+        monkeypatch.setitem(TOWERS["image"], kind, Encoder(f"{__name__}:{kind.title()}", "for the test"))
+    monkeypatch.setitem(TOWERS["tensor"], "stacked", Encoder(f"{__name__}:Stacked", "for the test"))
 
 
 def build(image: Mapping[str, Any], *, family: str = "fusion-classifier", **more: Any) -> Any:
@@ -75,8 +102,31 @@ def test_a_tower_of_the_table_is_built_and_is_what_was_saved(tmp_path: Path) -> 
 
 
 def test_an_option_that_is_not_given_is_the_classes_own_default() -> None:
-    assert build({"kind": "coarse"}).part("image").config == {"output": "pooled"}
+    assert build({"kind": "coarse"}).part("image").config == {}
     assert build({"kind": "coarse"}).part("image").signature.outputs[0].shape == ("batch", 12)
+    assert build({"kind": "coarse", "output": "pooled"}).part("image").config == {"output": "pooled"}
+
+
+def test_a_default_of_the_section_is_none_of_the_classes() -> None:
+    assert build({"kind": "picky"}).part("image").config == {"input_size": 32, "depth": 1.0}
+    assert build({"kind": "picky"}).part("image").signature.outputs[0].shape == ("batch", 16)
+    tensors = {"motion": {"kind": "stacked", "shape": [3]}}
+    model = build_model(
+        TeacherSection.model_validate({"tensors": tensors}),
+        family="fusion-classifier",
+        answer=Answer(("no", "yes")),
+        seed=0,
+    )
+    assert model.part("motion").config == {"shape": [3]}
+    assert model.part("motion").signature.outputs[0].shape == ("batch", 7)
+
+
+def test_what_a_tower_sees_is_always_given_to_it() -> None:
+    section = {"image": {"kind": "picky"}}
+    model = build_model(
+        TeacherSection.model_validate(section), family="fusion-classifier", answer=Answer(("no", "yes")), seed=0
+    )
+    assert model.part("image").config["input_size"] == 224
 
 
 def test_tokens_are_counted_by_asking_the_tower() -> None:
@@ -98,3 +148,42 @@ def test_what_makes_no_features_is_no_tower() -> None:
 def test_a_tower_that_can_not_see_its_input_is_told() -> None:
     with pytest.raises(ModelError, match=r"image tower 'blind': can't see \[1, 3, 32, 32\]: "):
         build({"kind": "blind"})
+
+
+@pytest.mark.parametrize("kind", ["fusion", "hf", "audio-cnn"])
+def test_a_tower_takes_no_name_that_something_else_has(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOWERS["image"], kind, Encoder(f"{__name__}:Coarse", "for the test"))
+    message = rf"TOWERS: kind '{kind}' of .* is what .* makes; expected a name of its own"
+    with pytest.raises(ModelError, match=message):
+        build({"kind": kind})
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no_such_module:Tower", r"can't import .* \(No module named 'no_such_module'\); expected module:name"),
+        (f"{__name__}:Tower", "can't import .* has no attribute 'Tower'"),
+        ("./tower.py:Tower", "can't import "),
+        (f"{__name__}:__doc__", "is str; expected a class or a function"),
+    ],
+)
+def test_a_line_that_names_nothing_is_told(path: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOWERS["image"], "lost", Encoder(path, "for the test"))
+    with pytest.raises(ModelError, match=f"part kind 'lost': .*{message}"):
+        build({"kind": "lost"})
+    monkeypatch.setitem(FUSIONS, "lost", Joining(path, "for the test"))
+    with pytest.raises(ModelError, match=f"fusion.mode 'lost': .*{message}"):
+        build({"kind": "coarse"}, fusion={"mode": "lost"})
+
+
+def test_a_module_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "burning_tower.py").write_text("raise OSError('it is on fire')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModelError, match=r"here: can't import 'burning_tower:Tower' \(it is on fire\)"):
+        resolve("burning_tower:Tower", what="here")
+
+
+def test_a_line_of_fusions_names_a_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FUSIONS, "coarse", Joining(f"{__name__}:Coarse", "for the test"))
+    with pytest.raises(ModelError, match=r"fusion.mode 'coarse': .* is no class of edgemm.models.fusion:Fusion"):
+        build({"kind": "coarse"}, fusion={"mode": "coarse"})

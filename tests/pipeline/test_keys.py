@@ -7,8 +7,10 @@ import hashlib
 import inspect
 import textwrap
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from pydantic import Field
 
 import edgemm
 from edgemm.data import open_dataset
@@ -18,7 +20,7 @@ from edgemm.pipeline.keys import canonical_json, content_key, files_digest, libr
 from edgemm.pipeline.node import Node, run_nodes
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Store
-from edgemm.recipe import TeacherSection, load_recipe
+from edgemm.recipe import FUSIONS, TOWERS, DistillConfig, Encoder, Joining, Loss, TeacherSection, load_recipe
 from edgemm.runtime.errors import ModelError
 from edgemm.stage import Silent
 from tests.pipeline.small import RECIPE, write_data
@@ -154,6 +156,75 @@ def test_what_a_stage_imports_is_among_its_sources(nodes):
         paths = {_path_of(name) for name in needed}
         forgotten = {p for p in paths if not any(p == s or p.startswith(f"{s}/") for s in node.sources)}
         assert not forgotten, f"{node.name} runs {sorted(forgotten)}"
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of one's own, and what makes the nodes of a recipe whose student has a fusion and a tower from it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(FUSIONS, "maximum", Joining("my_fusion:Maximum", "the side that says most"))
+    monkeypatch.setitem(TOWERS["image"], "mine", Encoder("my_tower:Mine", "a tower of one's own"))
+    for name in ("my_fusion", "my_tower", "my_loss", "my_factory"):
+        (tmp_path / f"{name}.py").write_text("")
+    write_data(tmp_path / "data", each=1)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+
+    def keys_of(*changes: str, **sections) -> dict[str, str]:
+        recipe = load_recipe(tmp_path / "recipe.toml", list(changes)).model_copy(update=sections)
+        made = stages.corridor_nodes(recipe, open_dataset(recipe.data, cache=tmp_path / "cache"))
+        return {node.name: content_key(node.facts({})) for node in made}
+
+    return tmp_path, keys_of
+
+
+class OwnLosses(DistillConfig):
+    mine: Annotated[float, Loss("my_loss:mine", "embeddings")] = Field(0.0, ge=0)
+
+
+STUDENTS = {"distill", "capture:student", "prune", "capture:pruned"}
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "made_anew"),
+    [
+        ("my_fusion", ["student.fusion.mode=maximum"], STUDENTS),
+        ("my_tower", ["student.image.kind=mine"], STUDENTS),
+        ("my_loss", [], STUDENTS),
+        ("my_factory", ["teacher.source=python:my_factory:make"], {"teach", "capture:teacher", "pack", *STUDENTS}),
+        ("my_tower", [], set()),
+    ],
+)
+def test_a_changed_module_of_ones_own_changes_the_keys_of_the_stages_that_run_it(own, module, changes, made_anew):
+    folder, keys_of = own
+    sections = {"distill": OwnLosses(mine=1.0)} if module == "my_loss" else {}
+    before = keys_of(*changes, **sections)
+    (folder / f"{module}.py").write_text("# changed\n")
+    after = keys_of(*changes, **sections)
+    assert {name for name in before if before[name] != after[name]} == made_anew
+
+
+def test_a_loss_of_ones_own_without_a_weight_is_in_no_key(own):
+    folder, keys_of = own
+    before = keys_of(distill=OwnLosses())
+    (folder / "my_loss.py").write_text("# changed\n")
+    assert keys_of(distill=OwnLosses()) == before
+
+
+def test_the_options_that_a_tower_of_ones_own_was_given_are_in_the_key(own):
+    _, keys_of = own
+    mine = keys_of("student.image.kind=mine")
+    assert mine["distill"] != keys_of("student.image.kind=mine", "student.image.output=pooled")["distill"]
+
+
+def test_a_line_that_names_no_module_stops_before_anything_is_keyed(own, monkeypatch):
+    monkeypatch.setitem(FUSIONS, "maximum", Joining("no_such_module:Maximum", "the side that says most"))
+    with pytest.raises(ModelError, match=r"fusion.mode 'maximum': 'no_such_module:Maximum': can't import 'no_such_mod"):
+        own[1]("student.fusion.mode=maximum")
+
+
+def test_rows_of_another_module_of_ones_own_are_not_found():
+    nodes = [Node("teach", "teach", {}, {}, lambda *_: None, own_code=own) for own in ((), (("a:A", "1"),))]
+    assert content_key(nodes[0].code()) != content_key(nodes[1].code())
 
 
 def _imported_by(work) -> set[str]:
