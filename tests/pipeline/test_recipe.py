@@ -10,6 +10,7 @@ import pytest
 from edgemm.recipe import (
     FUSIONS,
     TOWERS,
+    DistillConfig,
     Encoder,
     Joining,
     Recipe,
@@ -130,6 +131,17 @@ def test_a_line_of_a_table_is_a_value_of_the_recipe_and_of_its_reference(recipe,
     assert (loaded.student.fusion.mode, loaded.student.image.kind) == ("maximum", "mine")
     assert '`"late"` \\| `"maximum"` |' in docs_from_schema()
     assert recipe_schema()["$defs"]["ImageTower"]["properties"]["kind"]["enum"] == ["efficientnet-lite", "mine"]
+
+
+def test_a_key_of_a_subclass_of_distill_is_none_of_a_recipe(recipe):
+    """As docs/families.md says of a loss from outside."""
+
+    class Distillation(DistillConfig):
+        relations: float = 0.0
+
+    assert Distillation(relations=1).relations == 1
+    with pytest.raises(RecipeError, match=r"distill\.relations: unknown key"):
+        load_recipe(recipe, ["distill.relations=1"])
 
 
 def test_two_targets_of_one_name_are_refused(recipe):
