@@ -156,16 +156,22 @@ def token_gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student, teacher: (B, N, D) and (B, N, E) float32 of equally many tokens; the teacher's detached.
+
+    Returns:
+        Scalar in [0, 4].
     """
     a, b = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
     return F.mse_loss(a @ a.transpose(1, 2), b @ b.transpose(1, 2))
 
 
 def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Of tokens where both have equally many, else of the samples of the batch.
+    """``token_gram_distance`` where both have equally many tokens, else ``similarity_distance`` of what is pooled.
 
     Args:
-        student, teacher: (B, D) or (B, N, D) float32, of any widths; the teacher's detached.
+        student, teacher: (B, D) or (B, N, D) float32, each of any width; the teacher's detached.
+
+    Returns:
+        Scalar in [0, 4].
     """
     if student.ndim == 3 and teacher.ndim == 3 and student.shape[1] == teacher.shape[1]:
         return token_gram_distance(student, teacher)
@@ -173,7 +179,14 @@ def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def pooled(value: Tensor) -> Tensor:
-    """(B, W) as it is, (B, N, W) as its mean over N."""
+    """One vector per sample, the mean over its tokens where it has them.
+
+    Args:
+        value: (B, W), or (B, N, W) tokens, padding among them.
+
+    Returns:
+        (B, W).
+    """
     return value.mean(1) if value.ndim == 3 else value
 
 
@@ -207,6 +220,9 @@ def multi_label_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> T
     Args:
         student, teacher: (B, C) float32 logits; the teacher's detached.
         temperature: > 0.
+
+    Returns:
+        Scalar, nats times temperature squared, mean over rows and classes.
     """
     target = torch.sigmoid(teacher / temperature)
     return temperature**2 * F.binary_cross_entropy_with_logits(student / temperature, target)
@@ -217,7 +233,12 @@ def answer_kd(student: Tensor, teacher: Tensor, *, task: str, temperature: float
 
     Args:
         student, teacher: (B, C) float32 logits, or (B, 1) quantities; the teacher's detached.
-        spread: scalar, standard deviation of the quantities.
+        task: ``"single-label"``, ``"multi-label"`` or ``"regression"``.
+        temperature: > 0; of logits only.
+        spread: scalar, standard deviation of the quantities, > 0; of quantities only.
+
+    Returns:
+        Scalar: nats times temperature squared, or of quantities without a unit; mean over rows.
     """
     if task == "single-label":
         return classifier_kd(student, teacher, temperature=temperature)
@@ -227,7 +248,15 @@ def answer_kd(student: Tensor, teacher: Tensor, *, task: str, temperature: float
 
 
 def voice_kd(student: Tensor, teacher: Tensor, *, task: str, temperature: float, spread: Tensor) -> Tensor:
-    """``unimodal_kd``, or ``answer_kd`` where the answer is no single class."""
+    """``unimodal_kd``, or ``answer_kd`` where the answer is no single class.
+
+    Args:
+        student, teacher: (B, C) float32 logits, or (B, 1) quantities, of one modality alone; the teacher's detached.
+        task, temperature, spread: as of ``answer_kd``.
+
+    Returns:
+        Scalar: nats times temperature squared, or of quantities without a unit; mean over rows.
+    """
     if task == "single-label":
         return unimodal_kd(student, teacher, temperature=temperature)
     return answer_kd(student, teacher, task=task, temperature=temperature, spread=spread)

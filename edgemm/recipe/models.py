@@ -6,13 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgemm.recipe.fusions import FUSIONS, FusionMode
+from edgemm.recipe.fusions import FusionMode
 from edgemm.recipe.section import Count, LocalPath, Positive, Section
-from edgemm.recipe.towers import TOWERS, AudioKind, ImageKind, TensorKind
-
-
-def _about(modality: str) -> str:
-    return "; ".join(f"{kind}: {encoder.about}" for kind, encoder in TOWERS[modality].items())
+from edgemm.recipe.towers import AudioKind, ImageKind, TensorKind
 
 
 class ConvTower(Section):
@@ -31,7 +27,7 @@ class ConvTower(Section):
 class ImageTower(ConvTower):
     """An image encoder and the frontend before it: EfficientNet-Lite, or with 'hf:' one of Hugging Face's."""
 
-    kind: ImageKind = Field("efficientnet-lite", description=_about("image"))
+    kind: ImageKind = "efficientnet-lite"
     weights: LocalPath | None = Field(
         None,
         description="'package:efficientnet-lite0', 'file:PATH' (its .pth or .safetensors), 'hf:NAME_OR_FOLDER' (ViT, "
@@ -49,7 +45,7 @@ class ImageTower(ConvTower):
 class AudioTower(ConvTower):
     """A sound encoder and the frontend before it: a CNN over log-mel frames, or with 'hf:' one of Hugging Face's."""
 
-    kind: AudioKind = Field("audio-cnn", description=_about("audio"))
+    kind: AudioKind = "audio-cnn"
     weights: LocalPath | None = Field(
         None,
         description="'package:whisper-tiny-en', 'hf:NAME_OR_FOLDER' (Whisper, AST, wav2vec2, HuBERT; sizes and "
@@ -84,7 +80,7 @@ class TextTower(Section):
 class TensorTower(Section):
     """An encoder of numbers given as they are: a sensor's vector, precomputed features, or a series of those."""
 
-    kind: TensorKind = Field("tensor-mlp", description=_about("tensor"))
+    kind: TensorKind = "tensor-mlp"
     shape: tuple[Count, ...] = Field(
         min_length=1, max_length=2, description="[width] of a vector, or [steps, width] of a series"
     )
@@ -98,10 +94,7 @@ class TensorTower(Section):
 class Fusion(Section):
     """How the modalities become one vector, or one decision."""
 
-    mode: FusionMode = Field(
-        "hadamard",
-        description="; ".join(f"{mode}: {joining.about}" for mode, joining in FUSIONS.items()),
-    )
+    mode: FusionMode = "hadamard"
     width: int = Field(512, ge=8, description="width that every side is projected to")
     heads: int = Field(8, ge=1, description="attention heads (cross-attention, early)")
     layers: int = Field(2, ge=1, le=24, description="transformer layers (early)")

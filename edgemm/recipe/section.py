@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticKnownError
@@ -41,10 +41,19 @@ def known_in(table: Mapping[str, object]) -> Callable[[str], str]:
     return check
 
 
-def listed(table: Mapping[str, object]) -> Callable[[dict[str, Any]], None]:
-    """What writes the lines of ``table`` into a JSON schema, so that editors complete them."""
+class Line(Protocol):
+    """A line of a table that a recipe's values are from."""
+
+    @property
+    def about(self) -> str:
+        """What it is, for the reference."""
+
+
+def listed(table: Mapping[str, Line]) -> Callable[[dict[str, Any]], None]:
+    """What writes the lines of ``table`` as they are when asked into a JSON schema: for editors and the reference."""
 
     def extend_(schema: dict[str, Any]) -> None:
         schema["enum"] = list(table)
+        schema["description"] = "; ".join(f"{name}: {line.about}" for name, line in table.items())
 
     return extend_

@@ -149,6 +149,7 @@ def test_a_line_of_a_table_is_a_value_of_the_recipe_and_of_its_reference(recipe,
     loaded = load_recipe(recipe, ["student.fusion.mode=maximum", "student.image.kind=mine"])
     assert (loaded.student.fusion.mode, loaded.student.image.kind) == ("maximum", "mine")
     assert '`"late"` \\| `"maximum"` |' in docs_from_schema()
+    assert "; maximum: the side that says most" in docs_from_schema()
     assert recipe_schema()["$defs"]["ImageTower"]["properties"]["kind"]["enum"] == ["efficientnet-lite", "mine"]
 
 
