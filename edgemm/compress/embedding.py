@@ -118,9 +118,7 @@ class EmbeddingDistillation(Fed):
         self.teacher_embeddings = dict(teacher_embeddings)
         self.teacher_features = dict(teacher_features) if config.hidden else {}
         # pooled features share a large mean, which would hide what differs
-        self.centres = {
-            name: rows.flatten(0, -2).mean(0, dtype=torch.float32) for name, rows in self.teacher_features.items()
-        }
+        self.centres = {name: rows.float().flatten(0, -2).mean(0) for name, rows in self.teacher_features.items()}
 
     def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """See Objective."""
