@@ -60,7 +60,8 @@ class _Answering(Fed):
             shown = views if place is None else views.new_zeros(len(distinct)).scatter(0, place, views)
             values = self.values(modality, distinct, shown, generator)
             for name, value in tower_values(self.model, modality, values).items():
-                rows = value if place is None else value[place.to(value.device)]
+                # index_select: the gradient of value[place] is summed in whatever order the threads come
+                rows = value if place is None else value.index_select(0, place.to(value.device))
                 made[name] = self._filled(name, rows, there, len(one.items))
         return made
 
@@ -309,7 +310,8 @@ class AnswerDistillation(_Answering):
         moved = {n for part in self.model.chain if part.modality == "text" for n in part.signature.output_names}
         stay = torch.arange(count).repeat(self.config.mixed)
         move = torch.cat([torch.randperm(count, generator=generator) for _ in range(self.config.mixed)])
-        student = self.model({n: value[move if n in moved else stay] for n, value in made.items()})[self.output]
+        places = {n: (move if n in moved else stay).to(value.device) for n, value in made.items()}
+        student = self.model({n: value.index_select(0, places[n]) for n, value in made.items()})[self.output]
         raw = self._teacher.inputs["text"]
         assert raw.kind == "text"
         texts = {*self.teacher_feeds.cached.get("text", ()), raw.ids, raw.mask}
