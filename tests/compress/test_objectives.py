@@ -133,3 +133,31 @@ def test_a_student_starts_from_the_teachers_fusion_and_head_where_they_fit(
     assert not torch.equal(
         next(other.part("head").module.parameters())[:16], next(teacher.part("head").module.parameters())[:16]
     )
+
+
+def test_two_threads_sum_the_gradient_of_a_repeated_image_in_one_order(
+    tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
+) -> None:
+    teacher = teacher_of(teacher_section, questions)
+    config = DistillConfig(task=1, kd=1, mixed=3, feature=1, augment=STILL)
+    objective = distillation(
+        teacher_of(teacher_section, questions), teacher, config, dataset=questions, seed=0,
+        context=Context(scratch=tmp_path, cache=tmp_path),
+    )  # fmt: skip
+    assert isinstance(objective, AnswerDistillation)
+    rows = torch.arange(len(objective.corpus)).repeat(40)  # enough for two threads to share
+    towers: list[torch.Tensor] = []
+
+    def keep(_module: object, _given: object, made: torch.Tensor) -> None:
+        made.retain_grad()
+        towers.append(made)
+
+    objective.model.part("image").module.register_forward_hook(keep)
+    torch.set_num_threads(2)
+    try:
+        for _ in range(6):
+            objective(rows, torch.Generator().manual_seed(0)).backward()
+    finally:
+        torch.set_num_threads(1)
+    grads = [made.grad for made in towers]
+    assert all(torch.equal(grads[0], grad) for grad in grads[1:])
