@@ -328,7 +328,7 @@ def explain(
     ] = None,
     overrides: SetOption = None,
 ) -> None:
-    r"""Show what a model does, before and after.
+    """Show what a model does, before and after.
 
     What each modality brings, where it looks, and what it gets most wrong; explain.html in DIR.
 
@@ -336,7 +336,7 @@ def explain(
     Examples:
       edgemm explain out/vqa-rad/bundle --data export/recipes/vqa-rad.toml -o out/explained
       edgemm explain TEACHER out/vqa-rad/bundle --data export/recipes/vqa-rad.toml --split test -o out/explained
-    """
+    """  # noqa: D301  a backspace tells the help to keep the lines
     from edgemm.pipeline.explain import explain
 
     explain(bundles, data, overrides or [], split=split, out=out)

@@ -94,6 +94,11 @@ def check_truth(split: str, samples: Sequence[Sample], task: str) -> None:
     elif task == "multi-label":
         if not any(s.labels for s in samples):
             raise DataError(f"split '{split}': no sample has labels, which a multi-label classifier is measured by")
+    elif all(s.label is None for s in samples):
+        raise DataError(
+            f"split '{split}': no sample has a label, which a classifier is measured by; is the column called "
+            'otherwise? data.columns = { label = "..." } maps it'
+        )
     elif empty := next((s for s in samples if s.label is None), None):
         raise DataError(f"split '{split}', sample '{empty.id}': no label, which a classifier is measured by")
 
