@@ -71,15 +71,13 @@ def retrieved(
     return found
 
 
-def taught(recipe: Recipe, dataset: Dataset, texts: list[str], seed: int) -> tuple[Model, Context]:
+def taught(recipe: Recipe, dataset: Dataset, texts: list[str], seed: int, context: Context) -> Model:
     """The recipe's teacher, taught on split ``train``."""
-    scratch = Path(tempfile.mkdtemp(prefix="cross-validation-"))
-    context = Context(scratch=scratch, cache=CACHE)
     model = build_model(
         recipe.teacher, family=recipe.family, answer=Answer(dataset.labels, recipe.task), texts=texts, seed=seed
     )
     teach_(model, recipe.teach, dataset=dataset, seed=seed, context=context)
-    return model.requires_grad_(False), context
+    return model.requires_grad_(False)
 
 
 def main() -> None:
@@ -103,8 +101,10 @@ def main() -> None:
     for fold in range(given.folds):
         apart = [[s for s, f in zip(samples, fold_of, strict=True) if (f == fold) == held] for held in (False, True)]
         split = replace(dataset, splits={"train": apart[0], "held out": apart[1]})
-        model, context = taught(recipe, split, dataset.all_texts(), seed=fold)
-        made, present = outputs(model, split, "held out", context)
+        with tempfile.TemporaryDirectory() as scratch:
+            context = Context(scratch=Path(scratch), cache=CACHE)
+            model = taught(recipe, split, dataset.all_texts(), fold, context)
+            made, present = outputs(model, split, "held out", context)
         if dual:
             found = retrieved(made, present, apart[1])
         else:

@@ -290,13 +290,13 @@ class AnswerDistillation(_Answering):
     def _of_made_up_texts(self, generator: torch.Generator) -> Tensor:
         """Distances of features of made-up texts, which the text tower alone is run for."""
         assert self.teacher_feeds is not None
-        first = len(self.corpus.texts) - self.corpus.extra
-        items = first + torch.randint(self.corpus.extra, (self.config.extra_batch,), generator=generator)
+        items = self.draw_made_up(self.config.extra_batch, generator)
         made = tower_values(self.model, "text", self.values("text", items, torch.zeros_like(items), generator))
         given = self.teacher_feeds.values("text", items)
         loss = torch.zeros((), device=self.device)
-        for name in self.adapters.keys() & made.keys() & given.keys():
-            loss = loss + self._distance(name, made[name], given[name].to(self.device))
+        for name in self.adapters:  # in their order: a set's would be another in each process
+            if name in made and name in given:
+                loss = loss + self._distance(name, made[name], given[name].to(self.device))
         return loss
 
     def _mixed(

@@ -131,9 +131,7 @@ class EmbeddingDistillation(Fed):
             there = one.present.nonzero().flatten()
             items, views = one.items[there], one.views[there]
             if modality == "text" and corpus.extra:  # made-up texts ride along in the same batch of the text tower
-                first = len(corpus.texts) - corpus.extra
-                more = first + torch.randint(corpus.extra, (config.extra_batch,), generator=generator)
-                items = torch.cat((items, more))
+                items = torch.cat((items, self.draw_made_up(config.extra_batch, generator)))
             if len(items) == 0:  # none of this batch has it; its pairs are left out as well
                 continue
             if modality == "text":

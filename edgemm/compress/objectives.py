@@ -109,6 +109,11 @@ class Fed(Objective):
             drawn[modality] = Drawn(items, present, views)
         return drawn
 
+    def draw_made_up(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,) rows of the corpus's texts that belong to no sample; there are some."""
+        first = len(self.corpus.texts) - self.corpus.extra
+        return first + torch.randint(self.corpus.extra, (count,), generator=generator)
+
     def values(self, modality: str, items: Tensor, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """What the model is fed for (n,) items of one modality, on its device."""
         augment = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import wave
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.images import decode_image
 from edgemm.runtime.waveforms import decode_audio
@@ -71,13 +71,10 @@ class Example:
 
 def write_examples(folder: Path, examples: Sequence[Example]) -> None:
     """Write ``examples.json`` into ``folder``; atomic."""
-    partial = folder / f".{FILE}.{os.getpid()}.partial"
     records = [asdict(e) for e in examples]
-    partial.write_text(
-        json.dumps(records, ensure_ascii=False, indent=1, default=lambda data: base64.b64encode(data).decode()),
-        encoding="utf-8",
-    )
-    partial.replace(folder / FILE)
+    text = json.dumps(records, ensure_ascii=False, indent=1, default=lambda data: base64.b64encode(data).decode())
+    with replacing(folder / FILE) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_examples(folder: Path) -> tuple[Example, ...]:

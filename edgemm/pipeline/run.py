@@ -295,7 +295,7 @@ def infer_line(bundle: Path, right: Sequence[Container[str]] = ()) -> str:
     """
     manifest = open_archive(bundle).manifest
     golden = list(manifest.golden)
-    near: list[str] = []
+    near: str | None = None
     try:
         opened = Bundle.open(bundle)
         for sample, names in zip(golden, right, strict=False):
@@ -306,15 +306,14 @@ def infer_line(bundle: Path, right: Sequence[Container[str]] = ()) -> str:
                 break
         else:
             if right and golden and _asked(manifest, golden[0]) == ["text"]:
-                near = [
-                    name for name in _found(opened, golden[0].inputs["text"], _NEAR) if name in _found(opened, name, 1)
-                ]
+                names = _found(opened, golden[0].inputs["text"], _NEAR)
+                near = next((name for name in names if name in _found(opened, name, 1)), None)
     except EdgemmError:
         pass  # a target of another machine: the first sample is as good as any
     command = [*_this_command(), "infer", str(bundle)]
     for modality in _asked(manifest, golden[0]) if golden else ():
         held, kind = golden[0].inputs[modality], manifest.inputs[modality].kind
-        value = next(iter(near), held) if kind == "text" else str(bundle / held)
+        value = (near or held) if kind == "text" else str(bundle / held)
         command += ["--tensor", f"{modality}={value}"] if kind == "tensor" else [f"--{modality}", value]
     return shlex.join(command)
 
