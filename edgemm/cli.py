@@ -255,9 +255,11 @@ def capture(
         typer.Option("--samples", metavar="NPZ", help="Real values for the parity gate; random ones without."),
     ] = None,
     factory: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[list[str]],  # noqa: UP045
         typer.Option(
-            "--factory", metavar="MODULE:FACTORY", help="The Python factory that makes its parts, if you trust it."
+            "--factory",
+            metavar="MODULE:FACTORY",
+            help="A Python factory that makes parts of it, if you trust it; may be repeated.",
         ),
     ] = None,
 ) -> None:
@@ -267,7 +269,7 @@ def capture(
     """
     from edgemm.pipeline.verbs import capture
 
-    capture(model, out, samples, factory=factory)
+    capture(model, out, samples, factories=factory or ())
 
 
 @app.command()

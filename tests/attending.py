@@ -1,4 +1,4 @@
-"""A small real model that attends to a picture, a text and a sound: captured to a bundle, random weights."""
+"""Small real models that attend: to a picture, a text and a sound, or to a picture that they embed; random weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgemm.models.frontend import ImageFrontend
 from edgemm.models.fusion import CrossAttention
 from edgemm.models.model import Model, Part
 from edgemm.models.text import Layer, TextTransformer
-from edgemm.runtime.manifest import AudioInput, ImageInput, TextInput
+from edgemm.runtime.manifest import AudioInput, ImageInput, Task, TextInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
 from tests.bundles import WORDS, tokenizer_json
@@ -55,12 +55,24 @@ class Frames(nn.Module):
         return self.layer(x, torch.zeros(1, 1, 1, 1)).mean(1)
 
 
-class Join(nn.Module):
-    """The fused vector and the sound's features to logits."""
+class Embed(nn.Module):
+    """Pixels to (B, WIDTH): 16 patches through one transformer layer, then their mean."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.out = nn.Linear(4 * WIDTH, len(LABELS))
+        self.patches = Patches()
+        self.layer = Layer(WIDTH, 2, WIDTH // 2, 2 * WIDTH)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.patches(pixels), torch.zeros(1, 1, 1, 1)).mean(1)
+
+
+class Join(nn.Module):
+    """The fused vector and the sound's features to logits, or to a value."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(4 * WIDTH, width)
 
     def forward(self, fused: torch.Tensor, audio_features: torch.Tensor) -> torch.Tensor:
         return self.out(torch.cat((fused, audio_features), dim=-1))
@@ -76,8 +88,9 @@ def part(name: str, role: str, modality: str | None, module: nn.Module, ins: lis
     return Part(name, role, modality, "test", {}, signature, module.eval())  # type: ignore[arg-type]
 
 
-def attending_model(seed: int = 0) -> Model:
+def attending_model(seed: int = 0, *, task: Task = "single-label") -> Model:
     torch.manual_seed(seed)
+    output, width = ("value", 1) if task == "regression" else ("logits", len(LABELS))
     text = TextTransformer(vocab=len(WORDS), layers=2, width=WIDTH, heads=2, max_tokens=8)
     fusion = CrossAttention({"image": WIDTH, "text": WIDTH}, width=WIDTH, heads=2)
     for module in (text, fusion):  # at their usual start all attention is even, and there would be nothing to see
@@ -89,10 +102,7 @@ def attending_model(seed: int = 0) -> Model:
         spec("attention_mask", "batch", "tokens", dtype="int64"),
     ]
     chain = [
-        part(
-            "image_frontend", "frontend", "image", ImageFrontend(size=32),
-            [spec("image", "batch", "height", "width", 3, dtype="uint8")], spec("pixels", "batch", 3, 32, 32),
-        ),
+        _frontend(),
         part("image", "tower", "image", Patches(), [spec("pixels", "batch", 3, 32, 32)],
              spec("image_features", "batch", 16, WIDTH)),
         part("text", "tower", "text", text, ids, spec("text_features", "batch", WIDTH)),
@@ -101,17 +111,38 @@ def attending_model(seed: int = 0) -> Model:
         part("fusion", "fusion", None, fusion,
              [spec("image_features", "batch", 16, WIDTH), spec("text_features", "batch", WIDTH)],
              spec("fused", "batch", 3 * WIDTH)),
-        part("head", "head", None, Join(), [spec("fused", "batch", 3 * WIDTH), spec("audio_features", "batch", WIDTH)],
-             spec("logits", "batch", len(LABELS))),
+        part("head", "head", None, Join(width),
+             [spec("fused", "batch", 3 * WIDTH), spec("audio_features", "batch", WIDTH)], spec(output, "batch", width)),
     ]  # fmt: skip
     inputs = {
         "image": ImageInput(),
         "text": TextInput("tokenizer.json", 8),
         "audio": AudioInput(sample_rate=RATE),
     }
-    model = Model("fusion-classifier", chain, inputs=inputs, outputs=("logits",), labels=LABELS)
+    labels = () if task == "regression" else LABELS
+    model = Model("fusion-classifier", chain, inputs=inputs, outputs=(output,), labels=labels, task=task)
     model.tokenizer_json = tokenizer_json()
     return model
+
+
+def attending_embedder(seed: int = 0) -> Model:
+    torch.manual_seed(seed)
+    tower = Embed()
+    for weight in tower.layer.attention.parameters():
+        if weight.ndim == 2:
+            nn.init.normal_(weight, std=0.6)
+    chain = [
+        _frontend(),
+        part("image", "tower", "image", tower, [spec("pixels", "batch", 3, 32, 32)], spec("embedding", "batch", WIDTH)),
+    ]
+    return Model("embedder", chain, inputs={"image": ImageInput()}, outputs=("embedding",))
+
+
+def _frontend() -> Part:
+    return part(
+        "image_frontend", "frontend", "image", ImageFrontend(size=32),
+        [spec("image", "batch", "height", "width", 3, dtype="uint8")], spec("pixels", "batch", 3, 32, 32),
+    )  # fmt: skip
 
 
 def raw_values(count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -125,16 +156,23 @@ def raw_values(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def write_attending(folder: Path, *, seed: int = 0) -> Path:
+def write_attending(folder: Path, *, seed: int = 0, task: Task = "single-label") -> Path:
     """The model as a float32 bundle."""
-    capture_model(
-        attending_model(seed), [raw_values(2)], folder, name="attending", context=Context(folder.parent / "scratch")
-    )
+    return _write(attending_model(seed, task=task), raw_values(2), folder)
+
+
+def write_embedder(folder: Path, *, seed: int = 0) -> Path:
+    """The embedder as a float32 bundle."""
+    return _write(attending_embedder(seed), {"image": raw_values(2)["image"]}, folder)
+
+
+def _write(model: Model, values: dict[str, np.ndarray], folder: Path) -> Path:
+    capture_model(model, [values], folder, name="attending", context=Context(folder.parent / "scratch"))
     return folder
 
 
 def attending_samples(folder: Path, count: int = 8) -> list[Sample]:
-    """Noise as pictures and sounds, and sentences, with a label each and two groups."""
+    """Noise as pictures and sounds, and sentences, with a label and a value each and two groups."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(1)
     samples = []
@@ -147,7 +185,7 @@ def attending_samples(folder: Path, count: int = 8) -> list[Sample]:
         samples.append(
             Sample(
                 f"s{i}", image=folder / f"{i}.png", text=text, audio=folder / f"{i}.wav", label=LABELS[i % 2],
-                group="shown" if i % 2 else "hidden",
+                value=i / 4, group="shown" if i % 2 else "hidden",
             )
         )  # fmt: skip
     return samples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from edgemm.runtime.manifest import (
     PartEntry,
     RawInput,
     TargetEntry,
+    Task,
     TensorInput,
     TextInput,
 )
@@ -158,10 +160,12 @@ def fusion() -> tuple[Signature, bytes]:
     return sig, graph([helper.make_node("Mul", ["image_features", "text_features"], ["fused"])], sig, {})
 
 
-def head(rng: np.random.Generator) -> tuple[Signature, bytes]:
-    sig = signature([("fused", "float32", ("batch", WIDTH))], ("logits", ("batch", len(LABELS))))
-    nodes = [helper.make_node("MatMul", ["fused", "w"], ["logits"])]
-    return sig, graph(nodes, sig, {"w": rng.normal(size=(WIDTH, len(LABELS))).astype(np.float32)})
+def head(
+    rng: np.random.Generator, *, takes: str = "fused", makes: str = "logits", wide: int = len(LABELS)
+) -> tuple[Signature, bytes]:
+    sig = signature([(takes, "float32", ("batch", WIDTH))], (makes, ("batch", wide)))
+    nodes = [helper.make_node("MatMul", [takes, "w"], [makes])]
+    return sig, graph(nodes, sig, {"w": rng.normal(size=(WIDTH, wide)).astype(np.float32)})
 
 
 def tokenizer_json() -> str:
@@ -192,6 +196,8 @@ def write_bundle(
     targets: tuple[str, ...] = ("cpu", "openvino"),
     labels: bool = False,
     gallery_of: str | None = None,
+    task: Task | None = None,
+    placeholders: Mapping[str, np.ndarray] | None = None,
 ) -> Manifest:
     """Write graphs, tokenizer, labels, gallery and golden samples, run the golden samples, and seal."""
     (folder / "graphs").mkdir(parents=True)
@@ -202,6 +208,8 @@ def write_bundle(
         (folder / "tokenizer.json").write_text(tokenizer_json())
     if labels:
         (folder / "labels.json").write_text(json.dumps(LABELS))
+    for name, value in (placeholders or {}).items():
+        np.save(folder / f"{name}.npy", value)
     samples = []
     for i, sample in enumerate(golden):
         held = {}
@@ -226,6 +234,8 @@ def write_bundle(
         ),
         labels="labels.json" if labels else None,
         golden=tuple(samples),
+        task=task,
+        placeholders={name: f"{name}.npy" for name in placeholders or {}},
     )
     seal(folder, manifest)
     made = Bundle.open(folder).run_golden() if golden else {}
@@ -261,8 +271,8 @@ def dual_encoder(folder: Path, *, seed: int = 0, targets: tuple[str, ...] = ("cp
     )
 
 
-def fusion_classifier(folder: Path, *, seed: int = 0) -> Manifest:
-    """Image and question to an answer."""
+def fusion_classifier(folder: Path, *, seed: int = 0, placeholders: bool = False) -> Manifest:
+    """Image and question to an answer, with something that stands in for either on demand."""
     rng = np.random.default_rng(seed)
     return write_bundle(
         folder,
@@ -277,6 +287,60 @@ def fusion_classifier(folder: Path, *, seed: int = 0) -> Manifest:
         inputs={"image": ImageInput(), "text": TextInput("tokenizer.json", max_tokens=8)},
         outputs=("logits",),
         golden=[{"image": png(i), "text": text} for i, text in enumerate(["what is this ?", "is this a dog ?"])],
+        labels=True,
+        placeholders={
+            name: np.full((1, WIDTH), value, np.float32)
+            for name, value in ({"image_features": 0.5, "text_features": -1.5} if placeholders else {}).items()
+        },
+    )
+
+
+def embedder(folder: Path, *, seed: int = 0) -> Manifest:
+    """Image to an embedding."""
+    rng = np.random.default_rng(seed)
+    return write_bundle(
+        folder,
+        family="embedder",
+        parts={
+            "image_frontend": ("frontend", "image", image_frontend()),
+            "image": ("tower", "image", image_tower("image_embedding", rng, normalise=True)),
+        },
+        inputs={"image": ImageInput()},
+        outputs=("image_embedding",),
+        golden=[{"image": png(i)} for i in range(2)],
+    )
+
+
+def regression(folder: Path, *, seed: int = 0) -> Manifest:
+    """Text to a quantity."""
+    rng = np.random.default_rng(seed)
+    return write_bundle(
+        folder,
+        family="fusion-classifier",
+        parts={
+            "text": ("tower", "text", text_tower("text_features", rng, normalise=False)),
+            "head": ("head", None, head(rng, takes="text_features", makes="value", wide=1)),
+        },
+        inputs={"text": TextInput("tokenizer.json", max_tokens=8)},
+        outputs=("value",),
+        golden=[{"text": "a cat"}],
+        task="regression",
+    )
+
+
+def sensor_classifier(folder: Path, *, seed: int = 0) -> Manifest:
+    """A sensor's vector to a class."""
+    rng = np.random.default_rng(seed)
+    return write_bundle(
+        folder,
+        family="fusion-classifier",
+        parts={
+            "sensor": ("tower", "sensor", sensor_tower("sensor_features", rng)),
+            "head": ("head", None, head(rng, takes="sensor_features")),
+        },
+        inputs={"sensor": TensorInput("sensor")},
+        outputs=("logits",),
+        golden=[],
         labels=True,
     )
 

@@ -15,20 +15,27 @@ from edgemm.models.model import Model
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime.errors import ModelError
 
+USUAL_DROPOUT = 0.2
+
 
 class _Answering(Fed):
     """What teaching and distilling share: features of every modality, with placeholders for what is missing."""
 
     def __init__(self, feeds: Feeds, config: TeachConfig | DistillConfig) -> None:
         super().__init__(feeds, config)
-        self.modality_dropout = config.modality_dropout
+        usual = USUAL_DROPOUT if self.model.placeholders else 0.0  # else nothing would teach what stands in
+        self.modality_dropout = usual if config.modality_dropout is None else config.modality_dropout
+        own = {m: [p for p in self.model.chain if p.role == "tower" and p.modality == m] for m in self.model.inputs}
+        stand_ins = set(self.model.placeholders)
+        self.replaceable = {m for m, parts in own.items() if parts and stand_ins >= {*parts[-1].signature.output_names}}
         self.task = self.model.task or "single-label"
         if not {"logits", "value"} & set(self.model.outputs):
             raise ModelError(f"the model ends in {list(self.model.outputs)}; a classifier ends in 'logits' or 'value'")
         self.spread = torch.ones(())
         if self.corpus.truth is not None and self.task == "regression":
             # quantities come in any scale: the loss sees them in units of their spread
-            self.spread = self.corpus.truth.std().clamp(min=1e-6)
+            known = self.corpus.known(torch.arange(len(self.corpus)))
+            self.spread = self.corpus.truth[known].std().clamp(min=1e-6)
 
     @property
     def output(self) -> str:
@@ -42,6 +49,8 @@ class _Answering(Fed):
             return kept
         count = len(next(iter(kept.values())))
         stay = {m: torch.rand(count, generator=generator) >= self.modality_dropout for m in kept}
+        for modality in stay.keys() - self.replaceable:
+            stay[modality][:] = True
         some = torch.stack([kept[m] & stay[m] for m in kept]).any(0)
         return {m: kept[m] & (stay[m] | ~some) for m in kept}
 
@@ -105,13 +114,13 @@ class AnswerTeaching(_Answering):
                 raise ModelError(
                     f"teach.balance: '{config.balance}' is for single-label classes, the task is {self.task}"
                 )
-            known = self.corpus.label.clamp(min=0)
-            counts = torch.bincount(known, minlength=len(self.model.labels)).clamp(min=1).float()
-            weights = len(known) / (len(counts) * counts)
+            known = self.corpus.label >= 0
+            counts = torch.bincount(self.corpus.label[known], minlength=len(self.model.labels)).clamp(min=1).float()
+            weights = known.sum() / (len(counts) * counts)  # their mean over the samples is 1
             if config.balance == "weights":
                 self.class_weights = weights
             else:
-                self.sample_weights = weights[known] * (self.corpus.label >= 0)
+                self.sample_weights = weights[self.corpus.label] * known
 
     def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """See Objective."""
@@ -134,15 +143,19 @@ def task_loss(
     label_smoothing: float = 0.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy with labels (those that training doesn't know don't count), or by task what stands for it."""
+    """Cross-entropy with labels, or by task what stands for it; of samples whose truth is known."""
     corpus = objective.corpus
+    known = corpus.known(rows)
+    if not known.any():
+        return answer.sum() * 0
+    if not known.all():
+        answer, rows = answer.index_select(0, known.nonzero().flatten().to(answer.device)), rows[known]
     if objective.task == "single-label":
         return F.cross_entropy(
             answer,
             corpus.label[rows].to(answer.device),
             weight=None if weights is None else weights.to(answer.device),
             label_smoothing=label_smoothing,
-            ignore_index=-1,
         )
     assert corpus.truth is not None
     truth = corpus.truth[rows].to(answer.device)
@@ -190,6 +203,7 @@ class AnswerDistillation(_Answering):
         self.adapters = nn.ModuleDict()
         self.centres: dict[str, Tensor] = {}  # pooled features share a large mean, which would hide what differs
         made = {spec.name: spec for part in self.model.chain for spec in part.signature.outputs}
+        theirs = {spec.name: spec for part in teacher.chain for spec in part.signature.outputs}
         cached = teacher_feeds.cached if teacher_feeds is not None else {}
         for name, rows in [(name, rows) for values in cached.values() for name, rows in values.items()]:
             if config.feature and name in made and rows.is_floating_point():
@@ -198,7 +212,9 @@ class AnswerDistillation(_Answering):
                 # of one width they should be the same features, as a fusion that was inherited expects
                 self.adapters[name] = nn.Linear(width, rows.shape[-1]) if width != rows.shape[-1] else nn.Identity()
                 real = rows[: len(rows) - self.corpus.extra] if name in cached.get("text", ()) else rows
-                self.centres[name] = real.flatten(0, -2).mean(0, dtype=torch.float32)
+                each = real.flatten(0, -len(theirs[name].shape))  # views of files are samples too
+                chunks = [self._compared(name, chunk.float()).sum(0) for chunk in torch.split(each, 256)]
+                self.centres[name] = torch.stack(chunks).sum(0) / len(each)
 
     def _voices(self) -> list[str]:
         """Values in which single modalities decide, in student and teacher."""
@@ -283,9 +299,13 @@ class AnswerDistillation(_Answering):
         """What the loss counts of the distance between features (n, ...) of student and teacher."""
         centre = self.centres[name].to(self.device)
         distance = losses.feature_distance(
-            self.adapters[name](losses.pooled(ours)) - centre, losses.pooled(theirs) - centre
+            self.adapters[name](self._compared(name, ours)) - centre, self._compared(name, theirs) - centre
         )
         return self.config.feature * distance / len(self.adapters)
+
+    def _compared(self, name: str, features: Tensor) -> Tensor:
+        """(B, W): features that are pooled, or the mean over tokens; of a text's over those that are no padding."""
+        return losses.pooled(features, padded=name == "text_features")
 
     def _of_made_up_texts(self, generator: torch.Generator) -> Tensor:
         """Distances of features of made-up texts, which the text tower alone is run for."""

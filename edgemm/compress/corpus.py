@@ -32,6 +32,7 @@ class Corpus:
         label: (N,) int64 index into the labels; -1 where there is none.
         truth: (N, labels) float32 of zeros and ones (multi-label), or (N, 1) the quantity (regression).
         extra: number of texts at the end that belong to no sample.
+        unlabelled: number of samples at the end whose truth isn't known.
     """
 
     texts: tuple[str, ...]
@@ -44,9 +45,14 @@ class Corpus:
     name_counts: Tensor | None = None
     truth: Tensor | None = None
     extra: int = 0
+    unlabelled: int = 0
 
     def __len__(self) -> int:
         return len(self.concept)
+
+    def known(self, rows: Tensor) -> Tensor:
+        """(B,) bool: of which samples the truth is known: their class, or else all that is right, or the quantity."""
+        return self.label[rows] >= 0 if self.truth is None else rows < len(self) - self.unlabelled
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -94,17 +100,20 @@ def corpus_of(
     labels: Sequence[str] = (),
     task: str | None = None,
     extra_texts: Sequence[str] = (),
+    unlabelled: bool = False,
 ) -> Corpus:
     """The corpus of a split.
 
     Args:
+        unlabelled: with the dataset's unlabelled samples after the split's.
         labels: a classifier's classes in its own order; empty: the dataset's.
         task: ``"multi-label"`` and ``"regression"`` fill ``truth``.
 
     Raises:
         DataError: a sample without the labels or the value that the task needs.
     """
-    samples = dataset.split(split)
+    more = dataset.unlabelled if unlabelled else []
+    samples = [*dataset.split(split), *more]
     modalities = dict.fromkeys(name for s in samples for name in s.modalities() if name != "text")
     files: dict[str, dict[Path, int]] = {modality: {} for modality in modalities}
     for sample in samples:
@@ -131,8 +140,9 @@ def corpus_of(
         rows={m: torch.tensor([_row(known, s.file(m)) for s in samples]) for m, known in files.items()},
         names=torch.tensor(padded) if texts else None,
         name_counts=torch.tensor([len(own) for own in names]) if texts else None,
-        truth=_truth(samples, split, task, classes),
+        truth=_truth(dataset.split(split), split, task, classes, more=len(more)),
         extra=len(extra),
+        unlabelled=len(more),
     )
 
 
@@ -140,13 +150,16 @@ def _row(known: Mapping[Path, int], path: Path | None) -> int:
     return -1 if path is None else known[path]
 
 
-def _truth(samples: Sequence[Sample], split: str, task: str | None, classes: Mapping[str, int]) -> Tensor | None:
+def _truth(
+    samples: Sequence[Sample], split: str, task: str | None, classes: Mapping[str, int], *, more: int
+) -> Tensor | None:
+    """With ``more`` rows at the end of which nothing is known."""
     if task == "regression":
         if lacking := next((s for s in samples if s.value is None), None):
             raise DataError(f"split '{split}', sample '{lacking.id}': no value, which a regression learns from")
-        return torch.tensor([[s.value] for s in samples], dtype=torch.float32)
+        return torch.tensor([*([s.value] for s in samples), *([0.0] for _ in range(more))], dtype=torch.float32)
     if task == "multi-label":
-        right = torch.zeros(len(samples), len(classes))
+        right = torch.zeros(len(samples) + more, len(classes))
         for row, sample in enumerate(samples):
             for label in sample.labels:
                 right[row, classes[label]] = 1

@@ -245,7 +245,7 @@ def feature_widths(model: Model) -> dict[str, int]:
 
 def check_hidden(student: Model, teacher: Model, config: DistillConfig) -> None:
     """The loss that compares features needs one width. Raises ModelError naming what differs."""
-    if not config.hidden or student.family == "fusion-classifier":
+    if not config.hidden:
         return
     cached = {spec.name for part in teacher.chain for spec in part.signature.outputs}
     ours, theirs = feature_widths(student), feature_widths(teacher)

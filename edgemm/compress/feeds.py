@@ -27,7 +27,7 @@ from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.cache import Rows, cache_key, cached_rows
 from edgemm.compress.corpus import Corpus
 from edgemm.compress.trainer import keep_freed_memory
-from edgemm.data.batches import read_file
+from edgemm.data.batches import fewest_tokens, read_file
 from edgemm.data.image import read_image
 from edgemm.models.frontend import ImageFrontend
 from edgemm.models.model import Model, Part, raw_values
@@ -71,7 +71,7 @@ class Feeds:
     ) -> _Values:
         """Values for (B,) items: rows of the corpus's files of a modality, or of its texts.
 
-        Texts are padded to the longest of them only.
+        Texts are padded to the longest of them only, or to what the tower takes at least.
 
         Args:
             views: (B,) which cached view of each; the plain one without it.
@@ -83,7 +83,7 @@ class Feeds:
             assert self.ids is not None
             assert self.mask is not None
             mask = self.mask[items]
-            longest = int(mask.sum(1).max())
+            longest = max(int(mask.sum(1).max()), fewest_tokens(self.model, raw))
             return {raw.ids: self.ids[items, :longest], raw.mask: mask[:, :longest]}
         if modality == "image" and self.pixels is not None:
             # channels last halves the time of training a CNN on CPUs; the modules follow their input's layout
@@ -96,7 +96,8 @@ class Feeds:
         if modality == "text":
             return {name: rows[items].float() for name, rows in self.cached["text"].items()}
         chosen = torch.zeros_like(items) if views is None else views
-        return {name: rows[chosen, items].float() for name, rows in self.cached[modality].items()}
+        found = {name: rows[chosen, items] for name, rows in self.cached[modality].items()}
+        return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
 
 
 def feeds_of(
@@ -216,6 +217,7 @@ def _run(
 ) -> Rows:
     """What the parts make of samples, which come in groups of one shape each: name -> (all samples, ...) float16.
 
+    Without parts that is what they are given, in its own dtype: a sensor's numbers may be larger than a float16's.
     After each part, neighbours that have become alike (images of any size after their frontend) go on together.
     """
     for part in parts:
@@ -225,7 +227,8 @@ def _run(
                 values.update(part.run(values, module=modules[part.name]))
             for name in [n for n in part.signature.input_names if n not in names]:
                 del values[name]
-    return {name: torch.cat([values[name].half() for values in groups]).numpy() for name in names}
+    made = {name: torch.cat([values[name] for values in groups]) for name in names}
+    return {name: (value.half() if parts else value).numpy() for name, value in made.items()}
 
 
 def _joined(groups: list[_Values]) -> list[_Values]:
@@ -265,6 +268,7 @@ def _file_rows(
     modules = {part.name: _for_inference(part.module) for part in parts}
     files = corpus.files[modality]
     digest = parts_digest(parts)
+    dtype = next(s.dtype for part in model.chain for s in part.signature.inputs if s.name == raw.feeds)
     lengths = next((part.signature.dims["samples"] for part in parts if "samples" in part.signature.dims), None)
     tables = []
     for view in range(views):
@@ -275,7 +279,7 @@ def _file_rows(
             for start in range(rows.start, rows.stop, BATCH):
                 groups: list[_Values] = []
                 for row in range(start, min(start + BATCH, rows.stop)):
-                    value = torch.from_numpy(read_file(files[row], raw, lengths=lengths))[None]
+                    value = torch.from_numpy(read_file(files[row], raw, lengths=lengths, dtype=dtype))[None]
                     if moved is not None:
                         as_chw = augmentation.apply(value.permute(0, 3, 1, 2).float(), moved[row : row + 1])
                         value = as_chw.round().byte().permute(0, 2, 3, 1)
@@ -286,7 +290,7 @@ def _file_rows(
         key = cache_key(
             parts=digest,
             files=corpus.sha256[modality],
-            dtype="float16",
+            dtype="float16" if parts else dtype,
             arithmetic=str(fast_dtype()),
             view=None if view == 0 else [repr(augmented), view, seed],
         )

@@ -178,16 +178,22 @@ def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return similarity_distance(pooled(student), pooled(teacher))
 
 
-def pooled(value: Tensor) -> Tensor:
+def pooled(value: Tensor, *, padded: bool = False) -> Tensor:
     """One vector per sample, the mean over its tokens where it has them.
 
     Args:
-        value: (B, W), or (B, N, W) tokens, padding among them.
+        value: (B, W), or (B, N, W) tokens.
+        padded: tokens that are all zero are padding, which doesn't count.
 
     Returns:
         (B, W).
     """
-    return value.mean(1) if value.ndim == 3 else value
+    if value.ndim != 3:
+        return value
+    if not padded:
+        return value.mean(1)
+    there = (value != 0).any(2, keepdim=True).sum(1)
+    return value.sum(1) / there.clamp(min=1)
 
 
 def unimodal_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ def run(
     dataset: Dataset,
     seed: int,
     threads: int,
-    factory: str | None = None,
+    factories: Collection[str] = (),
 ) -> None:
     """Prune ``inputs["student"]``, recover it from ``inputs["teacher"]``, save it in ``out`` and run what was saved.
 
@@ -43,14 +43,14 @@ def run(
 
     Args:
         distill: the losses of the recovery; epochs, batch and learning rate are ``config``'s.
-        factory: the Python factory that both may come from; see ``load_model``.
+        factories: the Python factories that both may come from; see ``load_model``.
 
     Raises:
         ModelError: a ratio for a part that doesn't exist or has nothing to remove, or a model that computes
             something else after it was saved and loaded.
     """
     torch.set_num_threads(threads)
-    teacher, student = (load_model(inputs[role].path, factory=factory) for role in ("teacher", "student"))
+    teacher, student = (load_model(inputs[role].path, factories=factories) for role in ("teacher", "student"))
     for name, ratio in config.ratios.items():
         student.part(name)
         if not 0 <= ratio < 1:
@@ -97,7 +97,7 @@ def run(
     )
     student.eval()
     save_model(student, out)
-    _check_reloaded(student, out, examples, factory=factory)
+    _check_reloaded(student, out, examples, factories=factories)
     partial = out / f"{REPORT}.partial"
     partial.write_text(json.dumps(report, indent=1), encoding="utf-8")
     os.replace(partial, out / REPORT)
@@ -137,10 +137,10 @@ def _widths(part: Part) -> Mapping[str, int]:
 
 
 def _check_reloaded(
-    model: Model, folder: Path, examples: Mapping[str, tuple[Tensor, ...]], *, factory: str | None
+    model: Model, folder: Path, examples: Mapping[str, tuple[Tensor, ...]], *, factories: Collection[str]
 ) -> None:
     """What was saved has to load and compute the same, bit for bit. Raises ModelError naming the part."""
-    again = load_model(folder, factory=factory)
+    again = load_model(folder, factories=factories)
     with torch.no_grad():
         for name, values in examples.items():
             expected, got = model.part(name).module(*values), again.part(name).module(*values)

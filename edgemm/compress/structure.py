@@ -14,6 +14,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from edgemm.models.efficientnet import EfficientNetLite
+from edgemm.models.frames import FramesCnn
 from edgemm.models.heads import MlpHead
 from edgemm.models.model import Part
 from edgemm.models.text import Attention, Layer, TextTransformer
@@ -42,6 +43,10 @@ def prune_part_(
         # the first layer sees three channels and the last makes what the next part takes
         fixed: list[nn.Module] = [module.projection if module.projection is not None else module.last[0]]
         _prune_channels_(module, example, fixed, ratio=ratio, importance=importance, round_to=round_to, floor=floor)
+    elif isinstance(module, FramesCnn):
+        _prune_channels_(
+            module, example, [module.last], ratio=ratio, importance=importance, round_to=round_to, floor=floor
+        )
     elif isinstance(module, TextTransformer):
         layers = [layer for layer in module.layers if isinstance(layer, Layer)]
         _prune_feed_forward_(layers, ratio=ratio, importance=importance, round_to=round_to, floor=floor)
@@ -53,8 +58,8 @@ def prune_part_(
         )
     else:
         raise ModelError(
-            f"prune.ratios: part '{part.name}' of kind '{part.kind}' has no channels to remove; expected an image "
-            "tower, a text tower or a head with a hidden layer"
+            f"prune.ratios: part '{part.name}' of kind '{part.kind}' has no channels to remove; expected a "
+            "convolutional tower, a text tower of edgemm's own, or a head with a hidden layer"
         )
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
-from edgemm.compress.answering import AnswerTeaching
 from edgemm.compress.corpus import corpus_of
-from edgemm.compress.embedding import ContrastiveTeaching, IdentityTeaching, check_pairs
-from edgemm.compress.feeds import Feeds, feeds_of
+from edgemm.compress.feeds import feeds_of
+from edgemm.compress.learning import LEARNING
 from edgemm.compress.objectives import augmentation_of
-from edgemm.compress.trainer import Objective, Schedule, train_
+from edgemm.compress.trainer import Schedule, train_
 from edgemm.data import Dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.models.heads import MlpHead
@@ -97,7 +96,7 @@ def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, co
         title="teacher",
     )  # fmt: skip
     train_(
-        _objective(feeds, config),
+        LEARNING[model.family].teaching(feeds, config),
         schedule_of(config),
         samples=len(corpus),
         seed=seed,
@@ -105,20 +104,6 @@ def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, co
         progress=context.progress,
         title="teach",
     )
-
-
-def _objective(feeds: Feeds, config: TeachConfig) -> Objective:
-    """What the family is taught by."""
-    model = feeds.model
-    if model.family == "dual-encoder":
-        check_pairs(feeds, stage="teach")
-        return ContrastiveTeaching(feeds, config)
-    if model.family == "embedder":
-        feeds.corpus.require(model.inputs, stage="teach")
-        return IdentityTeaching(feeds, config)
-    if not model.placeholders:
-        feeds.corpus.require(model.inputs, stage="teach")
-    return AnswerTeaching(feeds, config)
 
 
 def schedule_of(config: TrainingSection) -> Schedule:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from edgemm.data.dataset import Sample, strided_samples
 from edgemm.data.image import read_image
-from edgemm.runtime.arrays import load_array
+from edgemm.runtime.arrays import as_dtype, load_array
 from edgemm.runtime.errors import BundleError, DataError, InputError
 from edgemm.runtime.inputs import TextEncoder
-from edgemm.runtime.manifest import RawInput
+from edgemm.runtime.manifest import RawInput, TextInput
 from edgemm.runtime.signature import DimRange, Signature
 from edgemm.runtime.waveforms import decode_audio
 
@@ -50,14 +50,17 @@ def covering_samples(samples: Sequence[Sample], modalities: Sequence[str], limit
     return list({s.id: s for s in found}.values())[:limit] or strided_samples(samples, limit)
 
 
-def read_file(path: Path, raw: RawInput, *, lengths: DimRange | None = None) -> NDArray[np.generic]:
+def read_file(
+    path: Path, raw: RawInput, *, lengths: DimRange | None = None, dtype: str = "float32"
+) -> NDArray[np.generic]:
     """One file as the value that its modality feeds, without the batch axis, by the device's own readers.
 
     Args:
         lengths: samples that a sound is padded and cut to.
+        dtype: that a tensor's numbers are given in.
 
     Returns:
-        uint8 (H, W, 3), float32 (samples,), or a tensor's own array.
+        uint8 (H, W, 3), float32 (samples,), or a tensor's array.
 
     Raises:
         DataError: it can't be decoded.
@@ -69,11 +72,17 @@ def read_file(path: Path, raw: RawInput, *, lengths: DimRange | None = None) -> 
             low, high = (lengths.min, lengths.max) if lengths else (1, None)
             wave = decode_audio(path, sample_rate=raw.sample_rate, where="audio", limit=high)
             return np.pad(wave, (0, max(0, low - len(wave))))
-        return load_array(path.read_bytes(), str(path))
+        return as_dtype(load_array(path.read_bytes(), str(path)), dtype, where=str(path))
     except OSError as error:
         raise DataError(f"data: can't read {path} ({error.strerror or error})") from error
     except (InputError, BundleError) as error:
         raise DataError(f"data: {error}") from error
+
+
+def fewest_tokens(model: TakesRawInputs, raw: TextInput) -> int:
+    """To how many tokens a text is padded at least: all of them, where a tower takes texts of one length alone."""
+    taking = [part.signature for part in model.chain if raw.ids in part.signature.input_names]
+    return max((signature.dims["tokens"].min for signature in taking if "tokens" in signature.dims), default=1)
 
 
 def raw_value_stream(
@@ -94,7 +103,7 @@ def raw_value_stream(
         modality: TextEncoder(
             (model.tokenizer_json or "").encode(),
             file=raw.tokenizer,
-            min_tokens=1,
+            min_tokens=fewest_tokens(model, raw),
             max_tokens=raw.max_tokens,
             where="text",
         )
@@ -102,6 +111,7 @@ def raw_value_stream(
         if raw.kind == "text"
     }
     lengths = {n: part.signature.dims.get("samples") for part in model.chain for n in part.signature.input_names}
+    dtypes = {spec.name: spec.dtype for part in model.chain for spec in part.signature.inputs}
     for sample in covering_samples(samples, tuple(model.inputs), limit):
         values: dict[str, NDArray[np.generic]] = {}
         try:
@@ -109,7 +119,8 @@ def raw_value_stream(
                 if raw.kind == "text" and sample.text is not None:
                     values[raw.ids], values[raw.mask] = encoders[modality].encode([sample.text])
                 elif raw.kind != "text" and (path := sample.file(modality)) is not None:
-                    values[raw.feeds] = read_file(path, raw, lengths=lengths.get(raw.feeds))[None]
+                    dtype = dtypes.get(raw.feeds, "float32")
+                    values[raw.feeds] = read_file(path, raw, lengths=lengths.get(raw.feeds), dtype=dtype)[None]
         except (InputError, DataError) as error:
             raise DataError(f"sample '{sample.id}': {error}") from error
         if not values:

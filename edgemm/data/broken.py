@@ -10,11 +10,15 @@ class Broken:
 
     Args:
         limit: ``data.max_broken``; one more is an error.
+
+    Attributes:
+        columns: one line for each column that was left out, and was perhaps meant.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.lines: list[str] = []
+        self.columns: list[str] = []
 
     def add(self, line: str) -> None:
         """Leave out one more sample. Raises DataError beyond the limit."""

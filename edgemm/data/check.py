@@ -43,7 +43,7 @@ def checked(dataset: Dataset, *, broken: Broken, progress: Progress) -> Dataset:
                     raise DataError(f"{line}; mend its samples, or take the class out of the data")
                 notes.append(line)
             splits[name] = kept
-    lines = (*dataset.broken, *broken.lines, *notes)
+    lines = (*dataset.broken, *broken.columns, *broken.lines, *notes)
     return replace(dataset, splits=splits, broken=lines, checksums=files.checksums)
 
 
@@ -60,7 +60,8 @@ class _Files:
     """What is known of the files so far."""
 
     checksums: dict[Path, str] = field(default_factory=dict)
-    problems: dict[Path, str] = field(default_factory=dict)
+    problems: dict[tuple[str, Path], str] = field(default_factory=dict)  # what is a sound may be no picture
+    whole: set[tuple[str, Path]] = field(default_factory=set)  # pictures and sounds
     shapes: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)  # tensor -> shape, who has it
 
     def trouble(self, sample: Sample) -> str | None:
@@ -74,9 +75,9 @@ class _Files:
         for modality, path in files.items():
             if path is None:
                 continue
-            if path in self.problems:
-                return self.problems[path]
-            if path in self.checksums and modality not in sample.tensors:
+            if (modality, path) in self.problems:
+                return self.problems[modality, path]
+            if (modality, path) in self.whole:
                 continue
             try:
                 data = path.read_bytes()
@@ -87,11 +88,13 @@ class _Files:
                 else:
                     check_sound(data)
             except OSError as error:
-                self.problems[path] = f"can't read {path}: {error.strerror or error}"
-                return self.problems[path]
+                self.problems[modality, path] = f"can't read {path}: {error.strerror or error}"
+                return self.problems[modality, path]
             except DataError as error:
-                self.problems[path] = f"{path}: {error}"
-                return self.problems[path]
+                self.problems[modality, path] = f"{path}: {error}"
+                return self.problems[modality, path]
+            if modality not in sample.tensors:
+                self.whole.add((modality, path))
             self.checksums[path] = hashlib.sha256(data).hexdigest()
         for modality, shape in shapes.items():
             expected, first = self.shapes.setdefault(modality, (shape, sample.id))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from edgemm.runtime.errors import DataError
+
+UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +60,35 @@ class Sample:
         return f"id:{self.id}" if file is None else f"file:{file}"
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two samples of one split that verification compares.
+
+    Args:
+        a, b: ids.
+        same: whether they are of one identity.
+        fold: the part of a cross-validation that the pair is in.
+    """
+
+    a: str
+    b: str
+    same: bool
+    fold: str | None = None
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Splits of samples.
 
     Args:
-        splits: name -> samples, in a fixed order; ``train`` is the one to learn from.
+        splits: name -> samples, in a fixed order; ``train`` is the one to learn from. Those of ``unlabelled`` need no
+            truth: only the student learns from them, by what the teacher makes of them.
         labels: distinct labels of the train split, sorted: the classes of a classifier.
         texts: label -> every text that names it, the first being the usual one (retrieval only).
         evaluate: the splits to measure on.
         broken: one line for each sample, or each kind of them, that was left out.
         shown_groups: groups whose images and sounds may be shown in reports and shipped in bundles; empty: all.
+        pairs: split -> the pairs that verification compares; of a split without, all.
     """
 
     splits: Mapping[str, list[Sample]]
@@ -78,10 +98,11 @@ class Dataset:
     broken: tuple[str, ...] = ()
     shown_groups: tuple[str, ...] = ()
     checksums: Mapping[Path, str] = field(default_factory=dict)  # sha256 of every file, from opening
+    pairs: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of splits, texts and file contents; paths don't count."""
+        """sha256 of splits, texts, pairs and file contents; paths don't count."""
         rows = {
             split: [
                 [s.id, self.checksums.get(s.image) if s.image else None, s.text,
@@ -91,7 +112,9 @@ class Dataset:
             ]
             for split, samples in self.splits.items()
         }  # fmt: skip
-        content = [rows, self.labels, {k: list(v) for k, v in self.texts.items()}, list(self.evaluate)]
+        content: list[object] = [rows, self.labels, {k: list(v) for k, v in self.texts.items()}, list(self.evaluate)]
+        if self.pairs:
+            content.append({split: [astuple(pair) for pair in pairs] for split, pairs in self.pairs.items()})
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def split(self, name: str) -> list[Sample]:
@@ -99,6 +122,11 @@ class Dataset:
         if name not in self.splits:
             raise DataError(f"no split '{name}' in the data; there are {', '.join(self.splits)}")
         return self.splits[name]
+
+    @property
+    def unlabelled(self) -> list[Sample]:
+        """Samples that only distilling sees; none where the data has no such split."""
+        return self.splits.get(UNLABELLED, [])
 
     def all_texts(self, split: str = "train") -> list[str]:
         """Every distinct text of a split, other names of its labels included, sorted."""
@@ -116,11 +144,16 @@ def strided_samples(samples: Sequence[Sample], limit: int | None) -> list[Sample
 
 
 def from_splits(splits: Mapping[str, list[Sample]]) -> Dataset:
-    """A dataset of which the samples say all: labels of ``train``, texts of labels, every other split to measure on."""
+    """A dataset of which the samples say all: labels of ``train``, texts of labels, every other split to measure on.
+
+    Whatever stands beside unlabelled samples (a folder's name, say) is not taken for their label.
+    """
+    bare = [replace(sample, label=None, labels=(), value=None) for sample in splits.get(UNLABELLED, ())]
+    splits = {**splits, UNLABELLED: bare} if bare else splits
     return Dataset(
         splits,
         labels=distinct_labels(splits["train"]),
-        evaluate=tuple(name for name in splits if name != "train") or ("train",),
+        evaluate=tuple(name for name in splits if name not in ("train", UNLABELLED)) or ("train",),
         texts=texts_of(splits),
     )
 

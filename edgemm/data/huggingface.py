@@ -17,7 +17,7 @@ from typing import Any
 from edgemm.data.broken import Broken
 from edgemm.data.dataset import Dataset, Sample, from_splits
 from edgemm.data.files import keep_bytes
-from edgemm.data.rows import RowReader, cell_of, mapped_columns
+from edgemm.data.rows import RowReader, cell_of, mapped_columns, misspelt_columns
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError, EdgemmError
 from edgemm.runtime.fields import one_line
@@ -161,12 +161,14 @@ def _samples(
     with progress.task(f"reading split '{split}'", total=0) as task:
         for number, row in enumerate(rows):
             if columns is None:
-                columns = mapped_columns(config, list(row), where=f"split '{split}'")
-                columns.pop("split", None)  # which split a row is of is said by the data's own
+                where = f"split '{split}'"
+                columns = mapped_columns(config, list(row), where=where)
+                broken.columns += misspelt_columns(columns, list(row), where=where)
             named = {ours: _named(cell_of(row, theirs), features.get(theirs)) for ours, theirs in columns.items()}
+            named["split"] = split  # which one a row is of is said by the data's own
             name = f"{split}/{row.get('__key__', number)}"
             try:
-                reader = RowReader({ours: ours for ours in columns}, config.tensors, locate, cache)
+                reader = RowReader({ours: ours for ours in named}, config.tensors, locate, cache)
                 samples.append(reader.sample(named, name)[1])
             except DataError as error:
                 broken.add(f"sample '{name}': {error}")

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from edgemm.data.broken import Broken
 from edgemm.data.check import checked
-from edgemm.data.dataset import Dataset, strided_samples
+from edgemm.data.dataset import UNLABELLED, Dataset, strided_samples
+from edgemm.data.pairs import with_pairs
 from edgemm.recipe import DataConfig
+from edgemm.runtime.errors import DataError
 from edgemm.stage import Progress, Silent
 
 
@@ -25,7 +27,7 @@ def open_dataset(config: DataConfig, *, cache: Path, progress: Progress | None =
         progress: told how far a long reading is.
 
     Raises:
-        DataError: data that isn't there, or more than ``max_broken`` broken samples.
+        DataError: data that isn't there, more than ``max_broken`` broken samples, or pairs that are none of its.
         StoreError: the cache can't be written.
     """
     cache = cache.absolute()
@@ -36,8 +38,10 @@ def open_dataset(config: DataConfig, *, cache: Path, progress: Progress | None =
     if config.evaluate:
         for name in config.evaluate:
             dataset.split(name)
+            if name == UNLABELLED:
+                raise DataError(f"data.evaluate: '{name}' has no labels to measure on")
         dataset = replace(dataset, evaluate=config.evaluate)
-    return checked(dataset, broken=broken, progress=progress)
+    return with_pairs(checked(dataset, broken=broken, progress=progress), config)
 
 
 def _reader(config: DataConfig, *, cache: Path, broken: Broken, progress: Progress) -> Callable[[DataConfig], Dataset]:

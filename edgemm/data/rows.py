@@ -10,7 +10,7 @@ What a cell may be:
 
 An empty or null ``image``, ``audio``, ``text`` or tensor is a modality that the sample lacks (a text of white space is
 none, and broken). A sample that lacks all is broken, and so is one whose ``label``, ``labels`` or ``value`` is empty
-though there is a column for it.
+though there is a column for it; in the split ``unlabelled`` it may be.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemm.data.dataset import Sample
+from edgemm.data.dataset import UNLABELLED, Sample
 from edgemm.data.files import keep_bytes
 from edgemm.recipe import DataConfig
+from edgemm.recipe.messages import nearest, or_nearest
 from edgemm.runtime.errors import DataError
 
 MODALITIES = ("image", "text", "audio")
@@ -58,6 +59,9 @@ class RowReader:
             DataError: a cell that is something else; the message says which, the caller says where.
         """
         cells = {ours: cell_of(row, theirs) for ours, theirs in self.columns.items()}
+        split = plain("split", cells.get("split")) or "train"
+        if split == UNLABELLED:
+            cells = {ours: cell for ours, cell in cells.items() if ours not in ("label", "labels", "value")}
         tensors = {t: path for t in self.tensors if (path := self._file(t, _listed(cells.get(t)))) is not None}
         sample = Sample(
             id=name,
@@ -68,13 +72,13 @@ class RowReader:
             label=_needed("label", cells["label"]) if "label" in cells else None,
             labels=_labels(cells["labels"]) if "labels" in cells else (),
             value=_number(cells["value"]) if "value" in cells else None,
-            group=_plain("group", cells.get("group")),
-            cluster=_plain("cluster", cells.get("cluster")),
+            group=plain("group", cells.get("group")),
+            cluster=plain("cluster", cells.get("cluster")),
         )
         if sample.image is None and sample.audio is None and sample.text is None and not tensors:
             empty = [ours for ours in cells if ours in MODALITIES or ours in self.tensors]
             raise DataError(f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty; a sample needs one")
-        return _plain("split", cells.get("split")) or "train", sample
+        return split, sample
 
     def _file(self, ours: str, cell: object) -> Path | None:
         if isinstance(cell, Mapping) and set(cell) <= {"bytes", "path"}:
@@ -98,7 +102,7 @@ def mapped_columns(config: DataConfig, present: Sequence[str], *, where: str) ->
     if doubled := sorted(name for name in config.tensors if name in COLUMNS or config.tensors.count(name) > 1):
         raise DataError(f"data.tensors: '{doubled[0]}' has a meaning already; map the column to another name")
     if unknown := sorted(set(config.columns) - set(names)):
-        raise DataError(f"data.columns: unknown '{unknown[0]}'; expected some of {', '.join(names)}")
+        raise DataError(f"data.columns: unknown '{unknown[0]}'{or_nearest(unknown[0], names)}")
     found = {}
     for ours in names:
         theirs = config.columns.get(ours, ours)
@@ -114,6 +118,20 @@ def mapped_columns(config: DataConfig, present: Sequence[str], *, where: str) ->
     if "label" in found and "labels" in found:
         raise DataError(f"{where}: columns label and labels; a sample has one class or several, map one of them away")
     return found
+
+
+def misspelt_columns(columns: Mapping[str, str], present: Sequence[str], *, where: str) -> list[str]:
+    """A line for each column that is not read, and whose name is a slip away from one that is known and not there.
+
+    Args:
+        columns: as ``mapped_columns`` found them.
+        present: the data's columns.
+    """
+    read = {name for theirs in columns.values() for name in (theirs, theirs.partition(".")[0])}
+    classes = {"label", "labels"}  # data has one of them
+    absent = [name for name in COLUMNS if name not in columns and not (name in classes and classes & set(columns))]
+    near = {name: nearest(name, absent, at_least=0.8) for name in present if name not in read}
+    return [f"{where}: column '{name}'; did you mean '{ours}'?" for name, ours in near.items() if ours]
 
 
 def cell_of(row: Mapping[str, object], column: str) -> object:
@@ -148,7 +166,8 @@ def _text(cell: object) -> str | None:
     return cell.strip() or None
 
 
-def _plain(ours: str, cell: object) -> str | None:
+def plain(ours: str, cell: object) -> str | None:
+    """A string or a number as a string; None where the cell is empty. Raises DataError for anything else."""
     if cell is None or cell != cell:  # a table's empty cell may read as NaN
         return None
     if not isinstance(cell, (str, int, float)):
@@ -159,10 +178,10 @@ def _plain(ours: str, cell: object) -> str | None:
 
 
 def _needed(ours: str, cell: object) -> str:
-    plain = _plain(ours, cell)
-    if plain is None:
+    found = plain(ours, cell)
+    if found is None:
         raise DataError(f"{ours} is empty")
-    return plain
+    return found
 
 
 def _labels(cell: object) -> tuple[str, ...]:

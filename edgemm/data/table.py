@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgemm.data.broken import Broken
 from edgemm.data.dataset import Dataset, Sample, from_splits
-from edgemm.data.rows import RowReader, mapped_columns
+from edgemm.data.rows import RowReader, mapped_columns, misspelt_columns
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.fields import one_line
@@ -35,10 +35,11 @@ def table(config: DataConfig, *, cache: Path, broken: Broken) -> Dataset:
     splits: dict[str, list[Sample]] = {}
     present: set[str] = set()
     reader: RowReader | None = None
-    for number, row in _rows(path):
+    for number, row in read_rows(path, key="data.root"):
         if reader is None:
             present = set(row)
             columns = mapped_columns(config, sorted(present), where=str(path))
+            broken.columns += misspelt_columns(columns, sorted(present), where=str(path))
             reader = RowReader(columns, config.tensors, lambda name: path.parent / name, cache)
         if set(row) != present:
             different = ", ".join(sorted(set(row) ^ present))
@@ -54,10 +55,17 @@ def table(config: DataConfig, *, cache: Path, broken: Broken) -> Dataset:
     return from_splits(splits)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    """Rows with their number (1 is the first sample)."""
+def read_rows(path: Path, *, key: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Rows of a file with their number, from 1.
+
+    Args:
+        key: of the recipe, that names the file.
+
+    Raises:
+        DataError: a file that can't be read.
+    """
     if path.suffix not in _ENDINGS:
-        raise DataError(f"data.root: got {path}, expected a .csv, .jsonl or .parquet file")
+        raise DataError(f"{key}: got {path}, expected a .csv, .jsonl or .parquet file")
     try:
         if path.suffix == ".parquet":
             yield from _parquet_rows(path)
@@ -82,7 +90,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error})") from error
     except OSError as error:
-        raise DataError(f"data.root: can't read {path} ({error.strerror or one_line(error)})") from error
+        raise DataError(f"{key}: can't read {path} ({error.strerror or one_line(error)})") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgemm.data.dataset import Dataset, Sample, distinct_labels, held_out, texts_of
+from edgemm.data.dataset import UNLABELLED, Dataset, Sample, distinct_labels, held_out, texts_of
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 
@@ -24,7 +24,8 @@ def tuxpaint(config: DataConfig) -> Dataset:
 
     A sample is one stamp: its picture, its English name, and the name spoken in ``data.language`` where somebody spoke
     it. The concept is the name: stamps that share one are in the same split. ``data.label``: the concept, with the
-    category as group, or the category. Stamps without a PNG (drawn as SVG only) or without a name are left out.
+    category as group, or the category. Names of training concepts spoken in ``data.unlabelled_languages`` are the split
+    ``unlabelled``. Stamps without a PNG (drawn as SVG only) or without a name are left out.
 
     Raises:
         DataError: a folder that holds no stamps, or a language in which nobody spoke.
@@ -35,11 +36,10 @@ def tuxpaint(config: DataConfig) -> Dataset:
             "tuxpaint-stamps-default (apt-get download tuxpaint-stamps-default; dpkg -x FILE FOLDER)"
         )
     pictures = sorted(path for path in root.glob("*/**/*.png") if path.is_file())
-    spoken = {stem: path for path in _clips(root, config.language) for stem in [_CLIP.sub("", str(path))]}
-    if pictures and not spoken:
-        languages = sorted({_language(path) for ending in ("ogg", "wav") for path in root.rglob(f"*_desc*.{ending}")})
-        raise DataError(f"data.language: nobody spoke '{config.language}'; there are {', '.join(languages)}")
+    spoken = _spoken(root, config.language, key="language") if pictures else {}
     splits: dict[str, list[Sample]] = {"train": [], "unseen": []}
+    others = [_spoken(root, language, key="unlabelled_languages") for language in config.unlabelled_languages]
+    heard: list[Sample] = []
     nameless = 0
     for path in pictures:
         stem, category = path.with_suffix(""), path.relative_to(root).parts[0]
@@ -47,7 +47,11 @@ def tuxpaint(config: DataConfig) -> Dataset:
         if not concept:
             nameless += 1  # a mirrored picture of another stamp
             continue
-        splits["unseen" if held_out(f"tuxpaint/{concept}", config.unseen_fraction) else "train"].append(
+        unseen = held_out(f"tuxpaint/{concept}", config.unseen_fraction)
+        if not unseen:
+            clips = [clips[str(stem)] for clips in others if str(stem) in clips]
+            heard += [Sample(f"{stem.relative_to(root)}-{clip.name}", audio=clip) for clip in clips]
+        splits["unseen" if unseen else "train"].append(
             Sample(
                 str(stem.relative_to(root)),
                 image=path,
@@ -61,6 +65,8 @@ def tuxpaint(config: DataConfig) -> Dataset:
         raise DataError(f"{root}: not enough stamps; expected <category>/.../<name>.png and .txt in it")
     drawn = sum(not path.with_suffix(".png").exists() for path in root.rglob("*.svg"))
     left_out = ((drawn, "stamps that are SVG only"), (nameless, "stamps without a name"))
+    if heard:
+        splits[UNLABELLED] = heard
     return Dataset(
         splits,
         labels=distinct_labels(splits["train"]),
@@ -70,9 +76,14 @@ def tuxpaint(config: DataConfig) -> Dataset:
     )
 
 
-def _clips(root: Path, language: str) -> list[Path]:
+def _spoken(root: Path, language: str, *, key: str) -> dict[str, Path]:
+    """Stem of a stamp -> its name spoken in a language. Raises DataError where nobody spoke it."""
     suffix = "_desc" if language == "en" else f"_desc_{language}"
-    return [path for ending in ("wav", "ogg") for path in root.rglob(f"*{suffix}.{ending}")]  # ogg wins
+    found = [path for ending in ("wav", "ogg") for path in root.rglob(f"*{suffix}.{ending}")]  # ogg wins
+    if not found:
+        languages = sorted({_language(path) for ending in ("ogg", "wav") for path in root.rglob(f"*_desc*.{ending}")})
+        raise DataError(f"data.{key}: nobody spoke '{language}'; there are {', '.join(languages)}")
+    return {_CLIP.sub("", str(path)): path for path in found}
 
 
 def _language(path: Path) -> str:

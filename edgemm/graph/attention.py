@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common
 
 from edgemm.measure.attention import AttentionMap
 from edgemm.runtime.errors import BundleError
@@ -60,6 +61,25 @@ def with_attention_outputs(data: bytes, *, what: str = "graph") -> tuple[bytes, 
             graph.outputs.append(weights)
         maps.append(AttentionMap(str(weights.name), keys))
     return (bytes(ir.to_proto(model).SerializeToString()), tuple(maps)) if maps else (data, ())
+
+
+def patch_grid(data: bytes) -> tuple[int, int] | None:
+    """(frequencies, times) of the patches that a graph cuts a spectrogram into, as AST does, by its one convolution.
+
+    Args:
+        data: an ONNX file that holds its weights, whose input is a spectrogram of one length.
+
+    Returns:
+        None where there is no such convolution, or more than one, or its result has no fixed size.
+    """
+    model = ir.from_proto(onnx.load_from_string(data))
+    cuts = [node.outputs[0] for node in model.graph if node.op_type == "Conv"]
+    if len(cuts) != 1:
+        return None
+    ir.passes.common.ShapeInferencePass()(model)
+    shape = cuts[0].shape
+    sides = [side for side in shape[2:] if isinstance(side, int)] if shape is not None else []
+    return (sides[0], sides[1]) if len(sides) == 2 else None
 
 
 def _product_before(value: ir.Value | None) -> ir.Node | None:

@@ -22,6 +22,7 @@ from edgemm.graph.quantize import DEFAULT, SCHEMES, Quantization, layer_names, q
 from edgemm.graph.race import latency_ratio
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.archive import Archive, open_archive
+from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import QuantizeError
 from edgemm.runtime.manifest import PartEntry, TargetEntry
 from edgemm.runtime.onnx_wire import require_whole_graph
@@ -180,7 +181,7 @@ def _slower(
             pairs = f", {unfused_pairs(int8)} unfused Q/DQ pairs" if target.engine == "onnxruntime" else ""
             context.progress.say(
                 f"{where}: int8 takes {ratio.value:.2f} times float32's time here "
-                f"({vnni()}{pairs}); kept float32 arithmetic, weights stored as int8"
+                f"({int8_support()}{pairs}); kept float32 arithmetic, weights stored as int8"
             )
     return slower
 
@@ -263,12 +264,3 @@ def unfused_pairs(model: ir.Model) -> int:
         OnnxGraph(model, optimized=path)
         left = [n.op_type for n in onnx.load(path).graph.node]
     return (left.count("QuantizeLinear") + left.count("DequantizeLinear") + 1) // 2
-
-
-def vnni() -> str:
-    """Whether this CPU multiplies int8 natively, in words."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return "VNNI unknown"
-    return "VNNI" if "vnni" in flags else "int8 dot product" if "asimddp" in flags else "no VNNI"

@@ -26,11 +26,10 @@ class OnnxGraph:
     def __init__(self, source: ir.Model | Path, *, threads: int = 1, optimized: Path | None = None) -> None:
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        from edgemm.runtime.engine_onnxruntime import cpu_options
+
+        options = cpu_options(threads)
         options.log_severity_level = 4
-        # a spinning pool steals the cores of whatever is timed beside it
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
         data = str(source) if isinstance(source, Path) else ir.to_proto(source).SerializeToString()

@@ -35,7 +35,8 @@ class Quantization:
         percentile: for ``method="percentile"``: share of elements kept, per cent.
         bias_correction: undo the mean error that rounding weights causes, through the bias (Nagel et al. 2019,
             "Data-Free Quantization through Weight Equalization and Bias Correction", with measured means).
-        reduce_range: 7-bit weights, for x86 CPUs without VNNI, whose 16-bit sums of u8 x s8 products saturate.
+        reduce_range: 7-bit weights, for x86 CPUs without VNNI, whose fast kernels sum u8 x s8 products in 16 bits,
+            where 8-bit weights saturate; edgemm runs those with slower kernels (see ``cpu_options``).
         keep_float: output names of layers to leave in float32.
     """
 

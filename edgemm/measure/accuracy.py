@@ -22,7 +22,7 @@ from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError
 
 if TYPE_CHECKING:
-    from edgemm.data.dataset import Sample
+    from edgemm.data.dataset import Pair, Sample
 
 
 def score(
@@ -30,6 +30,7 @@ def score(
     split: str,
     samples: Sequence[Sample],
     *,
+    pairs: Sequence[Pair] = (),
     examples: int = 0,
     shown_groups: Sequence[str] = (),
     prompts: Sequence[str] = (),
@@ -46,6 +47,7 @@ def score(
         bundle: open, on the target to measure.
         split: its name, for the records and messages.
         samples: the evaluation samples.
+        pairs: that an embedder is verified on; none: all of the samples', or a draw of them.
         examples: for how many queries of a direction the nearest items are kept; drawn by a seed, not by result.
         shown_groups: groups whose pictures and sounds may be shown; empty: all.
         prompts: templates of the zero-shot task, ``{}`` for the label; empty: not measured.
@@ -67,13 +69,13 @@ def score(
             "scored; expected 'logits', 'value', or embeddings that one modality each leads to"
         )
     if len(towers) == 1:
-        check_identities(split, samples, next(iter(towers)))
+        check_identities(split, samples, next(iter(towers)), pairs)
     else:
         check_pairs(split, samples, list(towers))
     vectors = embeddings(bundle, split, samples, advance=advance) if own is None else own
     if len(towers) == 1:
         ((modality, made),) = vectors.items()
-        return verification(split, samples, modality, made, examples=examples, shown_groups=shown_groups)
+        return verification(split, samples, modality, made, pairs=pairs, examples=examples, shown_groups=shown_groups)
     found = retrieval(bundle, split, samples, vectors, gallery=gallery, examples=examples, shown_groups=shown_groups)
     return found + zero_shot(bundle, split, samples, vectors, prompts=prompts, advance=advance)
 
@@ -86,6 +88,7 @@ def check_samples(
     modalities: Sequence[str],
     task: str | None = None,
     may_lack: Collection[str] = (),
+    pairs: Sequence[Pair] = (),
 ) -> None:
     """What ``score`` needs of the samples; costs nothing, so it can come before training.
 
@@ -94,6 +97,7 @@ def check_samples(
         modalities: that the model takes.
         task: of a model that answers; None: ``"single-label"``.
         may_lack: modalities that a placeholder will stand in for.
+        pairs: that an embedder will be verified on.
 
     Raises:
         DataError: naming the sample that lacks a modality or the truth, or the item with two labels.
@@ -106,7 +110,7 @@ def check_samples(
     elif family == "embedder":
         for modality in modalities:
             check_one_label(split, samples, modality)
-            check_identities(split, samples, modality)
+            check_identities(split, samples, modality, pairs)
     else:
         check_modalities(split, samples, modalities, may_lack)
         check_truth(split, samples, task or "single-label")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.measure.encode import Rows, combine, encode, split_chain, stand_ins
+from edgemm.measure.encode import Rows, can_average, combine, encode, split_chain, stand_ins, weighted_mean
 from edgemm.measure.scores import ANSWERS, Scored
 from edgemm.measure.shuffle import other_items
 from edgemm.runtime.bundle import Bundle, Part
@@ -89,18 +89,26 @@ def check_modalities(
 def check_truth(split: str, samples: Sequence[Sample], task: str) -> None:
     """Raises DataError naming a sample without the truth that the task is measured by."""
     if task == "regression":
+        if all(s.value is None for s in samples):
+            raise DataError(
+                f"split '{split}': no sample has a value, which a regression is measured by{_mapped('value')}"
+            )
         if empty := next((s for s in samples if s.value is None), None):
             raise DataError(f"split '{split}', sample '{empty.id}': no value, which a regression is measured by")
     elif task == "multi-label":
         if not any(s.labels for s in samples):
-            raise DataError(f"split '{split}': no sample has labels, which a multi-label classifier is measured by")
+            raise DataError(
+                f"split '{split}': no sample has labels, which a multi-label classifier is measured by"
+                f"{_mapped('labels')}"
+            )
     elif all(s.label is None for s in samples):
-        raise DataError(
-            f"split '{split}': no sample has a label, which a classifier is measured by; is the column called "
-            'otherwise? data.columns = { label = "..." } maps it'
-        )
+        raise DataError(f"split '{split}': no sample has a label, which a classifier is measured by{_mapped('label')}")
     elif empty := next((s for s in samples if s.label is None), None):
         raise DataError(f"split '{split}', sample '{empty.id}': no label, which a classifier is measured by")
+
+
+def _mapped(column: str) -> str:
+    return f'; is the column called otherwise? data.columns = {{ {column} = "..." }} maps it'
 
 
 def answers(
@@ -139,7 +147,7 @@ def answers(
         name = f"{kept} only ({' and '.join(others)} shuffled)"
         made = [encoded.answer(encoded.values(which)) for which in shuffles]
         found.append(scored(name, made, repeats=SHUFFLES))
-        if all(_can_average(values) for m in others for values in encoded.rows[m].values()):
+        if all(can_average(values) for m in others for values in encoded.rows[m].values()):
             name = f"{kept} only ({' and '.join(others)} mean)"
             found.append(scored(name, [encoded.answer(_averaged(encoded, others))]))
     droppable_here = [m for m in there if m in missable]
@@ -212,10 +220,6 @@ def _averaged(encoded: _Encoded, others: Collection[str]) -> dict[str, list[np.n
     for modality in others:
         which = encoded.which[modality]
         for name, made in encoded.rows[modality].items():
-            average = np.mean([made[i] for i in which[which >= 0]], axis=0, dtype=np.float64).astype(made[0].dtype)
+            average = weighted_mean(made, which)
             values[name] = [average if i >= 0 else encoded.stand_ins[name] for i in which]
     return values
-
-
-def _can_average(rows: Sequence[np.ndarray]) -> bool:
-    return rows[0].dtype.kind == "f" and len({row.shape for row in rows}) == 1

@@ -34,10 +34,15 @@ class AttentionMap:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A part whose graph gives its attention maps beside its outputs."""
+    """A part whose graph gives its attention maps beside its outputs.
+
+    Args:
+        patches: (frequencies, times) of a spectrogram that it cuts into patches; None where its tokens are no such.
+    """
 
     session: Session
     maps: tuple[AttentionMap, ...]
+    patches: tuple[int, int] | None = None
 
 
 def roll_out(layers: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
@@ -62,19 +67,20 @@ def roll_out(layers: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
 
 
 def read_out(
-    rolled: NDArray[np.floating], layers: Sequence[NDArray[np.floating]], *, first: bool
+    rolled: NDArray[np.floating], layers: Sequence[NDArray[np.floating]], *, first: int
 ) -> NDArray[np.float64]:
     """One weight for each token, from the rows that the model goes on with; they sum to 1.
 
-    A graph does not say which token it reads, so: ``first`` where there is a class token; the last one where no
+    A graph does not say which token it reads, so: the first ones where there are class tokens; the last one where no
     token looks at later ones (CLIP's text tower); else the mean of all (mean pooling).
 
     Args:
         rolled: (tokens, tokens) of ``roll_out``.
         layers: what it was made of.
+        first: how many class tokens there are.
     """
     if first:
-        return np.asarray(rolled[0], np.float64)
+        return np.asarray(rolled[:first].mean(axis=0), np.float64)
     mean = np.mean([layer.mean(axis=0) for layer in layers], axis=0)
     causal = len(mean) > 1 and float(np.triu(mean, 1).max()) < _CAUSAL
     return np.asarray(rolled[-1] if causal else rolled.mean(axis=0), np.float64)
@@ -89,14 +95,16 @@ def look(bundle: Bundle, watched: Mapping[str, Watched], given: Mapping[str, Any
         given: modality -> one raw sample, as ``predict`` takes it.
 
     Returns:
-        Modality -> weights (tokens,) that sum to 1, padding and a class token of an image left out, for those
-        modalities that something attends to. Where a part attends to the tokens that another part's attention made
-        (cross-attention over a vision transformer), the two are multiplied.
+        Modality -> weights (tokens,) that sum to 1, padding and class tokens left out, for those modalities that
+        something attends to; of a spectrogram's patches (times,), summed over the frequencies. Where a part attends to
+        the tokens that another part's attention made (cross-attention over a vision transformer), the two are
+        multiplied.
     """
     known = bundle.run(bundle.values(**given))
     made_of = {name: {m} for m in given for name in fed_values(bundle.manifest.inputs[m])}
     towers: dict[str, list[NDArray[np.floating]]] = {}
     crossed: dict[str, NDArray[np.float64]] = {}
+    patches: dict[str, tuple[int, int]] = {}
     for part in bundle.parts:
         for name in part.output_names:
             made_of[name] = set().union(*(made_of.get(value, set()) for value in part.input_names))
@@ -112,11 +120,18 @@ def look(bundle: Bundle, watched: Mapping[str, Watched], given: Mapping[str, Any
             layer = _without_padding(layer[0], bundle.manifest.inputs[modality], known)
             if layer.shape[1] == layer.shape[2] > 1:
                 towers.setdefault(modality, []).append(layer)
+                if cut := watched[part.name].patches:
+                    patches[modality] = cut
             else:
                 crossed[modality] = layer.astype(np.float64).mean(axis=(0, 1))
     found: dict[str, NDArray[np.float64]] = {}
     for modality in given:
-        weights = _follow(towers.get(modality, []), crossed.get(modality), bundle.manifest.inputs[modality].kind)
+        weights = _follow(
+            towers.get(modality, []),
+            crossed.get(modality),
+            bundle.manifest.inputs[modality].kind,
+            patches.get(modality),
+        )
         if weights is not None:
             found[modality] = weights / max(float(weights.sum()), 1e-12)
     return found
@@ -131,22 +146,34 @@ def _without_padding(layer: NDArray[np.floating], kind: RawInput, known: Mapping
 
 
 def _follow(
-    layers: Sequence[NDArray[np.floating]], crossed: NDArray[np.float64] | None, kind: str
+    layers: Sequence[NDArray[np.floating]],
+    crossed: NDArray[np.float64] | None,
+    kind: str,
+    patches: tuple[int, int] | None,
 ) -> NDArray[np.float64] | None:
-    """One weight per token, from the layers of a tower and from what attended to its tokens."""
+    """One weight per token, from the layers of a tower and from what attended to its tokens; of patches per time."""
     layers = [layer for layer in layers if layer.shape[1:] == layers[0].shape[1:]]
     if not layers:
         return crossed
     tokens = layers[0].shape[-1]
-    has_class = kind == "image" and not _is_square(tokens) and _is_square(tokens - 1)
+    first = _class_tokens(tokens, kind, patches)
     rolled = roll_out(layers)
     if crossed is not None and len(crossed) == tokens:
         weights = crossed @ rolled
-    elif crossed is not None and has_class and len(crossed) == tokens - 1:
-        weights = crossed @ rolled[1:]
+    elif crossed is not None and first and len(crossed) == tokens - first:
+        weights = crossed @ rolled[first:]
     else:
-        weights = read_out(rolled, layers, first=has_class)
-    return weights[1:] if has_class else weights
+        weights = read_out(rolled, layers, first=first)
+    weights = weights[first:]
+    return weights.reshape(patches).sum(axis=0) if patches and len(weights) == np.prod(patches) else weights
+
+
+def _class_tokens(tokens: int, kind: str, patches: tuple[int, int] | None) -> int:
+    """How many tokens stand before an image's patches (none or one) or a spectrogram's (up to two)."""
+    if patches:
+        more = tokens - patches[0] * patches[1]
+        return more if 0 <= more <= 2 else 0
+    return int(kind == "image" and not _is_square(tokens) and _is_square(tokens - 1))
 
 
 def _is_square(count: int) -> bool:

@@ -1,9 +1,9 @@
-"""Contribution: how much of a model's accuracy each modality brings.
+"""Contribution: how much of a model's accuracy each modality brings, or how much of a regression's error it takes off.
 
 Exact Shapley values over all coalitions of modalities: what is present is the sample's own, what is absent comes from
-other samples, or is the placeholder that the model was trained with. The towers run once for each distinct raw sample;
-a coalition only runs the parts where modalities meet. Every value is kept per sample, so that intervals, groups and
-the difference of two models come from the same numbers.
+other samples, and besides is the placeholder that the model was trained with, or, without one, the mean. The towers
+run once for each distinct raw sample; a coalition only runs the parts where modalities meet. Every value is kept per
+sample, so that intervals, groups and the difference of two models come from the same numbers.
 
 Source: Shapley 1953, "A Value for n-Person Games"; over modalities: Parcalabescu & Frank 2023, "MM-SHAP".
 """
@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure.encode import Rows, combine, encode, split_chain, stand_ins
+from edgemm.measure import words
+from edgemm.measure.answers import check_truth
+from edgemm.measure.encode import Rows, can_average, combine, encode, split_chain, stand_ins, weighted_mean
 from edgemm.measure.metrics import Statistic, mean_of
 from edgemm.measure.shuffle import other_items
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.manifest import Task
 
 if TYPE_CHECKING:
     from edgemm.data.dataset import Sample
@@ -32,8 +35,12 @@ SHUFFLES: Final = 5
 MOST: Final = 4  # modalities: 16 coalitions
 SHUFFLED: Final = "another sample's"
 PLACEHOLDER: Final = "placeholder"
+MEAN: Final = "the mean"
 ACCURACY: Final = "accuracy"
 PROBABILITY: Final = "probability of the truth"
+ERROR: Final = "negative absolute error"
+R_SQUARED: Final = "R²"
+SHARES: Final = (ACCURACY, PROBABILITY)
 
 Coalition = frozenset[str]
 PerSample = NDArray[np.float64]  # (samples,)
@@ -45,8 +52,11 @@ class Contributions:
 
     Args:
         modalities: those that the samples have, in the bundle's order.
+        task: what the bundle answers.
         values: (what stands in for the absent, measure) -> coalition -> value of each sample, mean over the shuffles.
-        logits: (samples, classes) with every modality present.
+            Of a regression ``ERROR`` in the unit of the truth, and ``R_SQUARED``, whose mean over all samples is R²;
+            of classes ``ACCURACY`` and ``PROBABILITY``, 0..1.
+        outputs: with every modality present, (samples, classes) logits or (samples, 1) values.
         labels: of the classes.
         clusters: of each sample, for the bootstrap.
         groups: of each sample.
@@ -54,16 +64,22 @@ class Contributions:
 
     split: str
     modalities: tuple[str, ...]
+    task: Task
     values: Mapping[tuple[str, str], Mapping[Coalition, PerSample]]
-    logits: NDArray[np.float32]
+    outputs: NDArray[np.float32]
     labels: tuple[str, ...]
     clusters: tuple[str, ...]
     groups: tuple[str | None, ...]
 
     @property
     def absences(self) -> tuple[str, ...]:
-        """What was put in the place of an absent modality: other samples', and the placeholder where there is one."""
+        """What was put in the place of an absent modality: other samples', and the placeholder or the mean."""
         return tuple(dict.fromkeys(absent for absent, _ in self.values))
+
+    @property
+    def measure(self) -> str:
+        """The measure that stands for the task."""
+        return ERROR if self.task == "regression" else ACCURACY
 
     def full(self, absent: str, measure: str) -> PerSample:
         """The value with every modality; (samples,)."""
@@ -117,67 +133,80 @@ def contributions(
     shuffles: int = SHUFFLES,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Contributions:
-    """Measure every coalition of modalities of a bundle that ends in ``logits``.
+    """Measure every coalition of modalities of a bundle that ends in ``logits`` or ``value``.
 
-    A modality that a sample lacks is its placeholder in every coalition.
+    A modality that a sample lacks is its placeholder in every coalition. The mean is that of the features over the
+    samples, as in ``answers.answers``.
 
     Args:
         bundle: open, on the target to look into.
         split: its name, for messages.
-        samples: with labels.
+        samples: with labels, of a regression with values.
         shuffles: how often absent modalities are drawn from other samples, seeds 0, 1, ….
         advance: told how many raw samples were encoded and coalitions run; ``steps`` says how many there will be.
 
     Raises:
-        DataError: more than four modalities, a sample that lacks one which has no placeholder, or no labels.
+        DataError: more than four modalities, a sample that lacks one which has no placeholder, or no truth.
         BundleError: outputs that are not finite.
     """
+    task = bundle.manifest.task or "single-label"
     players, which, raws = _items(bundle, split, samples)
     labels = bundle.archive.read_strings(bundle.manifest.labels) if bundle.manifest.labels else ()
-    truth = _truth(bundle, split, samples, labels)
+    truth = _truth(bundle, split, samples, labels, task)
     split_ = split_chain(bundle, list(bundle.manifest.inputs))
+    output = "value" if task == "regression" else "logits"
     rows: dict[str, Rows] = {}
     for modality, names in split_.alone.items():
         read = raws[modality]
         rows[modality] = encode(bundle, modality, read, names, advance=advance) if read else {n: [] for n in names}
-        for name, value in stand_ins(bundle, modality, names).items():  # an index of -1 is the placeholder
-            rows[modality][name].append(value)
+    absences = _absences(bundle, players, split_.alone, shuffles)
+    averaged = all(can_average(made) for m in players for made in rows[m].values())
+    if MEAN in absences and not averaged:
+        advance(absences.pop(MEAN) * (2 ** len(players) - 1))
+    for modality, names in split_.alone.items():
+        held = stand_ins(bundle, modality, names)
+        for name, made in rows[modality].items():  # behind the items their mean, and last, at -1, the placeholder
+            if MEAN in absences and modality in players:
+                made.append(weighted_mean(made, which[modality]))
+            if name in held:
+                made.append(held[name])
 
-    def logits(choice: Mapping[str, NDArray[np.intp]]) -> NDArray[np.float32]:
+    def outputs(choice: Mapping[str, NDArray[np.intp]]) -> NDArray[np.float32]:
         chosen = {name: [values[i] for i in choice[m]] for m, made in rows.items() for name, values in made.items()}
-        found = combine(bundle, split_.joint, chosen, "logits") if split_.joint else np.concatenate(chosen["logits"])
+        found = combine(bundle, split_.joint, chosen, output) if split_.joint else np.concatenate(chosen[output])
         advance(1)
         return np.asarray(found, np.float32)
 
-    independent = bundle.manifest.task == "multi-label"
-    whole = logits(which)
-    scored = _measures(whole, truth, independent=independent)
+    def absent_items(modality: str, absent: str, seed: int) -> NDArray[np.intp]:
+        own = which[modality]
+        if absent == SHUFFLED:
+            return other_items(own, seed)
+        return np.full_like(own, -1) if absent == PLACEHOLDER else np.where(own < 0, own, len(raws[modality]))
+
+    whole = outputs(which)
+    scored = _measures(whole, truth, task)
     values: dict[tuple[str, str], dict[Coalition, PerSample]] = {}
-    for absent, repeats in _absences(bundle, players, split_.alone, shuffles):
+    for absent, repeats in absences.items():
         for present in map(frozenset, _subsets(players)):
             drawn = []
             for seed in range(repeats if len(present) < len(players) else 0):
                 choice = {
-                    m: which[m]
-                    if m in present or m not in players
-                    else np.full_like(which[m], -1)
-                    if absent == PLACEHOLDER
-                    else other_items(which[m], seed)
-                    for m in which
+                    m: own if m in present or m not in players else absent_items(m, absent, seed)
+                    for m, own in which.items()
                 }
-                drawn.append(_measures(logits(choice), truth, independent=independent))
+                drawn.append(_measures(outputs(choice), truth, task))
             for measure in scored:
                 mean = np.mean([d[measure] for d in drawn], axis=0) if drawn else scored[measure]
                 values.setdefault((absent, measure), {})[present] = mean
     clusters = tuple(s.drawn_with() for s in samples)
-    return Contributions(split, players, values, whole, labels, clusters, tuple(s.group for s in samples))
+    return Contributions(split, players, task, values, whole, labels, clusters, tuple(s.group for s in samples))
 
 
 def steps(bundle: Bundle, split: str, samples: Sequence[Sample], *, shuffles: int = SHUFFLES) -> int:
     """How many steps ``contributions`` takes. Raises DataError as it does."""
     players, _, raws = _items(bundle, split, samples)
     alone = split_chain(bundle, list(bundle.manifest.inputs)).alone
-    runs: int = sum((2 ** len(players) - 1) * repeats for _, repeats in _absences(bundle, players, alone, shuffles))
+    runs: int = (2 ** len(players) - 1) * sum(_absences(bundle, players, alone, shuffles).values())
     return sum(map(len, raws.values())) + 1 + runs
 
 
@@ -193,10 +222,16 @@ def mean_within(values: PerSample, inside: NDArray[np.bool_], *, signed: bool = 
     return (lambda weights: mean(weights)) if signed else mean
 
 
-def losses(found: Contributions, samples: Sequence[Sample], *, independent: bool = False) -> PerSample:
-    """Cross-entropy of each sample in nats, (samples,); over independent classes the mean. No such class: infinite."""
+def losses(found: Contributions, samples: Sequence[Sample]) -> PerSample:
+    """Of classes the cross-entropy of each sample in nats, of a regression its absolute error; (samples,).
+
+    Over independent classes it is the mean. Where the bundle has no class for the truth it is infinite.
+    """
+    if found.task == "regression":
+        return np.abs(_errors(found.outputs, samples))
+    independent = found.task == "multi-label"
     truth = _one_hot(samples, found.labels, independent=independent)
-    logits = found.logits.astype(np.float64)
+    logits = found.outputs.astype(np.float64)
     if independent:
         per_class = np.logaddexp(0.0, np.where(truth, -logits, logits))
         return np.asarray(per_class.mean(axis=1))
@@ -204,14 +239,28 @@ def losses(found: Contributions, samples: Sequence[Sample], *, independent: bool
     return np.asarray(np.where(truth.any(axis=1), -(log_p * truth).sum(axis=1), np.inf))
 
 
-def answers(found: Contributions, *, independent: bool = False) -> list[tuple[str, float]]:
-    """What the bundle says of each sample and its probability: the likeliest class, or every class above one half."""
-    p = _probabilities(found.logits, independent=independent)
-    if not independent:
-        return [(found.labels[int(i)], float(row[i])) for i, row in zip(p.argmax(axis=1), p, strict=True)]
-    said = [[found.labels[i] for i in np.flatnonzero(row > 0.5)] for row in p]
-    sure = np.where(p > 0.5, p, 1 - p).min(axis=1)
-    return [(", ".join(names) or "none", float(q)) for names, q in zip(said, sure, strict=True)]
+def right(found: Contributions) -> NDArray[np.bool_]:
+    """Which answers are right, (samples,); a value where its error is at most the bundle's mean absolute error."""
+    value = found.full(SHUFFLED, found.measure)
+    return np.asarray(value >= value.mean() if found.task == "regression" else value == 1.0)
+
+
+def answers(found: Contributions, samples: Sequence[Sample]) -> list[tuple[str, str]]:
+    """What the bundle says of each sample, and how sure or how wrong it is.
+
+    The likeliest class, or every class above one half, and its probability; a value, and its error with the sign.
+    """
+    if found.task == "regression":
+        said = [words.three_figures(float(value)) for value in found.outputs[:, 0]]
+        off = [f"error {words.signed_figures(float(e))}" for e in _errors(found.outputs, samples)]
+        return list(zip(said, off, strict=True))
+    p = _probabilities(found.outputs, independent=found.task == "multi-label")
+    if found.task == "single-label":
+        said, sure = [found.labels[int(i)] for i in p.argmax(axis=1)], p.max(axis=1)
+    else:
+        given = [[found.labels[i] for i in np.flatnonzero(row > 0.5)] for row in p]
+        said, sure = [", ".join(names) or "none" for names in given], np.where(p > 0.5, p, 1 - p).min(axis=1)
+    return [(name, f"probability {q:.2f}") for name, q in zip(said, sure, strict=True)]
 
 
 def _subsets(players: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -220,10 +269,10 @@ def _subsets(players: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def _absences(
     bundle: Bundle, players: Sequence[str], alone: Mapping[str, Sequence[str]], shuffles: int
-) -> list[tuple[str, int]]:
+) -> dict[str, int]:
     """Ways to leave a modality out, and how many draws each needs."""
     stands_in = all(set(alone[m]) == stand_ins(bundle, m, alone[m]).keys() for m in players)
-    return [(SHUFFLED, shuffles), *([(PLACEHOLDER, 1)] if stands_in else [])]
+    return {SHUFFLED: shuffles, PLACEHOLDER if stands_in else MEAN: 1}
 
 
 def _items(
@@ -249,13 +298,27 @@ def _items(
     return players, which, raws
 
 
-def _truth(bundle: Bundle, split: str, samples: Sequence[Sample], labels: Sequence[str]) -> NDArray[np.bool_]:
-    independent = bundle.manifest.task == "multi-label"
-    if not labels or (not independent and any(s.label is None for s in samples)):
+def _truth(
+    bundle: Bundle, split: str, samples: Sequence[Sample], labels: Sequence[str], task: Task
+) -> NDArray[np.bool_] | PerSample:
+    """(samples, classes) which are right; of a regression (samples,) the values."""
+    if task == "regression":
+        check_truth(split, samples, task)
+        return _values(samples)
+    if not labels or (task == "single-label" and any(s.label is None for s in samples)):
         raise DataError(
             f"bundle '{bundle.manifest.name}', split '{split}': contributions need labels, in bundle and samples"
         )
-    return _one_hot(samples, labels, independent=independent)
+    return _one_hot(samples, labels, independent=task == "multi-label")
+
+
+def _values(samples: Sequence[Sample]) -> PerSample:
+    return np.array([s.value for s in samples], np.float64)
+
+
+def _errors(outputs: NDArray[np.floating], samples: Sequence[Sample]) -> PerSample:
+    """(samples,) what is predicted less what is true."""
+    return np.asarray(outputs[:, 0].astype(np.float64) - _values(samples))
 
 
 def _one_hot(samples: Sequence[Sample], labels: Sequence[str], *, independent: bool) -> NDArray[np.bool_]:
@@ -276,10 +339,17 @@ def _probabilities(logits: NDArray[np.floating], *, independent: bool) -> NDArra
     return np.asarray(np.exp(wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)))
 
 
-def _measures(logits: NDArray[np.floating], truth: NDArray[np.bool_], *, independent: bool) -> dict[str, PerSample]:
-    """Accuracy and probability of the truth, per sample; of independent classes the mean over the classes."""
-    p = _probabilities(logits, independent=independent)
-    if independent:
+def _measures(made: NDArray[np.floating], truth: NDArray[np.bool_] | PerSample, task: Task) -> dict[str, PerSample]:
+    """Accuracy and probability of the truth, per sample, of independent classes the mean over the classes; or errors.
+
+    R² is shared out so that its mean over the samples is R² itself; it is left out where the truth has no spread.
+    """
+    if task == "regression":
+        errors = made[:, 0].astype(np.float64) - truth
+        found = {ERROR: -np.abs(errors)}
+        return {**found, R_SQUARED: 1 - errors**2 / truth.var()} if np.ptp(truth) else found
+    p = _probabilities(made, independent=task == "multi-label")
+    if task == "multi-label":
         return {
             ACCURACY: ((p > 0.5) == truth).mean(axis=1),
             PROBABILITY: np.where(truth, p, 1 - p).mean(axis=1),

@@ -107,6 +107,21 @@ def stand_ins(bundle: Bundle, modality: str, names: Iterable[str]) -> dict[str, 
     return {name: value for name in names if isinstance(value := known.get(name), np.ndarray)}
 
 
+def can_average(rows: Sequence[np.ndarray]) -> bool:
+    """Whether the rows of one value are numbers of one shape, so that their mean can stand in for any of them."""
+    return rows[0].dtype.kind == "f" and len({row.shape for row in rows}) == 1
+
+
+def weighted_mean(rows: Sequence[np.ndarray], which: np.ndarray) -> np.ndarray:
+    """The mean of a value over the samples, (1, ...) of its dtype.
+
+    Args:
+        rows: one (1, ...) array per distinct raw sample.
+        which: (samples,) the row of each sample, negative where it has none.
+    """
+    return np.asarray(np.mean([rows[i] for i in which[which >= 0]], axis=0, dtype=np.float64).astype(rows[0].dtype))
+
+
 def combine(
     bundle: Bundle, joint: Sequence[Part], values: Mapping[str, Sequence[np.ndarray]], output: str
 ) -> np.ndarray:

@@ -55,9 +55,9 @@ class Scored:
             ``similarities``: cosine of each pair.
         details: ``split`` and ``task``, and what the samples need to be read again. ``clusters`` of all but
             similarities; ``truth`` (a class, a list of classes, a value) and ``groups`` of answers, probabilities and
-            values; ``classes``, how many, of probabilities; ``first`` and ``second`` identity of each pair; ``repeats``
-            where each sample was answered several times; ``cutoffs`` of ranks by name where they aren't those of
-            retrieval; ``labels``, the names of the classes.
+            values; ``classes``, how many, of probabilities; ``first`` and ``second`` identity of each pair, ``fold``
+            where the data says one; ``repeats`` where each sample was answered several times; ``cutoffs`` of ranks by
+            name where they aren't those of retrieval; ``labels``, the names of the classes.
         examples: nearest items of a few queries (``retrieval.nearest``); holds paths, so it is not kept as raw data.
     """
 
@@ -84,7 +84,7 @@ def statistics(raw: Raw) -> dict[str, Metric]:
     Ranks: R@1, R@10 and the median (or the task's own cutoffs). Answers: accuracy (overall and per group), macro
     precision, recall and F1. Probabilities: macro average precision, micro and macro F1, subset accuracy. Values: MAE,
     RMSE, R², Pearson, Spearman. Similarities: ROC-AUC, TAR at FARs that the pairs suffice for, equal error rate,
-    accuracy at the best threshold.
+    accuracy at the best threshold, and over folds where the pairs have some.
     """
     found = {
         "ranks": _ranks,
@@ -139,8 +139,12 @@ def truth_matrix(raw: Raw) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
 
 def pairs(raw: Raw) -> pair_metrics.Pairs:
     """Of similarities: the pairs, the most alike first."""
+    fold = raw.details.get("fold")
     return pair_metrics.sorted_pairs(
-        np.asarray(raw.samples), np.asarray(raw.details["first"]), np.asarray(raw.details["second"])
+        np.asarray(raw.samples),
+        np.asarray(raw.details["first"]),
+        np.asarray(raw.details["second"]),
+        None if fold is None else np.asarray(fold, str),
     )
 
 
@@ -217,5 +221,8 @@ def _similarities(raw: Raw) -> dict[str, Metric]:
     found["equal error rate"] = pair_metrics.equal_error_rate(compared), 0.5
     if best := pair_metrics.accuracy_at_best_threshold(compared):
         found["accuracy at best threshold"] = best, 0.5
+    if folded := pair_metrics.accuracy_over_folds(compared):
+        genuine = float(compared.genuine.mean())
+        found["accuracy over folds"] = folded, max(genuine, 1 - genuine)
     identities = np.arange(compared.identities)
     return {name: Metric(statistic, identities, chance) for name, (statistic, chance) in found.items()}

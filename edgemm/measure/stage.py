@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ from edgemm.runtime.session import ENGINES
 from edgemm.stage import Context
 
 if TYPE_CHECKING:
-    from edgemm.data.dataset import Sample
+    from edgemm.data.dataset import Pair, Sample
 
 MEASUREMENTS = "measurements.jsonl"
 TABLE = "table.md"
@@ -83,6 +83,7 @@ def measure_bundles(
     shown_groups: Sequence[str] = (),
     checksums: Mapping[Path, str] | None = None,
     gallery_encoder: str | None = None,
+    pairs: Mapping[str, Sequence[Pair]] | None = None,
 ) -> Measurements:
     """Measure bundles against each other and write the results into the folder ``out``.
 
@@ -101,6 +102,7 @@ def measure_bundles(
         shown_groups: groups whose pictures and sounds the examples may show; empty: all.
         checksums: sha256 of image files where they are known already (``Dataset.checksums``).
         gallery_encoder: the variant that embedded the gallery that ships; None where each bundle embeds its own.
+        pairs: split -> the pairs that an embedder is verified on; of a split without, all (``Dataset.pairs``).
 
     Returns:
         What was written to ``measurements.jsonl``, read back.
@@ -116,7 +118,14 @@ def measure_bundles(
     searched = max(gallery_bytes(entry.manifest) for entry in entries)
     found = [_size(entry, here, gallery=gallery_bytes(entry.manifest) or searched) for entry in entries]
     scored = _accuracies(
-        ran, splits, config, context, shown_groups=shown_groups, checksums=checksums, gallery_encoder=gallery_encoder
+        ran,
+        splits,
+        config,
+        context,
+        shown_groups=shown_groups,
+        checksums=checksums,
+        gallery_encoder=gallery_encoder,
+        pairs=pairs or {},
     )
     for entry in ran:
         for s in scored[entry.sha256]:
@@ -232,6 +241,7 @@ def _accuracies(
     shown_groups: Sequence[str],
     checksums: Mapping[Path, str] | None,
     gallery_encoder: str | None,
+    pairs: Mapping[str, Sequence[Pair]],
 ) -> dict[str, list[Scored]]:
     """Scores by digest of the measured bytes; those kept from an earlier run are not taken again."""
     found: dict[str, list[Scored]] = {entry.sha256: [] for entry in entries}
@@ -250,6 +260,7 @@ def _accuracies(
                 ),
                 *(config.prompts, config.examples),
                 *shown_groups,
+                *map(astuple, pairs.get(split, ())),
             ]
             kept = kept_scores.file_of(context, key)
             scored = kept_scores.read(kept)
@@ -262,6 +273,7 @@ def _accuracies(
                         bundle,
                         split,
                         samples,
+                        pairs=pairs.get(split, ()),
                         examples=config.examples,
                         shown_groups=shown_groups,
                         prompts=config.prompts,

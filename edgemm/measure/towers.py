@@ -1,7 +1,8 @@
 """Towers: which tower of a compressed retriever lost what, by letting the towers of two bundles search each other.
 
 In a joint space a query tower of one bundle can search a gallery of the other's: what is lost with one tower swapped is
-that tower's, what is lost only with both is that they drifted apart together.
+that tower's, what is lost only with both is that they drifted apart together. An embedder has one tower and a space of
+its own: its samples search each other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgemm.measure import retrieval
 from edgemm.measure.metrics import retrieval_ranks
+from edgemm.measure.verification import check_identities
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, DataError
 
@@ -40,8 +42,10 @@ class Search:
     Args:
         query, gallery: modalities.
         query_of, gallery_of: names of the bundles whose towers embedded them.
+        asked: (queries,) their places among what is embedded: all, of an embedder those whose label another has.
         clusters: (queries,) label of each, for the bootstrap.
         ranks: (queries,) of the best right item, from 1.
+        margins: (queries,) cosine of the nearest right item less that of the nearest wrong one; above 0 is right.
         nearest: (queries, up to ``retrieval.TOP``) items in order.
     """
 
@@ -49,8 +53,10 @@ class Search:
     gallery: str
     query_of: str
     gallery_of: str
+    asked: NDArray[np.intp]
     clusters: tuple[str, ...]
     ranks: NDArray[np.int64]
+    margins: NDArray[np.float32]
     nearest: NDArray[np.intp]
 
 
@@ -60,7 +66,7 @@ def embed(
     """Every modality of the samples that leads to an embedding of its own.
 
     Raises:
-        DataError: fewer than two such modalities, or one raw item under two labels.
+        DataError: no such modality, or one raw item under two labels; where it is a single one, too few identities.
         BundleError: outputs that are not finite.
     """
     found: dict[str, Embedded] = {}
@@ -71,11 +77,13 @@ def embed(
             items = retrieval.distinct(samples, modality)
             vectors = retrieval.embed(bundle, modality, name, items.raws, advance=advance)
             found[modality] = Embedded(tuple(items.raws), tuple(items.labels), tuple(items.groups), vectors)
-    if len(found) < 2:
+    if not found:
         raise DataError(
             f"bundle '{bundle.manifest.name}', split '{split}': its outputs {list(bundle.manifest.outputs)} can't be "
-            "explained; expected 'logits', or one embedding for each of two modalities"
+            "explained; expected 'logits', 'value', or embeddings that one modality each leads to"
         )
+    if len(found) == 1:
+        check_identities(split, samples, next(iter(found)))
     return found
 
 
@@ -85,7 +93,7 @@ def modalities_of(bundle: Bundle, samples: Sequence[Sample]) -> list[str]:
 
 
 def searches(embedded: Mapping[str, Mapping[str, Embedded]], *, shown_groups: Sequence[str] = ()) -> list[Search]:
-    """Every direction, with the towers of every pair of bundles.
+    """Every direction, with the towers of every pair of bundles; of one modality each bundle's samples among others.
 
     Args:
         embedded: bundle name -> modality -> what it embedded, of the same samples.
@@ -96,32 +104,53 @@ def searches(embedded: Mapping[str, Mapping[str, Embedded]], *, shown_groups: Se
         BundleError: the bundles' embeddings differ in width, so that they are of two spaces.
         DataError: a query whose label nothing in the gallery has.
     """
-    found: list[Search] = []
     modalities = [m for m in next(iter(embedded.values())) if all(m in each for each in embedded.values())]
+    if len(modalities) == 1:
+        return [
+            _search((modalities[0],) * 2, (name,) * 2, (each[modalities[0]],) * 2, shown_groups)
+            for name, each in embedded.items()
+        ]
     widths = {name: {e.vectors.shape[1] for e in each.values()} for name, each in embedded.items()}
     if len(set().union(*widths.values())) > 1:
         said = ", ".join(f"'{name}' of {sorted(w)}" for name, w in widths.items())
         raise BundleError(f"embeddings of different widths, {said}; expected two bundles of one space")
-    for query, gallery in product(modalities, modalities):
-        if query == gallery:
-            continue
-        for query_of, gallery_of in product(embedded, embedded):
-            asked, searched = embedded[query_of][query], embedded[gallery_of][gallery]
-            positive = np.asarray(asked.labels)[:, None] == np.asarray(searched.labels)[None, :]
-            has = positive.any(axis=1)
-            if not has.all():
-                label = asked.labels[int(np.argmin(has))]
-                raise DataError(
-                    f"{query}→{gallery}: nothing of '{label}' in the gallery; give it a {gallery} too, or leave out "
-                    f"its {query}"
-                )
-            scores = asked.vectors @ searched.vectors.T
-            may = np.array(
-                [not shown_groups or gallery == "text" or group in shown_groups for group in searched.groups]
-            )
-            most = min(retrieval.TOP, int(may.sum()))
-            nearest = np.argsort(-np.where(may, scores, -np.inf), axis=1, kind="stable")[:, :most]
-            found.append(
-                Search(query, gallery, query_of, gallery_of, asked.labels, retrieval_ranks(scores, positive), nearest)
-            )
-    return found
+    return [
+        _search((query, gallery), (one, other), (embedded[one][query], embedded[other][gallery]), shown_groups)
+        for query, gallery in product(modalities, modalities)
+        if query != gallery
+        for one, other in product(embedded, embedded)
+    ]
+
+
+def _search(
+    between: tuple[str, str], names: tuple[str, str], sides: tuple[Embedded, Embedded], shown_groups: Sequence[str]
+) -> Search:
+    """One direction: query and gallery by modality, by bundle, and what each embedded."""
+    (query, gallery), (asked, searched) = between, sides
+    scores = asked.vectors @ searched.vectors.T
+    positive = np.asarray(asked.labels)[:, None] == np.asarray(searched.labels)[None, :]
+    may = np.array([not shown_groups or gallery == "text" or group in shown_groups for group in searched.groups])
+    most = min(retrieval.TOP, int(may.sum()))
+    places = np.arange(len(scores))
+    if query == gallery:
+        scores[places, places], positive[places, places] = -np.inf, False
+        most = min(most, max(int(may.sum()) - 1, 0))
+        places = np.flatnonzero(positive.any(axis=1))
+        scores, positive = scores[places], positive[places]
+    has = positive.any(axis=1)
+    if not has.all():
+        label = asked.labels[int(np.argmin(has))]
+        raise DataError(
+            f"{query}→{gallery}: nothing of '{label}' in the gallery; give it a {gallery} too, or leave out its {query}"
+        )
+    best, other = (np.where(kind, scores, -np.inf).max(axis=1) for kind in (positive, ~positive))
+    return Search(
+        query,
+        gallery,
+        *names,
+        asked=places,
+        clusters=tuple(asked.labels[i] for i in places),
+        ranks=retrieval_ranks(scores, positive),
+        margins=best - other,
+        nearest=np.argsort(-np.where(may, scores, -np.inf), axis=1, kind="stable")[:, :most],
+    )

@@ -14,22 +14,25 @@ from edgemm.measure.scores import IDENTIFICATION, VERIFICATION, Scored
 from edgemm.runtime.errors import DataError
 
 if TYPE_CHECKING:
-    from edgemm.data.dataset import Sample
+    from edgemm.data.dataset import Pair, Sample
 
 PAIRS = 20_000
 """Most pairs that are compared, a quarter of them genuine at most; enough different ones for a FAR of 1e-3."""
 
-Pair = NDArray[np.int64]
+Places = NDArray[np.int64]
 
 
-def check_identities(split: str, samples: Sequence[Sample], modality: str) -> None:
-    """Raises DataError unless there are two identities, and one of them has two samples."""
+def check_identities(split: str, samples: Sequence[Sample], modality: str, pairs: Sequence[Pair] = ()) -> None:
+    """Raises DataError unless there are two identities, one with two samples, and all samples of pairs are there."""
     labels = distinct(samples, modality).labels
     if len(set(labels)) < 2 or len(set(labels)) == len(labels):
         raise DataError(
             f"split '{split}': {len(labels)} {modality} samples of {len(set(labels))} identities; verification needs "
             "two identities (labels) at least, and two samples of one"
         )
+    lacking = {s.id for s in samples if s.raw(modality) is None}
+    if bare := next((name for pair in pairs for name in (pair.a, pair.b) if name in lacking), None):
+        raise DataError(f"split '{split}', sample '{bare}': in a pair of data.pairs, and has no {modality}")
 
 
 def verification(
@@ -38,6 +41,7 @@ def verification(
     modality: str,
     vectors: np.ndarray,
     *,
+    pairs: Sequence[Pair] = (),
     examples: int = 0,
     shown_groups: Sequence[str] = (),
 ) -> list[Scored]:
@@ -46,16 +50,17 @@ def verification(
     Args:
         modality: the one that is embedded; an identity is a label.
         vectors: unit (distinct raw samples, width).
+        pairs: those to compare; none: all, or a draw of them.
         examples: samples whose nearest others are kept.
         shown_groups: groups that may be shown; empty: all.
 
     Raises:
-        DataError: fewer than two identities, or none with two samples.
+        DataError: fewer than two identities, or none with two samples; a pair of a sample without the modality.
     """
-    check_identities(split, samples, modality)
+    check_identities(split, samples, modality, pairs)
     items = distinct(samples, modality)
     names, identity = np.unique(items.labels, return_inverse=True)
-    one, other, counts = identity_pairs(identity)
+    one, other, counts = _given_pairs(samples, items, modality, pairs) if pairs else identity_pairs(identity)
     cosines = (vectors[one] * vectors[other]).sum(axis=1, dtype=np.float64)
     details: dict[str, Any] = {
         "split": split,
@@ -64,6 +69,8 @@ def verification(
         "second": identity[other].tolist(),
         "identities": len(names),
         **counts,
+        **({"given": True} if pairs else {}),
+        **({"fold": [pair.fold for pair in pairs]} if pairs and pairs[0].fold is not None else {}),
     }
     return [
         Scored("similarities", split, VERIFICATION, tuple(np.round(cosines, 6).tolist()), details),
@@ -73,7 +80,7 @@ def verification(
 
 def identity_pairs(
     identity: NDArray[np.integer], *, most: int = PAIRS, seed: int = 0
-) -> tuple[Pair, Pair, dict[str, int]]:
+) -> tuple[Places, Places, dict[str, int]]:
     """Pairs of samples to compare: all, or a seeded draw of both kinds where there are more than ``most``.
 
     Args:
@@ -104,6 +111,17 @@ def identity_pairs(
     different = different[:, np.sort(rng.choice(different.shape[1], wanted, replace=False))]
     one, other = np.concatenate([genuine, different], axis=1)
     return one, other, whole
+
+
+def _given_pairs(
+    samples: Sequence[Sample], items: Items, modality: str, pairs: Sequence[Pair]
+) -> tuple[Places, Places, dict[str, int]]:
+    """As ``identity_pairs``, of the pairs that the data names."""
+    place = {raw: i for i, raw in enumerate(items.raws)}
+    of = {s.id: place[raw] for s in samples if (raw := s.raw(modality)) is not None}
+    one, other = np.array([(of[pair.a], of[pair.b]) for pair in pairs], np.int64).T
+    genuine = sum(pair.same for pair in pairs)
+    return one, other, {"genuine": genuine, "different": len(pairs) - genuine}
 
 
 def _identification(

@@ -97,11 +97,19 @@ def difference(score: Score) -> str:
         return ""
     if score.is_share:
         return points(found).replace(" [", " points [")
-    value, low, high = (
-        ("" if v == 0 else MINUS if v < 0 else "+") + three_figures(abs(v))
-        for v in (found.value, found.low, found.high)
-    )
-    return f"{value} [{low}, {high}]"
+    return signed_with_interval(found)
+
+
+def signed_with_interval(found: Estimate) -> str:
+    """A difference in the unit of what is compared: ``"+1.00 [+1.00, +2.00]"``; empty where there is none."""
+    if math.isnan(found.value):
+        return ""
+    return f"{signed_figures(found.value)} [{signed_figures(found.low)}, {signed_figures(found.high)}]"
+
+
+def signed_figures(value: float) -> str:
+    """Three significant figures with a true sign, and no sign on zero."""
+    return ("" if value == 0 else MINUS if value < 0 else "+") + three_figures(abs(value))
 
 
 def signed(value: float) -> str:

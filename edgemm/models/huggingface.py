@@ -7,7 +7,7 @@ Weights come from safetensors alone, and attention is the plain one, which expor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from edgemm.models.families import BATCH, text_specs
 from edgemm.models.hub import snapshot
 from edgemm.models.huggingface_inputs import frontend_of, read_json, text_input_of
 from edgemm.models.huggingface_towers import (
@@ -25,11 +24,13 @@ from edgemm.models.huggingface_towers import (
     CLASSIFIERS,
     DUAL_ENCODERS,
     ENCODERS,
-    MATCHERS,
     MATCHING,
     HfTower,
+    kind_of,
 )
 from edgemm.models.model import Model, Part
+from edgemm.models.parts import BATCH, text_specs
+from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import RawInput, Role
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
@@ -40,7 +41,6 @@ MAX_TOKENS = 128
 AUDIO_BATCH = DimRange(1, 1, 8)
 """Seconds of sound are thousands of positions: a batch of 32 would take gigabytes."""
 
-_GENERATIVE = ("BlipForQuestionAnswering", "BlipForConditionalGeneration")
 _BOOKKEEPING = ("transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path")
 
 
@@ -88,7 +88,7 @@ def hf_tower(*, architecture: str, config: Mapping[str, object], output: str) ->
     return HfTower(inner, known, output).eval()
 
 
-def model_from_hub(name: str, *, family: str | None = None) -> Model:
+def model_from_hub(name: str, *, family: str | None = None, answers: Sequence[str] = ()) -> Model:
     """The model that a folder or a name on the hub holds, with its frontends and its tokenizer.
 
     Dual encoders end in two of ``image_embedding``, ``text_embedding`` and ``audio_embedding``, of length 1;
@@ -98,20 +98,21 @@ def model_from_hub(name: str, *, family: str | None = None) -> Model:
         name: folder, or ``owner/name``.
         family: what is wanted of a dual encoder that also matches (BLIP): ``"fusion-classifier"`` says whether a text
             fits an image; any other, or None, embeds each. Models of one kind are what they are.
+        answers: to choose from, for a model that writes answers word by word (BLIP for questions).
 
     Raises:
         ModelError: a model type that isn't supported, a file that is missing, or weights that don't fit.
     """
     folder = snapshot(name)
     config = read_json(folder / "config.json")
-    kind = str(config.get("model_type"))
-    if odd := [a for a in config.get("architectures") or () if a in _GENERATIVE]:
+    kind = kind_of(config, family=family)
+    if "BlipForConditionalGeneration" in (config.get("architectures") or ()):
         raise ModelError(
-            f"hf:{name}: {odd[0]} writes its answer word by word and has no logits over answers; "
-            "expected BlipForImageTextRetrieval, or ViltForQuestionAnswering for questions"
+            f"hf:{name}: BlipForConditionalGeneration writes captions; expected BlipForImageTextRetrieval, or "
+            "BlipForQuestionAnswering for questions with a list of answers"
         )
-    if kind in CLASSIFIERS or (kind in MATCHERS and family == "fusion-classifier"):
-        return _classifier(_Checkpoint(name, folder, kind))
+    if kind in CLASSIFIERS:
+        return _classifier(_Checkpoint(name, folder, kind), answers)
     if kind in DUAL_ENCODERS:
         return _dual_encoder(_Checkpoint(name, folder, kind))
     if kind not in ENCODERS:
@@ -127,7 +128,13 @@ def model_from_hub(name: str, *, family: str | None = None) -> Model:
 
 
 def encoder_from_hub(
-    name: str, *, modality: str, output: str, max_tokens: int | None = None, longest_s: float | None = None
+    name: str,
+    *,
+    modality: str,
+    output: str,
+    max_tokens: int | None = None,
+    longest_s: float | None = None,
+    or_its_own: bool = False,
 ) -> Encoder:
     """A single encoder as a tower.
 
@@ -139,6 +146,7 @@ def encoder_from_hub(
         max_tokens: of a text; default the fewer of 128 and what the encoder takes.
         longest_s: seconds of sound; default what the encoder takes, and 30 where it takes any. Whisper then uses the
             first of its positions; towers of one fixed length take no other.
+        or_its_own: a tower of one fixed length takes that, whatever ``longest_s`` says.
 
     Raises:
         ModelError: a model type that isn't supported, a file that is missing, or weights that don't fit.
@@ -159,7 +167,7 @@ def encoder_from_hub(
         return Encoder(
             None, _tower(checkpoint, kind, "text", output, None, value, tokens=raw.max_tokens), raw, tokenizer
         )
-    frontend, raw_input = checkpoint.frontend(modality, longest_s=longest_s)
+    frontend, raw_input = checkpoint.frontend(modality, longest_s=longest_s, or_its_own=or_its_own)
     return Encoder(frontend, _tower(checkpoint, kind, modality, output, frontend, value), raw_input, None)
 
 
@@ -189,12 +197,12 @@ def _dual_encoder(checkpoint: _Checkpoint) -> Model:
     return model.eval()
 
 
-def _classifier(checkpoint: _Checkpoint) -> Model:
+def _classifier(checkpoint: _Checkpoint, answers: Sequence[str]) -> Model:
     """A part that looks at pixels and words together, or at the tokens of an image tower before it."""
     kind, config = checkpoint.kind, checkpoint.config
     frontend, image = checkpoint.frontend("image")
     parts, labels = [frontend], MATCHING
-    if kind in MATCHERS:
+    if "tokens" in CLASSIFIERS[kind]:
         config = config["text_config"]
         if not config["is_decoder"]:
             raise ModelError(
@@ -202,13 +210,16 @@ def _classifier(checkpoint: _Checkpoint) -> Model:
                 'expected a checkpoint for image-text matching, or family = "dual-encoder"'
             )
         parts.append(_tower(checkpoint, f"{kind}-tokens", "image", "tokens", frontend, "image_features"))
-    else:
+    text, tokenizer = text_input_of(checkpoint.folder, config, None, full_length=False)
+    if kind == "vilt":
         names = checkpoint.whole.config.id2label
         labels = tuple(str(names[i]) for i in range(len(names)))
-    text, tokenizer = text_input_of(checkpoint.folder, config, None, full_length=False)
+    elif kind == "blip-answers":
+        labels = tuple(answers)
+        checkpoint.config["answers"] = _written(labels, tokenizer, config, where=f"hf:{checkpoint.name}")
     fusion = _part(
-        checkpoint, f"{kind}-matching" if kind in MATCHERS else kind, "logits", name="fusion", role="fusion",
-        modality=None, value="logits", inputs=[*parts[-1].signature.outputs, *text_specs()],
+        checkpoint, f"{kind}-logits", "logits", name="fusion", role="fusion", modality=None, value="logits",
+        inputs=[*parts[-1].signature.outputs, *text_specs()],
         dims={"batch": BATCH, "tokens": _tokens(text.max_tokens)},
     )  # fmt: skip
     model = Model(
@@ -220,6 +231,21 @@ def _classifier(checkpoint: _Checkpoint) -> Model:
     )
     model.tokenizer_json = tokenizer
     return model.eval()
+
+
+def _written(answers: Sequence[str], tokenizer_json: str, config: Mapping[str, Any], *, where: str) -> list[list[int]]:
+    """Ids of each answer between the decoder's first and last, padded to one length."""
+    if not answers:
+        raise ModelError(
+            f"{where}: writes its answer word by word, and chooses from a list of them: the labels of a recipe's data; "
+            "there is none"
+        )
+    tokenizer = tokenizer_from_json(tokenizer_json)
+    tokenizer.no_padding()
+    said = [tokenizer.encode(answer, add_special_tokens=False).ids for answer in answers]
+    longest = max(map(len, said))
+    first, last, pad = (config[f"{name}_token_id"] for name in ("bos", "sep", "pad"))
+    return [[first, *ids, last, *[pad] * (longest - len(ids))] for ids in said]
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -318,12 +344,12 @@ class _Checkpoint:
 
     Args:
         name: for messages.
-        kind: its model_type.
+        kind: in the tables.
     """
 
     def __init__(self, name: str, folder: Path, kind: str) -> None:
         self.name, self.folder, self.kind = name, folder, kind
-        known = ENCODERS.get(kind) or CLASSIFIERS.get(kind) or next(iter(DUAL_ENCODERS[kind].values()))
+        known = ENCODERS.get(kind) or next(iter((CLASSIFIERS.get(kind) or DUAL_ENCODERS[kind]).values()))
         transformers = _transformers()
         level = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()  # what is missing is said below, where it matters
@@ -339,9 +365,14 @@ class _Checkpoint:
         self.missing = frozenset[str](told["missing_keys"])
         self.config: dict[str, Any] = _plain(json.loads(self.whole.config.to_json_string(use_diff=False)))
 
-    def frontend(self, modality: str, *, longest_s: float | None = None) -> tuple[Part, RawInput]:
+    def frontend(
+        self, modality: str, *, longest_s: float | None = None, or_its_own: bool = False
+    ) -> tuple[Part, RawInput]:
         """See ``frontend_of``."""
-        return frontend_of(self.folder, kind=self.kind, config=self.config, modality=modality, longest_s=longest_s)
+        return frontend_of(
+            self.folder, kind=self.kind, config=self.config, modality=modality, longest_s=longest_s,
+            or_its_own=or_its_own,
+        )  # fmt: skip
 
     def load_(self, tower: HfTower) -> None:
         """Copy the weights that ``tower`` has. Raises ModelError where the checkpoint lacks one."""

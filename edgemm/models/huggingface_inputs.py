@@ -8,25 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.models.audio_frontend import audio_frontend_from_extractor
-from edgemm.models.families import audio_frontend_part, frontend_part
 from edgemm.models.frontend import frontend_from_processor
-from edgemm.models.huggingface_towers import CLASSIFIERS, POSITIONS_AFTER_PADDING
+from edgemm.models.huggingface_towers import POSITIONS_AFTER_PADDING
 from edgemm.models.model import Part
+from edgemm.models.parts import audio_frontend_part, frontend_part
 from edgemm.models.tokenizer import with_limits
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import ImageInput, RawInput, TextInput
 
 
 def frontend_of(
-    folder: Path, *, kind: str, config: Mapping[str, Any], modality: str, longest_s: float | None = None
+    folder: Path,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    modality: str,
+    longest_s: float | None = None,
+    or_its_own: bool = False,
 ) -> tuple[Part, RawInput]:
     """The frontend that compiles from ``preprocessor_config.json``, and the raw input that it reads.
 
     Args:
-        kind: model_type.
+        kind: of model, in the tables.
         config: of the model.
         modality: ``"image"`` or ``"audio"``.
-        longest_s: seconds of sound; see ``encoder_from_hub``.
+        longest_s: seconds of sound; see ``encoder_from_hub``, also for ``or_its_own``.
 
     Raises:
         ModelError: a file that can't be read, a field that can't be compiled, or a length that the tower doesn't take.
@@ -34,7 +40,7 @@ def frontend_of(
     content = read_json(folder / "preprocessor_config.json")
     if modality == "image":
         size: int | None = None
-        if kind in CLASSIFIERS:  # ViLT's processor keeps an image's shape; a tower needs one
+        if kind.startswith("vilt"):  # its processor keeps an image's shape; a tower needs one
             edge, divisor = content.get("size") or 384, int(content.get("size_divisor") or 32)
             edge = edge.get("shortest_edge", 384) if isinstance(edge, dict) else edge
             size = int(edge) // divisor * divisor
@@ -44,7 +50,7 @@ def frontend_of(
         step = 2 * int(str(arguments["hop"]))  # one position of the encoder
         whole = int(str(arguments["samples"]))
         arguments["samples"] = min(whole, max(1, round(longest_s * raw.sample_rate / step)) * step)
-    elif name != "waveform-frontend" and longest_s is not None:
+    elif name != "waveform-frontend" and longest_s is not None and not or_its_own:
         raise ModelError(f"{folder}: a {kind} takes sounds of one length; drop longest_s")
     if name == "waveform-frontend" and "conv_kernel" in config:
         arguments["shortest"] = _samples_of(config, frames=2)  # a graph takes a single frame for a fixed size

@@ -5,7 +5,8 @@ Only names and calls stand here; transformers itself is imported by ``edgemm.mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,9 @@ class HfTower(nn.Module):
         for name in architecture.drop:
             if hasattr(inner, name):
                 setattr(inner, name, None)
+        if "masked_spec_embed" in architecture.drop:
+            config: Any = inner.config
+            config.apply_spec_augment = False  # in training it would put that over frames
         self.inner, self.call = inner, architecture.outputs[output]
 
     def forward(self, *values: Tensor) -> Tensor:
@@ -106,6 +110,11 @@ def _masked_mean(tokens: Call) -> Call:
     return call
 
 
+def _without_padding(tokens: Call) -> Call:
+    """Tokens of padding are zero, by which a fusion knows them."""
+    return lambda model, ids, mask: tokens(model, ids, mask) * mask[:, :, None].float()
+
+
 def _whisper(model: Any, log_mel: Tensor) -> Tensor:
     hidden: Tensor = model.encoder(log_mel).last_hidden_state
     return hidden
@@ -139,11 +148,58 @@ def _vilt(model: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     return logits
 
 
+def _vilt_matching(model: Any, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """(B, 2): 0, and the score that ranks texts of an image; their softmax says "match" by the score's sigmoid."""
+    return F.pad(_vilt(model, pixels, ids, mask), (1, 0))
+
+
 def _blip_matching(model: Any, tokens: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """(B, 2): no match, match. Every token of the image, (B, N, W), is there to be looked at."""
     seen = torch.ones((1, tokens.shape[1]), device=tokens.device)  # of one size, so that it is folded in a graph
     read = model.text_encoder(ids, mask, encoder_hidden_states=tokens, encoder_attention_mask=seen)
     logits: Tensor = model.itm_head(read.last_hidden_state[:, 0])
+    return logits
+
+
+@contextlib.contextmanager
+def _masked_crossing(module: nn.Module) -> Iterator[None]:
+    """Let BLIP's cross-attention see the mask that it is given: transformers 4.57 drops it, and attends to padding."""
+
+    def passed_on(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
+        return args, {**kwargs, "encoder_attention_mask": kwargs.get("attention_mask")}
+
+    crossing = [m.self for name, m in module.named_modules() if name.endswith("crossattention")]
+    hooks = [layer.register_forward_pre_hook(passed_on, with_kwargs=True) for layer in crossing]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _blip_answers(model: Any, tokens: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """(B, K): log-probability of each of the K answers in the config, written word by word.
+
+    Source: Li et al. 2022, "BLIP", where the decoder ranks a list of answers.
+    """
+    seen = torch.ones((1, tokens.shape[1]), device=tokens.device)
+    read = model.text_encoder(ids, mask, encoder_hidden_states=tokens, encoder_attention_mask=seen).last_hidden_state
+    answers = torch.tensor(model.config.answers, device=tokens.device)  # (K, 1 + T), padded
+    count = len(answers)
+
+    def of_all(value: Tensor) -> Tensor:
+        """(B, ...) to (B * K, ...): each once for every answer."""
+        return value[:, None].expand(-1, count, *value.shape[1:]).flatten(0, 1)
+
+    said = answers.expand(ids.shape[0], -1, -1).flatten(0, 1)
+    written = said[:, 1:] != model.config.text_config.pad_token_id
+    with _masked_crossing(model.text_decoder):
+        words = model.text_decoder(
+            said[:, :-1], written.long(), encoder_hidden_states=of_all(read), encoder_attention_mask=of_all(mask),
+            use_cache=False,
+        ).logits.log_softmax(2)  # fmt: skip
+    each = words.gather(2, said[:, 1:, None]).squeeze(2)
+    logits: Tensor = (each * written).sum(1).reshape(-1, count)
     return logits
 
 
@@ -203,30 +259,47 @@ DUAL_ENCODERS: Mapping[str, Mapping[str, Architecture]] = {
     },
 }
 
-CLASSIFIERS: Mapping[str, Architecture] = {
-    "vilt": Architecture("ViltForQuestionAnswering", {"logits": _vilt}, ("image", "text")),
-}
+
+def _joint(model: str, call: Call, *, drop: tuple[str, ...] = ()) -> Architecture:
+    return Architecture(model, {"logits": call}, ("image", "text"), drop)
 
 
-MATCHERS: Mapping[str, Mapping[str, Architecture]] = {
-    # model_type of a dual encoder -> what its second head is made of: an image's tokens, and the text that looks at it
-    "blip": {
-        "tokens": Architecture(
-            "BlipForImageTextRetrieval",
-            {"tokens": lambda model, pixels: model.vision_model(pixels).last_hidden_state},
-            ("image",),
-            ("vision_proj", *_PARTS_OF["text"], *_ALWAYS_OUT),
-        ),
-        "matching": Architecture(
-            "BlipForImageTextRetrieval",
-            {"logits": _blip_matching},
-            ("image", "text"),
-            (*_PARTS_OF["image"], "text_proj"),
-        ),
+def _blip_tokens(model: str) -> Architecture:
+    drop = ("vision_proj", "text_decoder", *_PARTS_OF["text"], *_ALWAYS_OUT)
+    return Architecture(
+        model, {"tokens": lambda model, pixels: model.vision_model(pixels).last_hidden_state}, ("image",), drop
+    )
+
+
+CLASSIFIERS: Mapping[str, Mapping[str, Architecture]] = {
+    # kind of model -> what looks at image and text together, and before it, of those that read an image's tokens, those
+    "vilt": {"logits": _joint("ViltForQuestionAnswering", _vilt)},
+    "vilt-matching": {"logits": _joint("ViltForImageAndTextRetrieval", _vilt_matching)},
+    "blip-matching": {
+        "tokens": _blip_tokens("BlipForImageTextRetrieval"),
+        "logits": _joint("BlipForImageTextRetrieval", _blip_matching, drop=(*_PARTS_OF["image"], "text_proj")),
+    },
+    "blip-answers": {
+        "tokens": _blip_tokens("BlipForQuestionAnswering"),
+        "logits": _joint("BlipForQuestionAnswering", _blip_answers, drop=_PARTS_OF["image"]),
     },
 }
 MATCHING: tuple[str, ...] = ("no match", "match")
-"""What a matcher's two logits say, in their order."""
+"""What the two logits of a matching model say, in their order."""
+
+
+def kind_of(config: Mapping[str, Any], *, family: str | None) -> str:
+    """Which line of the tables a checkpoint's config means: its model_type, or which of that type's heads it has.
+
+    Args:
+        family: what is wanted of a BLIP for retrieval, which embeds and, as a ``"fusion-classifier"``, matches.
+    """
+    kind, architectures = str(config.get("model_type")), config.get("architectures") or ()
+    if "ViltForImageAndTextRetrieval" in architectures:
+        return "vilt-matching"
+    if "BlipForQuestionAnswering" in architectures:
+        return "blip-answers"
+    return "blip-matching" if kind == "blip" and family == "fusion-classifier" else kind
 
 
 def _image(model: str, *, pooler: bool = True, without_pooler: str | None = None) -> Architecture:
@@ -238,7 +311,8 @@ def _image(model: str, *, pooler: bool = True, without_pooler: str | None = None
 
 def _text(model: str) -> Architecture:
     tokens = _tokens(*_WORDS)
-    return Architecture(model, {"pooled": _masked_mean(tokens), "tokens": tokens}, ("text",), ("pooler",))
+    outputs = {"pooled": _masked_mean(tokens), "tokens": _without_padding(tokens)}
+    return Architecture(model, outputs, ("text",), ("pooler",))
 
 
 def _audio(model: str, tokens: Call, *, pooled: Call | None = None, drop: tuple[str, ...] = ()) -> Architecture:
@@ -270,11 +344,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     # what a part of kind "hf" may say it is
     **{
         f"{kind}-{name}": part
-        for table in (DUAL_ENCODERS, MATCHERS)
+        for table in (DUAL_ENCODERS, CLASSIFIERS)
         for kind, parts in table.items()
         for name, part in parts.items()
     },
-    **CLASSIFIERS,
     **ENCODERS,
     "vit-first": _image("ViTModel", pooler=False),
 }

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from torch import nn
 
-from edgemm.models.huggingface import model_from_hub
+from edgemm.models.huggingface import Encoder, model_from_hub
 from edgemm.models.kinds import kinds
 from edgemm.models.model import Model, Part
 from edgemm.models.store import load_model
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.fields import one_line
 from edgemm.runtime.manifest import Task, TensorInput
 from edgemm.runtime.signature import Signature
 
@@ -36,11 +37,11 @@ def teacher_from_source(
     """
     scheme, _, rest = source.partition(":")
     if scheme == "hf" and rest:
-        model = model_from_hub(rest, family=family)
+        model = model_from_hub(rest, family=family, answers=labels)
     elif scheme == "folder" and rest:
         model = load_model(Path(rest))
     elif scheme == "python" and rest.count(":") == 1 and all(rest.split(":")):
-        model = _from_factory(rest)
+        model = _from_factory(rest, where=f"teacher.source '{source}'")
     else:
         raise ModelError(
             f"teacher.source: got '{source}', expected hf:NAME_OR_FOLDER, folder:PATH or python:module:factory"
@@ -57,7 +58,7 @@ def teacher_from_source(
         few = f"; expected {', '.join(repr(label) for label in model.labels)}" if len(model.labels) < 10 else ""
         raise ModelError(
             f"teacher.source '{source}': its {len(model.labels)} classes are not the data's {len(labels)}; '{odd[0]}' "
-            f"is in only one of them{few}"
+            f"is in only one of them{few}; label the data as the teacher does, or leave those samples out"
         )
     return model
 
@@ -81,26 +82,20 @@ def _take_labels_(model: Model, labels: Sequence[str], *, source: str) -> None:
 # --- python ----------------------------------------------------------------------------------------------------------
 
 
-def _from_factory(path: str) -> Model:
-    made = _call(path)
+def _from_factory(path: str, *, where: str) -> Model:
+    made = _call(path, where=where)
     if isinstance(made, Model):
-        parts = [
-            part
-            if part.kind in kinds() and part.kind != "python"  # another factory's is this one's now: this one is named
-            else replace(part, kind="python", config={"factory": path, "part": part.name})
-            for part in made.chain
-        ]
         model = Model(
-            made.family, parts, inputs=made.inputs, outputs=made.outputs, labels=made.labels, task=made.task,
-            placeholders=dict(made.placeholders.items()),
+            made.family, _named_after(path, made), inputs=made.inputs, outputs=made.outputs, labels=made.labels,
+            task=made.task, placeholders=dict(made.placeholders.items()),
         )  # fmt: skip
         model.tokenizer_json = made.tokenizer_json
         return model.eval()
     signature = getattr(made, "signature", None)
     if not isinstance(signature, Signature):
         raise ModelError(
-            f"teacher.source 'python:{path}': got {type(made).__name__}; expected an edgemm Model, or an nn.Module "
-            "with an attribute 'signature' (edgemm.runtime.signature.Signature)"
+            f"{where}: got {type(made).__name__}; expected an edgemm Model, or an nn.Module with an attribute "
+            "'signature' (edgemm.runtime.signature.Signature)"
         )
     made.eval()
     part = Part("model", "tower", None, "python", {"factory": path}, signature, made)
@@ -108,9 +103,59 @@ def _from_factory(path: str) -> Model:
     return Model("outside", [part], inputs=inputs, outputs=signature.output_names)
 
 
+def _named_after(path: str, made: Model) -> list[Part]:
+    """A factory's parts: of a kind that a config rebuilds, or of kind ``python``, which the factory makes again."""
+    return [
+        part
+        if part.kind in kinds() and part.kind != "python"  # another factory's is this one's now: this one is named
+        else replace(part, kind="python", config={"factory": path, "part": part.name})
+        for part in made.chain
+    ]
+
+
+def tower_from_factory(weights: str, *, modality: str) -> nn.Module | Encoder:
+    """A tower that the user's own code makes: weights of another library, or an architecture of its own.
+
+    Args:
+        weights: ``python:module:factory``, where ``factory()`` returns an ``nn.Module``, which sees what the recipe's
+            frontend of the modality makes, or a ``Model`` of that one modality with its own frontend and tokenizer,
+            whose output is ``<modality>_features``.
+
+    Returns:
+        The module; or the Model's frontend, tower, raw input and tokenizer.
+
+    Raises:
+        ModelError: code that can't be run, or that makes something else.
+    """
+    path, where = weights.removeprefix("python:"), f"{modality}.weights '{weights}'"
+    if path.count(":") != 1 or not all(path.split(":")):
+        raise ModelError(f"{where}: expected python:module:factory")
+    made = _call(path, where=where)
+    if not isinstance(made, Model):
+        if modality == "text":
+            raise ModelError(
+                f"{where}: returned {type(made).__name__}, which has no tokenizer; expected an edgemm Model with a "
+                "tokenizer_json"
+            )
+        return made.eval()
+    parts = _named_after(path, made)
+    got = ([*made.inputs], [part.role for part in parts], [*made.outputs])
+    if got not in [([modality], roles, [f"{modality}_features"]) for roles in (["tower"], ["frontend", "tower"])]:
+        raise ModelError(
+            f"{where}: returned a Model of {', '.join(got[0])} with parts {', '.join(got[1])} that makes "
+            f"{', '.join(got[2])}; expected one of {modality} with a tower, and a frontend before it where it needs "
+            f"one, that makes {modality}_features"
+        )
+    if modality == "text" and made.tokenizer_json is None:
+        raise ModelError(f"{where}: the Model that it returned has no tokenizer_json")
+    tower = replace(parts[-1], name=modality)  # whatever its author calls it
+    frontend = replace(parts[0], name=f"{modality}_frontend") if len(parts) == 2 else None
+    return Encoder(frontend, tower, made.inputs[modality], made.tokenizer_json)
+
+
 def module_from_factory(*, factory: str, part: str | None = None) -> nn.Module:
     """A part that the user's own code makes (kind ``python``). Raises ModelError."""
-    made = _call(factory)
+    made = _call(factory, where=f"'python:{factory}'")
     if part is None:
         return made
     if not isinstance(made, Model):
@@ -118,21 +163,21 @@ def module_from_factory(*, factory: str, part: str | None = None) -> nn.Module:
     return made.part(part).module
 
 
-def _call(path: str) -> nn.Module:
+def _call(path: str, *, where: str) -> nn.Module:
     name, _, attribute = path.partition(":")
-    where = f"teacher.source 'python:{path}'"
     try:
-        factory = getattr(importlib.import_module(name), attribute)
-    except ImportError as error:
+        module = importlib.import_module(name)
+    except Exception as error:  # the user's own code may raise anything
         raise ModelError(
-            f"{where}: can't import '{name}' ({error}); is it in the working folder, or on PYTHONPATH?"
+            f"{where}: can't import '{name}' ({one_line(error)}); is it in the working folder, or on PYTHONPATH?"
         ) from error
-    except AttributeError as error:
-        raise ModelError(f"{where}: module '{name}' has no '{attribute}'") from error
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        raise ModelError(f"{where}: module '{name}' has no '{attribute}'")
     try:
         made = factory()
     except Exception as error:  # the user's own code may raise anything
-        raise ModelError(f"{where}: the factory failed with {type(error).__name__}: {error}") from error
+        raise ModelError(f"{where}: the factory failed with {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(made, nn.Module):
         raise ModelError(f"{where}: returned {type(made).__name__}, expected an nn.Module or an edgemm Model")
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from edgemm.models.efficientnet import EfficientNetLite, load_package_weights_
+from edgemm.models.efficientnet import BLOCKS, EfficientNetLite, MBConv, load_package_weights_
 from edgemm.models.hub import snapshot
-from edgemm.models.text import TextTransformer, load_bert_weights_
+from edgemm.models.smaller import inherit_image_, inherit_text_
+from edgemm.models.text import Layer, TextTransformer, load_bert_weights_
 from edgemm.runtime.errors import ModelError
 
 IMAGE_PACKAGES: Mapping[str, tuple[str, str]] = {
@@ -74,10 +75,44 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_image_weights_(tower: EfficientNetLite, weights: str) -> None:
-    """Load ``package:efficientnet-lite0`` or ``file:PATH`` into ``tower``, in place. Raises ModelError."""
-    path = _located(weights, IMAGE_PACKAGES, scheme="file", where="image")
-    load_package_weights_(tower, read_state(path))
+def load_image_weights_(tower: EfficientNetLite, weights: str, *, smaller: bool = False) -> None:
+    """Load ``package:efficientnet-lite0`` or ``file:PATH`` into ``tower``, in place.
+
+    Args:
+        smaller: the tower may be smaller than the checkpoint's, and then starts from what of it matters most.
+
+    Raises:
+        ModelError: weights that aren't there, or don't fit.
+    """
+    state = read_state(_located(weights, IMAGE_PACKAGES, scheme="file", where="image"))
+    if not smaller:
+        load_package_weights_(tower, state)
+        return
+    with torch.random.fork_rng(devices=[]):  # what is drawn and thrown away here shifts nothing that is drawn after
+        whole = EfficientNetLite()
+    if _shapes(tower) == _shapes(whole):
+        load_package_weights_(tower, state)
+        return
+    load_package_weights_(whole, state)
+    for ours, theirs in zip(_widths(tower), _widths(whole), strict=False):
+        if ours > theirs:
+            raise ModelError(f"image weights: the tower has {ours} channels where the checkpoint has {theirs}")
+    inherit_image_(tower, whole)
+
+
+def _shapes(tower: EfficientNetLite) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in tower.state_dict().items() if not name.startswith("projection.")}
+
+
+def _widths(tower: EfficientNetLite) -> Iterator[int]:
+    """Channels out of the stem, of every stage and, where no stage is left out, of the last layer."""
+    yield len(next(tower.stem.parameters()))
+    for stage in tower.stages:
+        block = next(stage.children())
+        assert isinstance(block, MBConv)
+        yield len(next(block.project.parameters()))
+    if len(tower.stages) == len(BLOCKS):
+        yield len(next(tower.last.parameters()))
 
 
 def is_bert(weights: str) -> bool:
@@ -134,11 +169,39 @@ def text_description(weights: str) -> tuple[dict[str, int], str]:
     return known, tokenizer
 
 
-def load_text_weights_(tower: TextTransformer, weights: str, *, rows: list[int] | None = None) -> None:
-    """Load a BERT folder into ``tower``, in place; ``rows`` picks those of a trimmed vocabulary. Raises ModelError."""
+def load_text_weights_(
+    tower: TextTransformer, weights: str, *, rows: list[int] | None = None, smaller: bool = False
+) -> None:
+    """Load a BERT folder into ``tower``, in place.
+
+    Args:
+        rows: those of its word table that a trimmed vocabulary keeps.
+        smaller: the tower may be smaller than the checkpoint's, and then starts from what of it matters most.
+
+    Raises:
+        ModelError: weights that aren't there, or don't fit.
+    """
     folder = _located(weights, TEXT_PACKAGES, scheme="folder", where="text")
     state = read_state(folder / "model.safetensors")
+    known = text_description(weights)[0] if smaller else {}
+    ours = _sizes(tower)
+    if smaller and (tower.widen is not None or ours != {key: known[key] for key in ours}):
+        if larger := [key for key, size in ours.items() if size > known[key]]:
+            raise ModelError(f"text weights: {larger[0]} {ours[larger[0]]}, and the checkpoint has {known[larger[0]]}")
+        sizes: dict[str, Any] = dict(known)
+        with torch.random.fork_rng(devices=[]):
+            whole = TextTransformer(**sizes, max_tokens=tower.max_tokens)
+        load_bert_weights_(whole, state)
+        inherit_text_(tower, whole, rows=range(known["vocab"]) if rows is None else rows)
+        return
     for key, value in state.items():
         if rows is not None and key.endswith("embeddings.word_embeddings.weight"):
             state[key] = value[torch.tensor(rows)]
     load_bert_weights_(tower, state)
+
+
+def _sizes(tower: TextTransformer) -> dict[str, int]:
+    layer = tower.layers[0]
+    assert isinstance(layer, Layer)
+    heads = layer.attention.out.in_features // layer.attention.head_dim
+    return {"layers": len(tower.layers), "width": len(tower.norm.weight), "heads": heads, "ffn": layer.up.out_features}

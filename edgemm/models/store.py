@@ -9,7 +9,7 @@ built from their config, then every module takes the shapes that the checkpoint 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,25 +92,26 @@ class _Saved:
     placeholders: list[str]
 
 
-def load_model(folder: Path, *, factory: str | None = None) -> Model:
+def load_model(folder: Path, *, factories: Collection[str] = ()) -> Model:
     """The model in ``folder``, in evaluation mode, on the CPU.
 
     Args:
         folder: as ``save_model`` left it.
-        factory: ``module:factory`` that the user named (``TeacherSection.factory``), the only one that a part's module
-            may come from; None: no Python code of the folder's is run.
+        factories: every ``module:factory`` that the user named (``Recipe.factories``), the only ones that a part's
+            module may come from; none: no Python code of the folder's is run.
 
     Raises:
         ModelError: a folder that holds no model, a file that can't be read, weights of another architecture, or a part
             that names a factory which the user did not.
     """
     saved = _read(folder)
+    factories = (factories,) if isinstance(factories, str) else factories  # of a text, `in` finds pieces
     for entry in saved.parts:
-        if entry["kind"] == "python" and (factory is None or entry["config"].get("factory") != factory):
+        if entry["kind"] == "python" and entry["config"].get("factory") not in factories:
             raise ModelError(
                 f"{folder}: part '{entry['name']}' names Python code, {entry['config'].get('factory')!r}, which is run "
-                f"only where you name it yourself, and you named {factory or 'none'}; if you trust it, set "
-                'teacher.source = "python:MODULE:FACTORY", or give --factory MODULE:FACTORY to capture'
+                f"only where you name it yourself, and you named {' and '.join(factories) or 'none'}; if you trust it, "
+                'name "python:MODULE:FACTORY" in the recipe, or give --factory MODULE:FACTORY to capture'
             )
     weights = folder / "weights.safetensors"
     try:
@@ -243,8 +244,8 @@ def _fit_attributes_(layer: nn.Module, groups: int | None, *, where: str) -> Non
         layer.out_features, layer.in_features = layer.weight.shape
     elif isinstance(layer, nn.Embedding):
         layer.num_embeddings, layer.embedding_dim = layer.weight.shape
-    elif isinstance(layer, nn.BatchNorm2d):
-        layer.num_features = layer.weight.shape[0]
+    elif isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
+        layer.num_features = layer.running_mean.shape[0]
     elif isinstance(layer, nn.LayerNorm):
         layer.normalized_shape = tuple(layer.weight.shape)
     bias = getattr(layer, "bias", None)

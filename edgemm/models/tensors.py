@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from edgemm.runtime.errors import ModelError
+
 
 class TensorMlp(nn.Module):
     """Linear layers with ReLU between, at each step of a series alike.
@@ -16,12 +18,19 @@ class TensorMlp(nn.Module):
         hidden: widths of the layers before the last.
         features: width of the last.
         output: ``"pooled"``: (batch, features), the mean over steps; ``"tokens"``: (batch, steps, features).
+
+    Raises:
+        ModelError: a shape of more than two sizes.
     """
 
     def __init__(
         self, *, shape: Sequence[int], hidden: Sequence[int] = (128,), features: int = 128, output: str = "pooled"
     ) -> None:
         super().__init__()
+        if len(shape) > 2:
+            raise ModelError(
+                f'tensor-mlp: shape {list(shape)}; expected [width] or [steps, width], or kind = "frames-cnn"'
+            )
         self.pool = len(shape) == 2 and output == "pooled"
         self.norm = nn.BatchNorm1d(shape[-1], affine=False)  # numbers come in any scale: the data's mean and spread
         widths = [shape[-1], *hidden]

@@ -56,8 +56,8 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[NDArray[np.int64
     return ids, mask
 
 
-def nearest_tokens(tokenizer_json: str, texts: Iterable[str], table: NDArray[np.float32]) -> list[int]:
-    """Every id of the vocabulary, those first that mean something like the words of ``texts``.
+def nearest_tokens(tokenizer_json: str, texts: Iterable[str], table: NDArray[np.float32]) -> list[str]:
+    """Every token of the vocabulary, those first that mean something like the words of ``texts``.
 
     Nearness is the mean of the ten highest cosines between a token's vector and those of the texts' whole words, after
     the mean vector is taken away. Of the words that emoji are called by and that no training text holds, the nearest
@@ -69,7 +69,7 @@ def nearest_tokens(tokenizer_json: str, texts: Iterable[str], table: NDArray[np.
         table: (vocabulary, width) word vectors of a trained encoder.
 
     Returns:
-        Ids, the nearest first.
+        Tokens, the nearest first.
     """
     tokenizer = tokenizer_from_json(tokenizer_json)
     tokenizer.no_truncation()
@@ -79,12 +79,12 @@ def nearest_tokens(tokenizer_json: str, texts: Iterable[str], table: NDArray[np.
     words = [i for i in sorted(used) if len(token[i]) > 2 and token[i].isalpha()]
     ids = sorted(token)
     if not words:
-        return ids
+        return [token[i] for i in ids]
     vectors = table[ids] - table[ids].mean(axis=0)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     cosines = vectors @ vectors[np.searchsorted(ids, words)].T  # (vocabulary, words)
     highest = np.partition(cosines, max(0, len(words) - 10), axis=1)[:, -10:].mean(axis=1)
-    return [ids[i] for i in np.argsort(-highest, kind="stable")]
+    return [token[ids[i]] for i in np.argsort(-highest, kind="stable")]
 
 
 def trim_vocabulary(
@@ -92,14 +92,17 @@ def trim_vocabulary(
     texts: Iterable[str],
     *,
     extra_words: int = 0,
-    order: Sequence[int] | None = None,
+    order: Sequence[str] = (),
     keep: Iterable[str] = (),
 ) -> tuple[str, list[int]]:
     """Drop the WordPiece tokens that ``texts`` never use, so that the word table shrinks.
 
     Kept are: special tokens, ``keep``, every token of ``texts``, every single character and ``##`` character
     (so that an unseen word falls into letters, not into [UNK]), and the first ``extra_words`` other words and pieces
-    in ``order``, by default the vocabulary's own, which for BERT's is frequency.
+    in ``order``, then in the vocabulary's own, which for BERT's is frequency.
+
+    Args:
+        order: tokens, of this vocabulary or of another.
 
     Returns:
         The new ``tokenizer.json``, and the old id of every new id (rows to select from the word table).
@@ -130,7 +133,8 @@ def trim_vocabulary(
     for encoding in tokenizer.encode_batch(list(texts)):
         kept.update(encoding.ids)
     bare = {i: token.removeprefix(prefix) for i, token in by_id.items()}
-    words = (i for i in order or sorted(by_id) if i not in kept and bare[i].isascii() and bare[i].isalnum())
+    ranked = dict.fromkeys([*(vocab[token] for token in order if token in vocab), *sorted(by_id)])
+    words = (i for i in ranked if i not in kept and bare[i].isascii() and bare[i].isalnum())
     kept.update(i for _, i in zip(range(extra_words), words, strict=False))
     ids = sorted(kept)
     new_id = {old: new for new, old in enumerate(ids)}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemm.measure import words
 from edgemm.measure.attention import Watched, grid, look, word_weights
-from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions, answers, losses
+from edgemm.measure.contribution import Contributions, answers, losses, right
 from edgemm.measure.examples import Answer, Example, hit, media
 from edgemm.measure.towers import Embedded, Search
 from edgemm.report import figures
@@ -76,7 +77,7 @@ class Viewer:
         return decode_image(raw, where=modality).transpose(2, 0, 1).astype(np.float32)
 
     def _strip(self, modality: str, kind: AudioInput, raw: Any, weights: NDArray[np.float64]) -> figures.Drawing | None:
-        """The sound with a weight per frame; None where the tokens are not frames (patches of a spectrogram)."""
+        """The sound with a weight per frame; None where the tokens are more than its frames."""
         limit = _MOST_SECONDS * kind.sample_rate
         wave = decode_audio(raw, sample_rate=kind.sample_rate, where=modality, limit=limit)
         for part in self.bundle.parts:
@@ -93,7 +94,7 @@ class Viewer:
         return figures.waveform(wave, weights, rate=kind.sample_rate, name=f"strip-{self.name}-{self.drawn}")
 
 
-def classifier_cases(
+def answer_cases(
     viewers: Mapping[str, Viewer],
     found: Mapping[str, Contributions],
     samples: Sequence[Sample],
@@ -101,54 +102,85 @@ def classifier_cases(
     shown_groups: Sequence[str],
     progress: Progress,
 ) -> list[Section]:
-    """Where the models look in ordinary samples; what only the last gets wrong; what it gets most wrong."""
-    names = list(viewers)
-    last = names[-1]
-    independent = viewers[last].bundle.manifest.task == "multi-label"
-    said = {name: answers(each, independent=independent) for name, each in found.items()}
-    lost = {name: losses(each, samples, independent=independent) for name, each in found.items()}
-    right = {name: (each.full(SHUFFLED, ACCURACY) == 1.0).tolist() for name, each in found.items()}
+    """Where the models look in ordinary samples, and what the last gets most wrong.
+
+    Of a classifier first what only the last gets wrong; of a regression at the end where it got worse than the first.
+    """
+    said = {name: answers(each, samples) for name, each in found.items()}
+    lost = {name: losses(each, samples) for name, each in found.items()}
+    good = {name: right(each) for name, each in found.items()}
+    task = next(iter(found.values())).task
     may = [i for i, s in enumerate(samples) if not shown_groups or s.group in shown_groups]
-    by_loss = sorted((i for i in may if np.isfinite(lost[last][i])), key=lambda i: (-lost[last][i], i))
-    wrong = [i for i in by_loss if not right[last][i]]
-    only = [i for i in wrong if right[names[0]][i]][:CASES]
-    worst = [i for i in wrong if i not in only][:CASES]
-    unknown = int((~np.isfinite(lost[last])).sum())
-    aside = f" {unknown} samples whose answer the model has no class for are left out." if unknown else ""
-    sections = [
-        (f"What only “{last}” gets wrong", _agreement(names, right), only if len(names) == 2 else []),
-        (f"The worst errors of “{last}”", f"Wrong answers with the highest loss, the highest first.{aside}", worst),
-    ]
+    sections = _worst_values(lost, good, may) if task == "regression" else _wrong_answers(lost, good, may)
     if any(viewer.watched for viewer in viewers.values()):
         rng = np.random.default_rng(0)
         drawn = sorted(int(i) for i in rng.permutation(may)[:ORDINARY])
         sections.insert(0, ("Where they look", _LOOK, drawn))
 
-    def case(i: int) -> Case:
-        given = _given(viewers[last].bundle, samples[i])
-        truth = ", ".join(samples[i].labels) if independent else str(samples[i].label)
-        told = tuple(
-            Answer(
-                name,
-                said[name][i][0],
-                right[name][i],
-                f"probability {said[name][i][1]:.2f}, "
-                + (f"loss {lost[name][i]:.2f}" if np.isfinite(lost[name][i]) else "no class for the right answer"),
-            )
-            for name in viewers
-        )
-        seen = [viewer.see(_given(viewer.bundle, samples[i])) for viewer in viewers.values()]
-        return Case(Example(truth, told, **media(given, seconds=_SECONDS)), seen)
+    def detail(name: str, i: int) -> str:
+        if task == "regression":
+            return said[name][i][1]
+        loss = f"loss {lost[name][i]:.2f}" if np.isfinite(lost[name][i]) else "no class for the right answer"
+        return f"{said[name][i][1]}, {loss}"
 
-    with progress.task("samples to look at", total=sum(len(chosen) for _, _, chosen in sections)) as task:
+    def case(i: int) -> Case:
+        sample = samples[i]
+        truth = ", ".join(sample.labels) if task == "multi-label" else str(sample.label)
+        if task == "regression":
+            truth = f"{sample.value:g}"
+        told = tuple(Answer(name, said[name][i][0], bool(good[name][i]), detail(name, i)) for name in viewers)
+        seen = [viewer.see(_given(viewer.bundle, sample)) for viewer in viewers.values()]
+        shown = _shown(_given(viewers[list(viewers)[-1]].bundle, sample), sample.id)
+        return Case(Example(truth, told, **shown), seen)
+
+    with progress.task("samples to look at", total=sum(len(chosen) for _, _, chosen in sections)) as progressed:
         made = []
         for title, note, chosen in sections:
             cases = []
             for i in chosen:
                 cases.append(case(i))
-                task.advance()
+                progressed.advance()
             made.append(Section(title, note, cases))
     return made
+
+
+def _wrong_answers(
+    lost: Mapping[str, NDArray[np.float64]], good: Mapping[str, NDArray[np.bool_]], may: Sequence[int]
+) -> list[tuple[str, str, list[int]]]:
+    """Title, note and samples: what only the last of two gets wrong, and the highest losses."""
+    names = list(lost)
+    last = names[-1]
+    by_loss = sorted((i for i in may if np.isfinite(lost[last][i])), key=lambda i: (-lost[last][i], i))
+    wrong = [i for i in by_loss if not good[last][i]]
+    only = [i for i in wrong if good[names[0]][i]][:CASES]
+    worst = [i for i in wrong if i not in only][:CASES]
+    unknown = int((~np.isfinite(lost[last])).sum())
+    aside = f" {unknown} samples whose answer the model has no class for are left out." if unknown else ""
+    return [
+        (f"What only “{last}” gets wrong", _agreement(good), only if len(names) == 2 else []),
+        (f"The worst errors of “{last}”", f"Wrong answers with the highest loss, the highest first.{aside}", worst),
+    ]
+
+
+def _worst_values(
+    lost: Mapping[str, NDArray[np.float64]], good: Mapping[str, NDArray[np.bool_]], may: Sequence[int]
+) -> list[tuple[str, str, list[int]]]:
+    """Title, note and samples: the largest errors, and, with two models, where the second's grew most."""
+    names = list(lost)
+    first, last = names[0], names[-1]
+    worst = sorted((i for i in may if not good[last][i]), key=lambda i: (-lost[last][i], i))[:CASES]
+    means = " and ".join(f"{words.three_figures(float(errors.mean()))} of “{name}”" for name, errors in lost.items())
+    note = f"The largest absolute errors, the largest first. ✓: an error of at most the mean, {means}."
+    sections = [(f"The worst errors of “{last}”", note, worst)]
+    if len(names) == 2:
+        grown = lost[last] - lost[first]
+        chosen = sorted((i for i in may if grown[i] > 0 and i not in worst), key=lambda i: (-grown[i], i))[:CASES]
+        note = (
+            f"Of {len(grown)} samples “{last}” is nearer to the truth in {int((grown < 0).sum())}, “{first}” in "
+            f"{int((grown > 0).sum())}. Of those not above, where the error grew most."
+        )
+        sections.append((f"Where “{last}” got worse", note, chosen))
+    return sections
 
 
 _LOOK: Final = (
@@ -157,7 +189,7 @@ _LOOK: Final = (
 )
 
 
-def retrieval_cases(
+def search_cases(
     viewers: Mapping[str, Viewer],
     found: Sequence[Search],
     embedded: Mapping[str, Mapping[str, Embedded]],
@@ -165,45 +197,69 @@ def retrieval_cases(
     shown_groups: Sequence[str],
     progress: Progress,
 ) -> list[Section]:
-    """Per direction: the queries that the last model ranks worst, those first that only it fails."""
+    """Per direction the queries that the last model fails, those first that only it fails, then the worst.
+
+    The worst of a retriever has the worst rank; of an embedder the lowest margin.
+    """
     names = list(viewers)
     last = names[-1]
     own = [s for s in found if s.query_of == s.gallery_of]
     directions = list(dict.fromkeys((s.query, s.gallery) for s in own))
-    chosen: list[tuple[tuple[str, str], list[int]]] = []
-    for query, gallery in directions:
-        ranks = {s.query_of: s.ranks for s in own if (s.query, s.gallery) == (query, gallery)}
-        items = embedded[last][query]
-        may = [i for i, g in enumerate(items.groups) if query == "text" or not shown_groups or g in shown_groups]
-        wrong = [i for i in may if ranks[last][i] > 1]
-        only = [i for i in wrong if ranks[names[0]][i] == 1] if len(names) == 2 else []
-        worst = sorted(wrong, key=lambda i: (i not in only, -ranks[last][i], i))
-        chosen.append(((query, gallery), worst[:CASES]))
+    chosen: list[tuple[dict[str, Search], list[int]]] = []
+    for direction in directions:
+        searches = {s.query_of: s for s in own if (s.query, s.gallery) == direction}
+        chosen.append((searches, _failed(list(searches.values()), embedded[last][direction[0]], shown_groups)))
     sections = []
     with progress.task("samples to look at", total=sum(len(which) for _, which in chosen)) as task:
-        for (query, gallery), which in chosen:
+        for (query, gallery), (searches, which) in zip(directions, chosen, strict=True):
             cases = []
             for i in which:
-                asked = embedded[last][query]
+                place = searches[last].asked[i]
+                label, given = embedded[last][query].labels[place], {query: embedded[last][query].raws[place]}
                 told = []
-                for name in viewers:
-                    search = next(s for s in own if (s.query, s.gallery, s.query_of) == (query, gallery, name))
-                    rank, among = int(search.ranks[i]), len(embedded[name][gallery].labels)
-                    held = embedded[name][gallery]
+                for name, search in searches.items():
+                    rank, held = int(search.ranks[i]), embedded[name][gallery]
+                    among = f"of {len(held.labels)}"
+                    if query == gallery:
+                        among = f"of {len(held.labels) - 1}, margin {words.signed_figures(float(search.margins[i]))}"
                     hits = tuple(
-                        hit(gallery, held.raws[j], held.labels[j], held.labels[j] == asked.labels[i])
-                        for j in search.nearest[i]
+                        hit(gallery, held.raws[j], held.labels[j], held.labels[j] == label) for j in search.nearest[i]
                     )
-                    told.append(Answer(name, f"rank {rank}", rank == 1, f"of {among}", hits))
-                given = {query: asked.raws[i]}
+                    told.append(Answer(name, f"rank {rank}", rank == 1, among, hits))
                 seen = [viewer.see(given) for viewer in viewers.values()]
-                cases.append(Case(Example(asked.labels[i], tuple(told), **media(given, seconds=_SECONDS)), seen))
+                cases.append(Case(Example(label, tuple(told), **_shown(given, label)), seen))
                 task.advance()
-            first = "those first that only it fails, then " if len(names) == 2 else ""
-            note = f"Queries whose best right item “{last}” doesn't put first: {first}the worst rank first."
-            shown = " Items that may not be shown are left out of what is nearest." if shown_groups else ""
-            sections.append(Section(f"The worst errors of {query}→{gallery}", note + shown, cases))
+            sections.append(Section(*_search_heading((query, gallery), names, shown_groups), cases))
     return sections
+
+
+def _failed(searches: Sequence[Search], items: Embedded, shown_groups: Sequence[str]) -> list[int]:
+    """The queries to show, that the last of these searches fails; it and the first are of the same queries."""
+    first, last = searches[0], searches[-1]
+    may = [not shown_groups or last.query == "text" or items.groups[place] in shown_groups for place in last.asked]
+    wrong = [i for i in range(len(may)) if may[i] and last.ranks[i] > 1]
+    badness = -last.margins if last.query == last.gallery else last.ranks
+    return sorted(wrong, key=lambda i: (first is last or first.ranks[i] > 1, -badness[i], i))[:CASES]
+
+
+def _search_heading(between: tuple[str, str], names: Sequence[str], shown_groups: Sequence[str]) -> tuple[str, str]:
+    query, gallery = between
+    first = "those first that only it fails, then " if len(names) == 2 else ""
+    if query == gallery:
+        title = f"The worst errors of “{names[-1]}”"
+        note = (
+            f"Samples whose nearest other “{names[-1]}” takes from another identity: {first}the lowest margin first. "
+            "Margin: cosine of the nearest of its identity less that of the nearest of another. Framed: its identity."
+        )
+    else:
+        title = f"The worst errors of {query}→{gallery}"
+        note = f"Queries whose best right item “{names[-1]}” doesn't put first: {first}the worst rank first."
+    return title, note + (" Items that may not be shown are left out of what is nearest." if shown_groups else "")
+
+
+def _shown(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What is seen, read and heard of a sample; its name where it is nothing of these."""
+    return media(given, seconds=_SECONDS) or {"text": name}
 
 
 def _given(bundle: Bundle, sample: Sample) -> dict[str, Any]:
@@ -211,12 +267,12 @@ def _given(bundle: Bundle, sample: Sample) -> dict[str, Any]:
     return {m: raw for m in bundle.manifest.inputs if (raw := sample.raw(m)) is not None}
 
 
-def _agreement(names: Sequence[str], right: Mapping[str, Sequence[bool]]) -> str:
-    if len(names) < 2:
+def _agreement(good: Mapping[str, NDArray[np.bool_]]) -> str:
+    if len(good) < 2:
         return ""
-    first, last = (np.asarray(right[name], bool) for name in names)
+    (one, first), (other, last) = good.items()
     return (
-        f"Of {len(first)} samples both get {int((first & last).sum())} right, only “{names[0]}” "
-        f"{int((first & ~last).sum())}, only “{names[1]}” {int((~first & last).sum())}, none "
-        f"{int((~first & ~last).sum())}. Below those that only “{names[1]}” gets wrong, the highest loss first."
+        f"Of {len(first)} samples both get {int((first & last).sum())} right, only “{one}” "
+        f"{int((first & ~last).sum())}, only “{other}” {int((~first & last).sum())}, none "
+        f"{int((~first & ~last).sum())}. Below those that only “{other}” gets wrong, the highest loss first."
     )

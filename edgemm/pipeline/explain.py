@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgemm.graph.attention import with_attention_outputs
+from edgemm.graph.attention import patch_grid, with_attention_outputs
 from edgemm.measure import contribution, towers
 from edgemm.measure.attention import Watched
 from edgemm.measure.contribution import Contributions
-from edgemm.measure.retrieval import distinct
+from edgemm.measure.retrieval import distinct, embedded
 from edgemm.measure.table import Cell
 from edgemm.measure.towers import Embedded, Search
-from edgemm.pipeline.cases import Viewer, classifier_cases, retrieval_cases
+from edgemm.pipeline.cases import Viewer, answer_cases, search_cases
 from edgemm.pipeline.listing import print_cells
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.store import default_store, writing_out
@@ -24,6 +24,7 @@ from edgemm.report.explain import Explanation, Section, write_explanation
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
 from edgemm.runtime.errors import InputError
+from edgemm.runtime.manifest import AudioInput
 from edgemm.stage import Progress
 
 if TYPE_CHECKING:
@@ -84,11 +85,15 @@ def explain_bundles(
         BundleError: two bundles of different spaces or tasks, or outputs that are not finite.
     """
     first = next(iter(bundles.values()))
-    kinds = {name: "logits" in bundle.manifest.outputs for name, bundle in bundles.items()}
+    kinds = {name: _kind(bundle) for name, bundle in bundles.items()}
     if len(set(kinds.values())) > 1:
-        raise InputError(
-            f"{' and '.join(bundles)}: one is a classifier and one is not; expected two bundles of one task"
-        )
+        said = ", ".join(f"'{name}' is a {kind}" for name, kind in kinds.items())
+        raise InputError(f"{said}; expected two bundles of one task")
+    modalities = {name: sorted(bundle.manifest.inputs) for name, bundle in bundles.items()}
+    if len({tuple(inputs) for inputs in modalities.values()}) > 1:
+        said = ", ".join(f"'{name}' takes {' and '.join(inputs)}" for name, inputs in modalities.items())
+        raise InputError(f"{said}; expected two bundles of one kind of input")
+    kind = kinds[next(iter(bundles))]
     viewers = {
         name: Viewer(f"{number}", bundle, watch(bundle)) for number, (name, bundle) in enumerate(bundles.items())
     }
@@ -97,12 +102,14 @@ def explain_bundles(
         for name, viewer in viewers.items()
         if not viewer.watched
     ]
+    if kind == "embedder":
+        notes.append("An embedder has one modality, so there is no contribution to split.")
     contributions: dict[str, dict[str, Contributions]] = {}
     searches: dict[str, tuple[list[Search], list[str]]] = {}
     sections: list[Section] = []
     for split, samples in splits.items():
         shown = split == next(iter(splits))
-        if kinds[next(iter(bundles))]:
+        if kind in ("classifier", "multi-label classifier", "regression"):
             contributions[split] = {}
             for name, bundle in bundles.items():
                 total = contribution.steps(bundle, split, samples)
@@ -111,19 +118,19 @@ def explain_bundles(
                         bundle, split, samples, advance=task.advance
                     )
             if shown:
-                sections = classifier_cases(
+                sections = answer_cases(
                     viewers, contributions[split], samples, shown_groups=shown_groups, progress=progress
                 )
             continue
-        embedded: dict[str, Mapping[str, Embedded]] = {}
+        vectors: dict[str, Mapping[str, Embedded]] = {}
         for name, bundle in bundles.items():
             total = sum(len(distinct(samples, m).raws) for m in towers.modalities_of(bundle, samples))
             with progress.task(f"{split}, {name}", total=total) as task:
-                embedded[name] = towers.embed(bundle, split, samples, advance=task.advance)
-        found = towers.searches(embedded, shown_groups=shown_groups)
+                vectors[name] = towers.embed(bundle, split, samples, advance=task.advance)
+        found = towers.searches(vectors, shown_groups=shown_groups)
         searches[split] = (found, list(bundles))
         if shown:
-            sections = retrieval_cases(viewers, found, embedded, shown_groups=shown_groups, progress=progress)
+            sections = search_cases(viewers, found, vectors, shown_groups=shown_groups, progress=progress)
     return Explanation(
         title=f"What {' and '.join(bundles)} {'does' if len(bundles) == 1 else 'do'}",
         family=first.manifest.family,
@@ -133,6 +140,14 @@ def explain_bundles(
         sections=sections,
         notes=notes,
     )
+
+
+def _kind(bundle: Bundle) -> str:
+    """What a bundle is, for messages and for what can be explained of it."""
+    if {"logits", "value"} & set(bundle.manifest.outputs):
+        task = bundle.manifest.task or "single-label"
+        return {"single-label": "classifier", "multi-label": "multi-label classifier"}.get(task, task)
+    return "embedder" if len(embedded(bundle)) == 1 else "retriever"
 
 
 def watch(bundle: Bundle) -> dict[str, Watched]:
@@ -147,7 +162,9 @@ def watch(bundle: Bundle) -> dict[str, Watched]:
         what = f"bundle '{bundle.manifest.name}', part '{part.name}'"
         data, maps = with_attention_outputs(bundle.archive.read(part.file), what=what)
         if maps:
-            found[part.name] = Watched(ORTSession(data, threads=bundle.threads, what=what), maps)
+            hears = isinstance(bundle.manifest.inputs.get(part.entry.modality or ""), AudioInput)
+            patches = patch_grid(data) if hears else None
+            found[part.name] = Watched(ORTSession(data, threads=bundle.threads, what=what), maps, patches)
     return found
 
 

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, get_args
@@ -16,15 +17,26 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from edgemm.data import Dataset
+from edgemm.data.dataset import UNLABELLED
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
-from edgemm.recipe import FUSIONS, TOWERS, Compared, DistillConfig, ModelSection, TeacherSection, TextTower, path_fields
+from edgemm.recipe import FUSIONS, TOWERS, Compared, DistillConfig, ModelSection, TextTower, path_fields
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import one_line
 
 
-def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """What of the data an output depends on; no path among it."""
-    return {"digest": dataset.digest, "shown_groups": list(dataset.shown_groups)}
+def dataset_facts(dataset: Dataset, *, unlabelled: bool = False, pairs: bool = False) -> dict[str, Any]:
+    """What of the data an output depends on; no path among it.
+
+    Args:
+        unlabelled: samples without a label among it, which only a student learns from.
+        pairs: and those that verification compares.
+    """
+    seen = dataset  # whose digest is kept: most data has neither
+    if dataset.unlabelled and not unlabelled:
+        seen = replace(seen, splits={name: found for name, found in seen.splits.items() if name != UNLABELLED})
+    if dataset.pairs and not pairs:
+        seen = replace(seen, pairs={})
+    return {"digest": seen.digest, "shown_groups": list(dataset.shown_groups)}
 
 
 def portable(section: BaseModel) -> dict[str, Any]:
@@ -41,7 +53,7 @@ def portable(section: BaseModel) -> dict[str, Any]:
 def own_code(*sections: ModelSection | DistillConfig) -> list[list[str]]:
     """What of the user's own makes these models: ``"module:name"``, sha256 of the module's file, options given to it.
 
-    Fusions and towers by their lines in the tables, losses that have a weight, a teacher's factory; edgemm's own are
+    Fusions and towers by their lines in the tables, losses that have a weight, factories; edgemm's own are
     left out, being in a key already. Of a module its own file counts, and not what it imports or reads.
 
     Raises:
@@ -49,8 +61,8 @@ def own_code(*sections: ModelSection | DistillConfig) -> list[list[str]]:
     """
     found: list[list[str]] = []
     for section in sections:
-        if isinstance(section, TeacherSection) and section.factory:
-            found.append([_content_of(f"python:{section.factory}")])
+        if isinstance(section, ModelSection):
+            found += ([_content_of(f"python:{factory}")] for factory in section.factories)
         for key, path, given in _makers(section):
             if not path.startswith("edgemm."):
                 origin = _module(path.partition(":")[0], where=f"{key}: '{path}'").origin
@@ -108,10 +120,7 @@ def _content_of(text: str) -> str:
     """
     scheme, colon, rest = text.partition(":")
     if scheme == "python":
-        module, _, factory = rest.partition(":")
-        if not all(name.isidentifier() for name in (*module.split("."), factory)):
-            raise ModelError(f"teacher.source: got '{text}', expected python:module:factory")
-        origin = _module(module, where=f"teacher.source '{text}'").origin
+        origin = _module(rest.partition(":")[0], where=f"'{text}'").origin
         return f"{text} {file_sha256(Path(origin))}" if origin and Path(origin).is_file() else text
     path = Path(rest if colon and scheme in ("file", "folder", "hf") else text)
     if path.is_file():

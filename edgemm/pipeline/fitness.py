@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgemm.data import Dataset
+from edgemm.data.tensor import check_tensor
 from edgemm.measure.accuracy import check_samples
 from edgemm.pipeline.pack import gallery_samples, golden_samples
-from edgemm.recipe import DataConfig, Recipe
+from edgemm.recipe import DataConfig, ModelSection, Recipe
 from edgemm.runtime.errors import DataError
 
 
@@ -31,6 +32,7 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
     """
     modalities = recipe.modalities
     check_modalities(recipe.data, dataset, modalities)
+    check_shapes(recipe, dataset)
     if {"measure", "pack"} & set(recipe.stages):  # what packing needs of the data shows before a day of training
         golden_samples(dataset, modalities)
         if recipe.family == "dual-encoder" and recipe.pack.gallery != "none":
@@ -40,6 +42,7 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
             check_samples(
                 split, dataset.split(split), family=recipe.family, modalities=modalities, task=recipe.task,
                 may_lack=modalities if recipe.student.fusion.missing == "placeholder" else (),
+                pairs=dataset.pairs.get(split, ()),
             )  # fmt: skip
     check_calibration(recipe, dataset)
 
@@ -55,6 +58,22 @@ def check_modalities(config: DataConfig, dataset: Dataset, modalities: Sequence[
                 f"{where}: no sample has '{modality}', and the recipe's models take {' and '.join(modalities)}; "
                 + (f"add a column '{modality}', or {how}" if config.kind == "table" else "leave its tower out")
             )
+
+
+def check_shapes(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise DataError for the first tensor that a tower takes in another shape than the data has it in."""
+    sections: dict[str, ModelSection] = {"teacher": recipe.teacher} if recipe.teacher.source is None else {}
+    if "distill" in recipe.stages:
+        sections["student"] = recipe.student
+    samples = [sample for found in dataset.splits.values() for sample in found]
+    for role, section in sections.items():
+        for name, tower in section.tensors.items():
+            sample = next((s for s in samples if name in s.tensors), None)  # all others are alike
+            if sample and (shape := check_tensor(sample.tensors[name].read_bytes())) != tower.shape:
+                raise DataError(
+                    f"{role}.tensors.{name}.shape: got {list(tower.shape)}, and sample '{sample.id}' has {list(shape)}"
+                    "; make them equal"
+                )
 
 
 def check_calibration(recipe: Recipe, dataset: Dataset) -> None:

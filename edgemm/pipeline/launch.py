@@ -31,6 +31,11 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def threads_each(threads: int) -> int:
+    """CPU threads of one process: those of a launch that run on one machine share the recipe's."""
+    return max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def follow(
     store: Store, run_id: str, key: str, *, node: str, work: Callable[[Path, Path], None], poll_s: float = 0.2
 ) -> Record:

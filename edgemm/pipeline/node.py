@@ -105,6 +105,8 @@ def run_nodes(
             if node.collective and isinstance(run, Run):
                 run.write(making=key)  # the other processes of a launch join in
             cache = store.cache / content_key(node.code())  # rows and scores that other code computed are not found
+            if node.own_code and node.name in again:
+                cache = scratch  # asked for since something that it imports has changed, which no key knows
             node.work(inputs, out, Context(scratch=scratch, progress=progress, cache=cache))
 
         if isinstance(run, Run):

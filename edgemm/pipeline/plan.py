@@ -56,7 +56,7 @@ def plan_recipe(path: Path, overrides: Sequence[str], *, store: Path, targets: S
         EdgemmError: whatever would stop the run.
     """
     recipe = with_targets(load_recipe(path, overrides), targets)
-    if recipe.teacher.factory is not None:
+    if recipe.factories:
         look_in_(Path(), path.parent)
     check_engines(recipe)
     dataset = open_dataset(recipe.data, cache=store / "cache", progress=progress_for())
@@ -137,8 +137,8 @@ def smaller(recipe: Recipe) -> Recipe:
 
     return recipe.model_copy(
         update={
-            "teacher": _shallow(recipe.teacher),
-            "student": _shallow(recipe.student),
+            "teacher": _shallow(recipe.teacher, loads=False),
+            "student": _shallow(recipe.student, loads=True),
             "teach": step(recipe.teach, views=1),
             "distill": step(recipe.distill, views=1, extra_texts=0),
             "prune": step(recipe.prune, batches=1),
@@ -158,15 +158,18 @@ def few_samples(dataset: Dataset) -> Dataset:
     return replace(dataset, splits=splits)
 
 
-def _shallow(section: _Section) -> _Section:
+def _shallow(section: _Section, *, loads: bool) -> _Section:
     """One block in each of the first stages of a CNN and one transformer layer, of the widths that the section has.
 
     Three stages hold every kind of block there is, and tracing takes time by the block. A tower of Hugging Face's
     stays as it is.
+
+    Args:
+        loads: weights are loaded, so that towers that have some stay as they are too.
     """
     changed: dict[str, ImageTower | AudioTower | TextTower] = {}
     for name, tower in (("image", section.image), ("audio", section.audio)):
-        if tower is not None:
+        if tower is not None and not (loads and tower.weights):
             stages = min(3, len(tower.blocks)) if tower.blocks else 3
             sizes = {
                 "blocks": (1,) * stages,
@@ -175,7 +178,7 @@ def _shallow(section: _Section) -> _Section:
                 "depth": 1.0,
             }
             changed[name] = tower.model_copy(update=sizes)
-    if section.text is not None:
+    if section.text is not None and not (loads and section.text.weights):
         changed["text"] = section.text.model_copy(update={"layers": 1})
     return section.model_copy(update=changed)
 
@@ -187,8 +190,9 @@ def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
 
     def draw(inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG001
         from edgemm.compress.teach import teach_
-        from edgemm.models.families import Answer, build_model, weightless
+        from edgemm.models.families import Answer, build_model
         from edgemm.models.store import save_model
+        from edgemm.models.towers import weightless
 
         section, tokenizer = weightless(recipe.teacher)
         model = build_model(

@@ -66,7 +66,7 @@ def run_recipe(
         KeyboardInterrupt: whose text says how to go on.
     """
     recipe = with_targets(load_recipe(path, overrides), targets)
-    if recipe.teacher.factory is not None:
+    if recipe.factories:
         look_in_(Path(), path.parent)
     for name in (first, last):
         check_stage(name, recipe)
@@ -75,8 +75,9 @@ def run_recipe(
         raise InputError(f"--from {first} comes after --until {last}; nothing would be made again")
     check_engines(recipe)
     opened = Store(store)  # before the out folder is made: an unusable store leaves none
-    check_out(out, recipe.name)
     leads = process_rank() == 0
+    if leads:  # the folder that one process tries would be gone for another
+        check_out(out, recipe.name)
     progress: Progress = progress_for() if leads else Silent()
 
     from edgemm.data import open_dataset

@@ -10,6 +10,7 @@ from edgemm.compress.arithmetic import has_bfloat16
 from edgemm.data import Dataset
 from edgemm.pipeline.facts import dataset_facts, machine, own_code, portable
 from edgemm.pipeline.fitness import check_data
+from edgemm.pipeline.launch import threads_each
 from edgemm.pipeline.node import Node
 from edgemm.pipeline.work import Work
 from edgemm.recipe import Recipe
@@ -64,10 +65,11 @@ class _Corridor:
             "family": recipe.family,
             "task": recipe.task,
             "seed": recipe.seed,
-            "threads": recipe.threads,
+            "threads": threads_each(recipe.threads),
             "bfloat16": has_bfloat16(),  # what frozen towers compute in where the CPU can: other rows, other weights
             "data": self.data,
         }
+        self.distilling = {**self.training, "data": dataset_facts(dataset, unlabelled=True)}
 
     # --- models ------------------------------------------------------------------------------------------------------
 
@@ -93,7 +95,7 @@ class _Corridor:
                 "distill",
                 "distill",
                 {"teacher": "teach"},
-                {**training, "student": portable(recipe.student), "distill": portable(recipe.distill)},
+                {**self.distilling, "student": portable(recipe.student), "distill": portable(recipe.distill)},
                 self.work.distill,
                 sources=TRAINING_CODE,
                 libraries=TRAINING,
@@ -105,7 +107,7 @@ class _Corridor:
                 "prune",
                 "prune",
                 {"teacher": "teach", "student": "distill"},
-                {**training, "distill": portable(recipe.distill), "prune": portable(recipe.prune)},
+                {**self.distilling, "distill": portable(recipe.distill), "prune": portable(recipe.prune)},
                 self.work.prune,
                 sources=TRAINING_CODE,
                 libraries=TRAINING,
@@ -214,7 +216,7 @@ class _Corridor:
                         "measure": portable(recipe.measure),
                         "shipped": self.work.shipped,
                         "gallery": recipe.pack.gallery_encoder,
-                        "data": self.data,
+                        "data": dataset_facts(self.work.dataset, pairs=True),
                         "machine": machine(),
                     },
                     self.work.measure,

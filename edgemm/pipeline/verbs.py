@@ -45,7 +45,7 @@ def distill(path: Path, overrides: Sequence[str], teacher: Path, out: Path) -> N
     recipe, shared = _recipe(path, overrides)
     with _folder(out) as (folder, context):
         inputs = {"teacher": _model_folder(teacher, recipe, shared["dataset"])}
-        shared["factory"] = recipe.teacher.factory
+        shared["factories"] = recipe.factories
         stage.run(recipe.distill, inputs, folder, context, student=recipe.student, family=recipe.family, **shared)
     print(f"student  {out}")
 
@@ -60,31 +60,31 @@ def prune(path: Path, overrides: Sequence[str], student: Path, teacher: Path, ou
             "student": _model_folder(student, recipe, shared["dataset"]),
             "teacher": _model_folder(teacher, recipe, shared["dataset"]),
         }
-        shared["factory"] = recipe.teacher.factory
+        shared["factories"] = recipe.factories
         stage.run(recipe.prune, inputs, folder, context, distill=recipe.distill, **shared)
     print(f"pruned   {out}")
 
 
-def capture(model: str, out: Path, samples: Path | None, *, factory: str | None = None) -> None:
+def capture(model: str, out: Path, samples: Path | None, *, factories: Sequence[str] = ()) -> None:
     """Export a model as a bundle's folder, compared on real values where they are given.
 
     Args:
         model: a folder that a stage wrote, or a source as ``teacher.source`` takes it. A ``folder:PATH`` is one from
             elsewhere, whose parts may name no Python code.
-        factory: the Python factory that the parts of a folder may come from; see ``load_model``.
+        factories: the Python factories that the parts of a folder may come from; see ``load_model``.
     """
     from edgemm.data.arrays import read_arrays, rows_of
     from edgemm.graph.capture import capture_model
     from edgemm.models.store import load_model
 
-    if factory is not None or model.startswith("python:"):
+    if factories or model.startswith("python:"):
         look_in_(Path())
     if model.startswith(("hf:", "python:", "folder:")):
         from edgemm.models.outside import teacher_from_source
 
         loaded = teacher_from_source(model)
     else:
-        loaded = load_model(_model_folder(Path(model)).path, factory=factory)
+        loaded = load_model(_model_folder(Path(model)).path, factories=factories)
     values = list(rows_of(read_arrays(samples))) if samples else [_random_values(loaded.chain, loaded.inputs)]
     with _folder(out) as (folder, context):
         capture_model(loaded, values, folder, name=_bundle_name(out) or loaded.family, context=context)
@@ -177,6 +177,7 @@ def measure(
             threads_of_all=threads,
             shown_groups=dataset.shown_groups,
             checksums=dataset.checksums,
+            pairs=dataset.pairs,
         )
         table = rows(measured)
         write_report(
@@ -221,7 +222,7 @@ def _bundle_name(out: Path) -> str:
 
 def _recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
     recipe = load_recipe(path, overrides)
-    if recipe.teacher.factory is not None:
+    if recipe.factories:
         look_in_(Path(), path.parent)
     return recipe, {"dataset": _opened(recipe), "seed": recipe.seed, "threads": recipe.threads}
 
@@ -258,7 +259,7 @@ def _model_folder(path: Path, recipe: Recipe | None = None, dataset: Dataset | N
     if recipe is not None and dataset is not None:
         from edgemm.models.store import load_model
 
-        model = load_model(path, factory=recipe.teacher.factory)
+        model = load_model(path, factories=recipe.factories)
         if model.family != recipe.family:
             raise InputError(f"{path}: a model of family '{model.family}', the recipe says '{recipe.family}'")
         if model.family == "fusion-classifier" and (odd := sorted(set(model.labels) ^ set(dataset.labels))):
@@ -285,8 +286,8 @@ def _random_values(chain: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str,
             shape = [dim if isinstance(dim, int) else 2 if dim == "batch" else dims[dim].opt for dim in spec.shape]
             if spec.dtype == "uint8":
                 values[spec.name] = rng.integers(0, 256, shape, dtype=np.uint8)
-            elif spec.dtype == "int64":
-                values[spec.name] = np.ones(shape, np.int64)
+            elif spec.dtype.startswith("int"):
+                values[spec.name] = np.ones(shape, spec.dtype)
             else:
                 values[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
     return values

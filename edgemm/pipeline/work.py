@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgemm.data import Dataset, Sample
 from edgemm.data.batches import covering_samples
 from edgemm.pipeline.facts import portable
+from edgemm.pipeline.launch import threads_each
 from edgemm.pipeline.pack import Source, assemble, finish
 from edgemm.recipe import Recipe, TargetConfig
 from edgemm.stage import Context, Inputs
@@ -38,7 +39,12 @@ class Work:
 
     def _shared(self) -> dict[str, Any]:
         recipe = self.recipe
-        return {"dataset": self.dataset, "family": recipe.family, "seed": recipe.seed, "threads": recipe.threads}
+        return {
+            "dataset": self.dataset,
+            "family": recipe.family,
+            "seed": recipe.seed,
+            "threads": threads_each(recipe.threads),
+        }
 
     def teach(self, inputs: Inputs, out: Path, context: Context) -> None:
         """The teacher: from its parts, or as it comes."""
@@ -65,7 +71,7 @@ class Work:
             out,
             context,
             student=recipe.student,
-            factory=recipe.teacher.factory,
+            factories=recipe.factories,
             **self._shared(),
         )
 
@@ -75,7 +81,7 @@ class Work:
 
         recipe, shared = self.recipe, self._shared()
         del shared["family"]
-        prune.run(recipe.prune, inputs, out, context, distill=recipe.distill, factory=recipe.teacher.factory, **shared)
+        prune.run(recipe.prune, inputs, out, context, distill=recipe.distill, factories=recipe.factories, **shared)
 
     def capture(self, inputs: Inputs, out: Path, context: Context) -> None:
         """A float32 bundle: an ONNX graph for each part of the model."""
@@ -86,7 +92,7 @@ class Work:
         from edgemm.models.store import load_model
 
         torch.set_num_threads(self.recipe.threads)
-        model = load_model(inputs["model"].path, factory=self.recipe.teacher.factory)
+        model = load_model(inputs["model"].path, factories=self.recipe.factories)
         config = self.recipe.capture
         capture_model(
             model,
@@ -178,6 +184,7 @@ class Work:
             threads=self.recipe.targets[0].threads,
             shown_groups=dataset.shown_groups,
             checksums=dataset.checksums,
+            pairs=dataset.pairs,
             gallery_encoder="teacher" if self.teachers_gallery else None,
         )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from edgemm.recipe.fusions import FUSIONS
 from edgemm.recipe.messages import or_nearest
-from edgemm.recipe.models import ModelSection
+from edgemm.recipe.models import AudioTower, ImageTower, ModelSection, TensorTower, TextTower
+from edgemm.recipe.paths import path_fields
 from edgemm.recipe.recipe import STAGES, Recipe, StageName
 
 
@@ -33,6 +34,11 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
         if name not in parts:
             yield f"prune.ratios.{name}: no part of the student{or_nearest(name, parts)}"
     yield from _impossible_models(recipe)
+    if recipe.data.pairs is not None:
+        if recipe.data.kind not in ("folder", "table"):
+            yield f"data.pairs: for data of kind 'folder' or 'table', got '{recipe.data.kind}'"
+        if recipe.family != "embedder":
+            yield f"data.pairs: for an embedder, which is measured by verification; a {recipe.family} is not"
     if "distill" in recipe.stages:
         yield from _useless_losses(recipe)
     if recipe.pack.gallery_encoder == "teacher":
@@ -63,6 +69,10 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
             yield f"{at}.precision: 'int8' needs the stage 'quantize', which is not in stages"
 
 
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def _useless_losses(recipe: Recipe) -> Iterator[str]:
     """Losses that are missing where something is to be learnt, or that can't be."""
     distill, classifies = recipe.distill, recipe.family == "fusion-classifier"
@@ -73,7 +83,7 @@ def _useless_losses(recipe: Recipe) -> Iterator[str]:
         pairs = distill.affinity or distill.interactive or distill.contrastive
         taught = features or bool(distill.hidden or (pairs and recipe.family == "dual-encoder"))
     if distill.epochs and not taught:
-        yield f"distill: no loss of a {recipe.family} has a weight; give one a weight, or set distill.epochs = 0"
+        yield f"distill: no loss of {_a(recipe.family)} has a weight; give one a weight, or set distill.epochs = 0"
     if classifies and not distill.teaches_joints:
         if distill.mixed:
             yield "distill.mixed: it is for what the teacher answers; give distill.kd a weight, or set it to 0"
@@ -112,8 +122,8 @@ def _towers_named(recipe: Recipe) -> Iterator[str]:
         if not low <= count <= high:
             expected = f"{low} tower" + ("s or more" if high > low and low > 1 else " or more" if high > low else "")
             yield (
-                f"{name}: names {count} towers ({', '.join(modalities) or 'none'}), a {recipe.family} has {expected}: "
-                f"[{name}.image], [{name}.text], [{name}.audio] or [{name}.tensors.NAME]"
+                f"{name}: names {count} towers ({', '.join(modalities) or 'none'}), {_a(recipe.family)} has {expected}"
+                f": [{name}.image], [{name}.text], [{name}.audio] or [{name}.tensors.NAME]"
             )
         if odd := sorted(set(section.tensors) - set(recipe.data.tensors)):
             yield f"{name}.tensors.{odd[0]}: not among data.tensors {list(recipe.data.tensors)}"
@@ -135,15 +145,36 @@ def _towers_named(recipe: Recipe) -> Iterator[str]:
                 "which stands in for what is taken away"
             )
     if recipe.task != "single-label" and recipe.family != "fusion-classifier":
-        yield f"task: '{recipe.task}' is for a fusion-classifier; a {recipe.family} has none"
+        yield f"task: '{recipe.task}' is for a fusion-classifier; {_a(recipe.family)} has none"
+
+
+_OF_OWN_CODE: Mapping[type, set[str]] = {  # what still counts beside a factory: the frontend before it
+    ImageTower: {"input_size", "mean", "std", "resample", "fit"},
+    AudioTower: {"sample_rate", "longest_s", "mels"},
+    TextTower: set(),
+    TensorTower: {"shape"},
+}
 
 
 def _impossible_models(recipe: Recipe) -> Iterator[str]:
     """Widths that don't fit each other, where the recipe alone says them."""
+    for keys, source in path_fields(recipe):
+        module, _, factory = source.removeprefix("python:").partition(":")
+        if source.startswith("python:") and not all(name.isidentifier() for name in (*module.split("."), factory)):
+            yield f"{'.'.join(keys)}: got '{source}', expected python:module:factory"
     own_towers = recipe.teacher.source is None
     for name, section in (("teacher", recipe.teacher), ("student", recipe.student)):
-        for modality, tower in (("image", section.image), ("audio", section.audio)):
-            if tower and tower.weights and tower.kind != type(tower).model_fields["kind"].default:
+        for modality, tower in section.towers.items():
+            if tower.weights and tower.weights.startswith("python:"):
+                if odd := sorted(tower.model_fields_set - _OF_OWN_CODE[type(tower)] - {"weights"}):
+                    yield (
+                        f"{name}.{modality}.{odd[0]}: the tower is what {tower.weights} makes, which nothing else "
+                        "changes; leave it out"
+                    )
+                continue
+            if isinstance(tower, TextTower):
+                continue
+            if tower.weights and tower.kind != type(tower).model_fields["kind"].default:
                 yield f"{name}.{modality}: a tower of kind '{tower.kind}' loads no weights; leave out kind or weights"
         text = section.text
         if text is None:

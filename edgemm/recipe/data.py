@@ -40,6 +40,10 @@ class DataConfig(Section):
         default_factory=dict, description="datasets: our split -> the data's; empty: as they are called there"
     )
     language: str = Field("es", pattern=r"^[A-Za-z_]+$", description="tuxpaint: the language of the spoken names")
+    unlabelled_languages: tuple[str, ...] = Field(
+        (),
+        description="tuxpaint: languages whose spoken names are the split unlabelled",
+    )
     label: Literal["concept", "category"] = Field(
         "concept", description="tuxpaint: what is told apart, the names or the 16 categories"
     )
@@ -52,5 +56,11 @@ class DataConfig(Section):
     )
     max_broken: int = Field(
         0, ge=0, description="broken samples that are left out and told by name before it is an error"
+    )
+    pairs: LocalPath | None = Field(
+        None,
+        description="folder and table, for an embedder: the .csv, .jsonl or .parquet file of the pairs that "
+        "verification compares, with columns a, b (files as the data names them), same (0 or 1) and, where wanted, "
+        "split and fold; none: all pairs",
     )
     evaluate: tuple[str, ...] = Field((), description="splits to measure on; empty: all but train")

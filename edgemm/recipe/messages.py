@@ -12,15 +12,19 @@ from pydantic import BaseModel
 from edgemm.recipe.section import section_of
 
 
-def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The known name most like ``name``, whole or by one of its words ('siez' -> 'input_size'), or None."""
+def nearest(name: str, known: Sequence[str], *, at_least: float = 0.55) -> str | None:
+    """The known name most like ``name``, whole or by one of its words ('siez' -> 'input_size'), or None.
+
+    Args:
+        at_least: likeness in 0..1, of one letter in five exchanged 0.8.
+    """
 
     def likeness(candidate: str) -> float:
         words = [(candidate, 1.0), *((word, 0.9) for word in candidate.replace("-", "_").split("_"))]
         return max(weight * difflib.SequenceMatcher(None, name, word).ratio() for word, weight in words)
 
     best = max(known, key=likeness, default=None)
-    return best if best is not None and likeness(best) >= 0.55 else None
+    return best if best is not None and likeness(best) >= at_least else None
 
 
 def or_nearest(name: str, known: Sequence[str]) -> str:

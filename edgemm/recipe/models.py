@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
@@ -31,7 +32,7 @@ class ImageTower(ConvTower):
     weights: LocalPath | None = Field(
         None,
         description="'package:efficientnet-lite0', 'file:PATH' (its .pth or .safetensors), 'hf:NAME_OR_FOLDER' (ViT, "
-        "ResNet, ConvNeXt, MobileViT, ...; sizes and frontend are its own), or none: random",
+        "ResNet, ConvNeXt, MobileViT, ...; sizes and frontend are its own), 'python:module:factory', or none: random",
     )
     input_size: int = Field(224, ge=16, le=1024, description="pixels per side that the tower sees")
     mean: tuple[float, float, float] = Field((0.498, 0.498, 0.498), description="subtracted from pixels in [0, 1]")
@@ -49,7 +50,7 @@ class AudioTower(ConvTower):
     weights: LocalPath | None = Field(
         None,
         description="'package:whisper-tiny-en', 'hf:NAME_OR_FOLDER' (Whisper, AST, wav2vec2, HuBERT; sizes and "
-        "frontend are its own), or none: random",
+        "frontend are its own), 'python:module:factory', or none: random",
     )
     sample_rate: int = Field(16000, ge=1000, le=192000, description="Hz; sounds of other rates are resampled")
     longest_s: float = Field(3.0, gt=0, le=60, description="seconds that the tower sees; the rest of a sound is cut")
@@ -62,7 +63,7 @@ class TextTower(Section):
     weights: LocalPath | None = Field(
         None,
         description="'package:minilm-l6', 'folder:PATH' or 'hf:NAME_OR_FOLDER' of a BERT (config.json, "
-        "model.safetensors, tokenizer.json), or none",
+        "model.safetensors, tokenizer.json), 'python:module:factory', or none",
     )
     layers: int | None = Field(None, ge=1, description="default: as the weights, or 6")
     width: int | None = Field(None, ge=8, description="default: as the weights, or 384")
@@ -78,16 +79,21 @@ class TextTower(Section):
 
 
 class TensorTower(Section):
-    """An encoder of numbers given as they are: a sensor's vector, precomputed features, or a series of those."""
+    """An encoder of numbers as they are: a sensor's vector, features, a series of those, frames."""
 
     kind: TensorKind = "tensor-mlp"
+    weights: LocalPath | None = Field(None, description="'python:module:factory', or none: random")
     shape: tuple[Count, ...] = Field(
-        min_length=1, max_length=2, description="[width] of a vector, or [steps, width] of a series"
+        min_length=1,
+        max_length=4,
+        description="[width] of a vector, [steps, width] of a series; [frames, height, width, channels] of frames-cnn",
     )
-    hidden: tuple[Count, ...] = Field((128,), description="widths of the layers with ReLU, at each step of a series")
+    hidden: tuple[Count, ...] = Field(
+        (128,), description="widths of the layers with ReLU, at each step of a series; channels over each frame"
+    )
     features: int = Field(128, ge=4, description="width of what it makes")
     output: Literal["pooled", "tokens"] = Field(
-        "pooled", description="one vector (the mean over a series' steps), or one per step (for attention)"
+        "pooled", description="one vector (the mean over steps or frames), or one for each (for attention)"
     )
 
 
@@ -103,8 +109,8 @@ class Fusion(Section):
     norm: bool = Field(False, description="LayerNorm on every side's features first (modes of pooled features)")
     missing: Literal["error", "placeholder"] = Field(
         "error",
-        description="a modality that is not given: an error, or a learnt placeholder takes its features' place; give "
-        "the training stages a modality_dropout too",
+        description="a modality that is not given: an error, or a learnt placeholder takes its features' place, "
+        "which the training stages' modality_dropout teaches",
     )
 
 
@@ -132,6 +138,15 @@ class ModelSection(Section):
         named = {"image": self.image, "text": self.text, "audio": self.audio, **self.tensors}
         return {modality: tower for modality, tower in named.items() if tower is not None}
 
+    @property
+    def factories(self) -> tuple[str, ...]:
+        """``module:factory`` of Python code that makes towers of it."""
+        return _factories(tower.weights for tower in self.towers.values())
+
+
+def _factories(sources: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(source.removeprefix("python:") for source in sources if source and source.startswith("python:"))
+
 
 class TeacherSection(ModelSection):
     """The teacher: a trained model from outside, or parts that the teach stage trains."""
@@ -141,10 +156,9 @@ class TeacherSection(ModelSection):
     )
 
     @property
-    def factory(self) -> str | None:
-        """``module:factory`` of a teacher from Python code: the one factory that a model's folder may name."""
-        scheme, _, rest = (self.source or "").partition(":")
-        return rest if scheme == "python" else None
+    def factories(self) -> tuple[str, ...]:
+        """``module:factory`` of Python code that makes the model or towers of it."""
+        return super().factories if self.source is None else _factories([self.source])
 
 
 class StudentSection(ModelSection):

@@ -39,7 +39,11 @@ def path_fields(section: BaseModel) -> Iterator[tuple[tuple[str, ...], str]]:
     """Keys and text of every field of a section, and of those below, that names a place on this machine."""
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
+        held = value if isinstance(value, dict) else {}
         if isinstance(value, BaseModel):
             yield from (((name, *keys), text) for keys, text in path_fields(value))
+        elif inner := {key: item for key, item in held.items() if isinstance(item, BaseModel)}:
+            for key, item in inner.items():
+                yield from (((name, key, *keys), text) for keys, text in path_fields(item))
         elif isinstance(value, str) and "'format': 'path'" in repr(info):
             yield (name,), value

@@ -28,7 +28,11 @@ class Recipe(Section):
     task: Task = Field("single-label", description="What a fusion-classifier answers.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds every random draw.")
     threads: int = Field(
-        2, ge=1, le=256, description="CPU threads of training; sums depend on it in the last bit, so results do."
+        2,
+        ge=1,
+        le=256,
+        description="CPU threads of training, shared by the processes of a launch on one machine; sums depend on it in "
+        "the last bit, so results do.",
     )
     stages: tuple[StageName, ...] = Field(
         STAGES, min_length=1, description="The stages to run, in the corridor's order."
@@ -54,6 +58,11 @@ class Recipe(Section):
     def modalities(self) -> tuple[str, ...]:
         """The modalities of the models as far as the recipe says them: of the student's towers, or the teacher's."""
         return tuple(self.student.towers or self.teacher.towers)
+
+    @property
+    def factories(self) -> tuple[str, ...]:
+        """``module:factory`` of the Python code that the recipe names: all that a model's folder may name."""
+        return (*self.teacher.factories, *self.student.factories)
 
     def target(self, name: str) -> TargetConfig:
         """The target of that name. Raises RecipeError naming the ones there are."""

@@ -30,6 +30,7 @@ TOWERS: Mapping[str, dict[str, Encoder]] = {
     },
     "tensor": {
         "tensor-mlp": Encoder("edgemm.models.tensors:TensorMlp", "layers with ReLU, at each step of a series"),
+        "frames-cnn": Encoder("edgemm.models.frames:FramesCnn", "convolutions over each frame of a video"),
     },
 }
 """What it encodes -> ``kind`` in a recipe and in ``model.json``, unique over all -> how it is made."""

@@ -37,12 +37,12 @@ class TrainingSection(Section):
     ema: float = Field(0.0, ge=0, lt=1, description="Decay of the moving average of the weights that is kept; 0: none.")
     tower_rate: float = Field(1.0, ge=0, description="Factor of the learning rate for the towers.")
     views: int = Field(1, ge=1, description="Views of each image that frozen towers' outputs are cached for.")
-    modality_dropout: float = Field(
-        0.0,
+    modality_dropout: float | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="Chance that a sample's modality is taken away, never all of them; needs fusion.missing = "
-        "'placeholder' (fusion-classifier).",
+        description="Chance that a sample's modality is taken away, never all of them; default 0.2 with fusion.missing "
+        "= 'placeholder', which it needs, else 0 (fusion-classifier).",
     )
     augment: AugmentConfig = Field(AugmentConfig(), description="Augmentation of what trained towers see.")
 

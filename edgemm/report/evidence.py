@@ -242,9 +242,12 @@ def roc_curves(rows: Sequence[Row], measurements: Measurements) -> list[dict[str
             f"{int(compared.sum())} pairs of one identity, {int((~compared).sum())} of different ones, of "
             f"{m.details['identities']} identities"
         )
-        note += (
-            f"; a seeded draw of the {whole} pairs there are." if whole > len(compared) else "; all pairs there are."
-        )
+        if "given" in m.details:
+            note += "; the pairs that the data names."
+        elif whole > len(compared):
+            note += f"; a seeded draw of the {whole} pairs there are."
+        else:
+            note += "; all pairs there are."
         drawing = figures.roc(curves, name=f"roc-{len(found)}")
         found.append({"title": f"{split}: verification", "drawing": drawing, "note": note})
     return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgemm import __version__
 from edgemm.measure import metrics, words
-from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions, mean_within
+from edgemm.measure.contribution import ERROR, SHARES, SHUFFLED, Contributions, mean_within
 from edgemm.measure.examples import Example
 from edgemm.measure.metrics import Estimate
 from edgemm.measure.towers import Search
@@ -70,6 +70,11 @@ class Explanation:
     sections: Sequence[Section]
     notes: Sequence[str] = ()
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it is of embedders of one modality, whose samples search each other."""
+        return any(search.query == search.gallery for found, _ in self.searches.values() for search in found)
+
     def tables(self) -> list[Table]:
         """The figures as tables, for the terminal and the page alike."""
         return [
@@ -81,7 +86,8 @@ class Explanation:
 def contribution_tables(split: str, found: Mapping[str, Contributions]) -> list[Table]:
     """Per way of leaving a modality out and per measure: everything, each modality's Shapley value, nothing.
 
-    With two models the last column is the paired difference, second minus first, in points.
+    With two models the last column is the paired difference, second minus first. Shares are in points, errors in the
+    unit of the truth.
     """
     first = next(iter(found.values()))
     return [
@@ -92,12 +98,14 @@ def contribution_tables(split: str, found: Mapping[str, Contributions]) -> list[
 
 
 def group_tables(split: str, found: Mapping[str, Contributions]) -> list[Table]:
-    """The accuracy table of each group of the samples; none where there is but one group."""
-    groups = dict.fromkeys(next(iter(found.values())).groups)
+    """The table of the accuracy, or of a regression's error, of each group; none where there is but one."""
+    first = next(iter(found.values()))
+    groups = dict.fromkeys(first.groups)
     if len(groups) < 2:
         return []
+    measure = first.measure
     return [
-        _contribution_table(f"{split}, {group or 'no group'}: {ACCURACY}", found, SHUFFLED, ACCURACY, group=group)
+        _contribution_table(f"{split}, {group or 'no group'}: {measure}", found, SHUFFLED, measure, group=group)
         for group in groups
     ]
 
@@ -111,14 +119,33 @@ def _contribution_table(
     columns = {name: each.rows(absent, measure) for name, each in found.items()}
     rows: list[tuple[Cell, ...]] = []
     for key in next(iter(columns.values())):
-        means = [mean_within(column[key], inside, signed=key not in ("all", "none")) for column in columns.values()]
-        cells = [_points(metrics.estimate(mean, clusters=clusters)) for mean in means]
+        means = [mean_within(column[key], inside, signed=_signed(key, measure)) for column in columns.values()]
+        cells = [_figure(metrics.estimate(mean, clusters=clusters), measure) for mean in means]
         if len(means) == 2:
-            cells.append(words.points(metrics.difference(means[1], means[0], clusters=clusters)))
+            found_difference = metrics.difference(means[1], means[0], clusters=clusters)
+            say = words.points if measure in SHARES else words.signed_with_interval
+            cells.append(say(found_difference))
         name = {"all": "with everything", "none": "with nothing"}.get(key, f"{key} brings")
         rows.append(((name, ""), *(_cell(cell) for cell in cells)))
-    more = ("difference, points",) if len(found) == 2 else ()
-    return Table(f"{title} ({len(clusters)} samples)", ("", *(f"{name}, points" for name in found), *more), tuple(rows))
+    unit = ", points" if measure in SHARES else ""
+    columns_ = [f"{name}{unit}" for name in (*found, *(["difference"] if len(found) == 2 else []))]
+    return Table(f"{title} ({len(clusters)} samples)", ("", *columns_), tuple(rows))
+
+
+def _signed(key: str, measure: str) -> bool:
+    """Whether a row can be negative, and so is no share."""
+    return key not in ("all", "none") or measure not in SHARES
+
+
+def _figure(e: Estimate, measure: str) -> str:
+    """With its interval: shares in points, anything else in its own unit."""
+    if measure in SHARES:
+        return _points(e)
+    return f"{_plain(e.value)} [{_plain(e.low)}, {_plain(e.high)}]"
+
+
+def _plain(value: float) -> str:
+    return f"{words.MINUS if value < 0 else ''}{words.three_figures(abs(value))}"
 
 
 def _points(e: Estimate) -> str:
@@ -135,7 +162,7 @@ def _cell(text: str) -> Cell:
 
 
 def tower_table(split: str, found: Sequence[Search], variants: Sequence[str]) -> Table:
-    """Recall in each direction with the query tower of one model and the gallery of another."""
+    """Recall in each direction with the query tower of one model and the gallery of another; of embedders its own."""
     first = variants[0]
     rows: list[tuple[Cell, ...]] = []
     for search in found:
@@ -157,6 +184,9 @@ def tower_table(split: str, found: Sequence[Search], variants: Sequence[str]) ->
     header: tuple[str, ...] = ("direction", "query tower", "gallery tower", "R@1, %", against, "R@10, %", against)
     if len(variants) == 1:
         header = (*header[:4], header[5])
+    if any(search.query == search.gallery for search in found):  # of embedders, whose galleries are their own
+        header = (header[0], "model", *header[3:])
+        return Table(f"{split}: what is found first", header, tuple((*row[:2], *row[3:]) for row in rows))
     return Table(f"{split}: whose tower finds what", header, tuple(rows))
 
 
@@ -167,6 +197,7 @@ def write_explanation(out: Path, explanation: Explanation) -> None:
 
 def render_explanation(explanation: Explanation) -> str:
     """The page as a string."""
+    measure = next((each.measure for found in explanation.contributions.values() for each in found.values()), "")
     figures_ = [_bars(split, found) for split, found in explanation.contributions.items()]
     return fill(
         "explain.html",
@@ -179,7 +210,8 @@ def render_explanation(explanation: Explanation) -> str:
             "tables": [_shown(table) for table in explanation.tables()],
             "groups": [_shown(t) for s, found in explanation.contributions.items() for t in group_tables(s, found)],
             "misleads": any(bar["series"] == 4 for figure in figures_ for bar in figure["bars"]),
-            "classifies": bool(explanation.contributions),
+            "kind": "answers" if explanation.contributions else "embedder" if explanation.embeds else "retriever",
+            "measure": measure,
             "pair": len(explanation.variants) == 2,
             "sections": [
                 {"title": s.title, "note": s.note, "cards": [card(case.example, case.seen) for case in s.cases]}
@@ -195,36 +227,50 @@ def render_explanation(explanation: Explanation) -> str:
 def _answer(explanation: Explanation) -> str:
     """One sentence: what each modality brings to the model that ships."""
     if not explanation.contributions:
-        return "Which tower finds what, where the models look, and what they get most wrong."
+        what = "What is found first" if explanation.embeds else "Which tower finds what"
+        return f"{what}, where the models look, and what they get most wrong."
     split, found = next(iter(explanation.contributions.items()))
     name, last = list(found.items())[-1]
-    said = [f"{m} brings {words.signed(100 * float(v.mean()))}" for m, v in last.shapley(SHUFFLED, ACCURACY).items()]
-    full, empty = (100 * float(v.mean()) for v in (last.full(SHUFFLED, ACCURACY), last.empty(SHUFFLED, ACCURACY)))
+    measure = last.measure
+    brought = {m: float(v.mean()) for m, v in last.shapley(SHUFFLED, measure).items()}
+    full, empty = (float(v.mean()) for v in (last.full(SHUFFLED, measure), last.empty(SHUFFLED, measure)))
+    if measure == ERROR:
+        said = [f"{m} takes off {_plain(value)}" for m, value in brought.items()]
+        return (
+            f"“{name}” is off by {_plain(-full)} on average on {split}, and by {_plain(-empty)} where all that it is "
+            f"shown belongs to other samples: {', '.join(said)}."
+        )
+    said = [f"{m} brings {words.signed(100 * value)}" for m, value in brought.items()]
     return (
-        f"“{name}” is right in {full:.1f} % of {split}, and in {empty:.1f} % where all that it is shown belongs to "
-        f"other samples. In points, {', '.join(said)}."
+        f"“{name}” is right in {100 * full:.1f} % of {split}, and in {100 * empty:.1f} % where all that it is shown "
+        f"belongs to other samples. In points, {', '.join(said)}."
     )
 
 
 def _bars(split: str, found: Mapping[str, Contributions]) -> dict[str, Any]:
+    measure = next(iter(found.values())).measure
+    columns = {variant: each.rows(SHUFFLED, measure) for variant, each in found.items()}
+    most = 1.0 if measure in SHARES else max(abs(float(v.mean())) for rows in columns.values() for v in rows.values())
     bars = []
-    for variant, each in found.items():
-        rows = each.rows(SHUFFLED, ACCURACY)
+    for variant, rows in columns.items():
         for key, values in rows.items():
             value = float(values.mean())
-            mean = mean_within(values, np.ones(len(values), bool), signed=key not in ("all", "none"))
+            mean = mean_within(values, np.ones(len(values), bool), signed=_signed(key, measure))
             name = {"all": variant, "none": "with nothing"}.get(key, f"{key} brings")
+            figure = _figure(metrics.estimate(mean, clusters=found[variant].clusters), measure)
+            of_one = {"all": 5, "none": 1, "text": 2, "image": 3}.get(key, 6)
             bars.append(
                 {
                     "name": name,
                     "sub": key != "all",
-                    "said": f"{variant}, {name}: {100 * value:.1f} points",
-                    "width": f"{min(100 * abs(value), 100):.1f}",
-                    "series": 4 if value < 0 else {"all": 5, "none": 1, "text": 2, "image": 3}.get(key, 6),
-                    "value": _points(metrics.estimate(mean, clusters=each.clusters)),
+                    "said": f"{variant}, {name}: {figure.partition(' [')[0]}{' points' if measure in SHARES else ''}",
+                    "width": f"{min(100 * abs(value) / (most or 1.0), 100):.1f}",
+                    "series": 4 if value < 0 and key not in ("all", "none") else of_one,
+                    "value": figure,
                 }
             )
-    return {"title": f"{split}: accuracy, and what brings it, in points", "bars": bars}
+    unit = "points" if measure in SHARES else "the unit of the truth"
+    return {"title": f"{split}: {measure}, and what brings it, in {unit}", "bars": bars}
 
 
 def _shown(table: Table) -> dict[str, Any]:

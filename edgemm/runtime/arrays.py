@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from edgemm.runtime.errors import BundleError
+from edgemm.runtime.errors import BundleError, InputError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.sizes import LARGEST_RATIO, is_bomb
 
@@ -24,6 +24,22 @@ def load_array(data: bytes, name: str) -> np.ndarray:
     if not isinstance(loaded, np.ndarray):
         raise BundleError(f"{name}: got a .npz, expected one .npy array")
     return loaded
+
+
+def as_dtype(array: np.ndarray, dtype: str, *, where: str) -> np.ndarray:
+    """The array in ``dtype``: integers may become floats and not the reverse, and every number has to fit.
+
+    Raises:
+        InputError: another kind of number, or one that is too large.
+    """
+    if not np.can_cast(array.dtype, dtype, casting="same_kind"):
+        raise InputError(f"{where}: got dtype {array.dtype}, expected {dtype}")
+    with np.errstate(over="ignore"):
+        made = array.astype(dtype, copy=False)
+    whole = np.issubdtype(made.dtype, np.integer)
+    if not (np.array_equal(made, array) if whole else np.array_equal(np.isfinite(made), np.isfinite(array))):
+        raise InputError(f"{where}: a number of its {array.dtype} is too large for {dtype}, which is expected")
+    return made
 
 
 def load_arrays(data: bytes, name: str) -> dict[str, np.ndarray]:

@@ -7,11 +7,25 @@ from typing import Any
 
 import onnxruntime as ort
 
+from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import EngineError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.session import Array, missing_feeds
 
 _ERRORS_ONLY = 3
+
+
+def cpu_options(threads: int) -> ort.SessionOptions:
+    """How every graph runs on onnxruntime's CPU provider; ``threads`` of one operator, 0: one per core."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A spinning idle thread takes its core from the next part, the next engine and the application; beside one,
+    # another engine looked three times slower than it is.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if int8_support() == "no VNNI":  # exact u8 x u8 kernels where u8 x s8 saturate; with VNNI they are only slower
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
 
 
 class ORTSession:
@@ -32,13 +46,8 @@ class ORTSession:
     engine = "onnxruntime"
 
     def __init__(self, data: bytes, *, threads: int, what: str) -> None:
-        options = ort.SessionOptions()
+        options = cpu_options(threads)
         options.log_severity_level = _ERRORS_ONLY
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # A spinning idle thread takes its core from the next part, the next engine and the application; beside one,
-        # another engine looked three times slower than it is.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._what = what
         try:
             self.bare = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

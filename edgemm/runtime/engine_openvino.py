@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import EngineError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.session import Array, missing_feeds
@@ -52,6 +53,8 @@ class OpenVINOSession:
         try:
             self._core = ov.Core()
             model = self._core.read_model(io.BytesIO(data))
+            if int8_support() == "no VNNI" and _saturates(model):
+                self._options["LP_TRANSFORMS_MODE"] = "NO"  # the same quantized values, multiplied in float
             self._dynamic = any(port.partial_shape.is_dynamic for port in model.inputs)
             self._request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
         except Exception as error:
@@ -112,3 +115,13 @@ class OpenVINOSession:
             return self._core.compile_model(model, "CPU", self._options).create_infer_request()
         except Exception:  # a shape that the dynamic model runs but that cannot be fixed: it goes on running that way
             return self._request
+
+
+def _saturates(model: ov.Model) -> bool:
+    """Whether u8 x s8 products can leave the 16 bits in which x86 without VNNI adds two; tables are only looked up."""
+    return any(
+        np.any(np.abs(node.data.astype(np.int16)) > 64)
+        for node in model.get_ops()
+        if node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.i8
+        if any(user.get_node().get_type_name() != "Gather" for user in node.output(0).get_target_inputs())
+    )

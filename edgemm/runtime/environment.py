@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,19 @@ def environment() -> dict[str, Any]:
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
     }
+
+
+@cache
+def int8_support() -> str:
+    """How this CPU multiplies int8: ``"VNNI"``, ``"int8 dot product"`` (ARM), ``"no VNNI"``, or ``"VNNI unknown"``.
+
+    Without VNNI an x86 CPU adds two u8 x s8 products in 16 bits, where they saturate.
+    """
+    info = _cpuinfo()
+    if not info:
+        return "VNNI unknown"
+    flags = info.get("flags") or info.get("Features") or ""
+    return "VNNI" if "vnni" in flags else "int8 dot product" if "asimddp" in flags else "no VNNI"
 
 
 def _cpuinfo() -> dict[str, str]:

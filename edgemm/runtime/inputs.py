@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.runtime.arrays import load_array
+from edgemm.runtime.arrays import as_dtype, load_array
 from edgemm.runtime.errors import BundleError, EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.images import decode_image
@@ -114,11 +114,7 @@ class InputReader:
         elif isinstance(raw, (list, tuple)) and raw and all(isinstance(one, (str, os.PathLike)) for one in raw):
             raw = [read_array(one, f"{modality}[{i}]") for i, one in enumerate(raw)]
         try:
-            array = np.asarray(raw)
-            if array.dtype != spec.dtype:
-                if not np.can_cast(array.dtype, spec.dtype, casting="same_kind"):
-                    raise InputError(f"{modality}: got dtype {array.dtype}, expected {spec.dtype}")
-                array = array.astype(spec.dtype)
+            array = as_dtype(np.asarray(raw), spec.dtype, where=modality)
         except (TypeError, ValueError) as error:
             raise InputError(f"{modality}: not an array of {spec.dtype}: {one_line(error)}") from error
         if array.ndim == len(spec.shape) - 1:

@@ -13,6 +13,7 @@ import pytest
 
 from edgemm.__main__ import main
 from tests.bundles import audio_and_sensor
+from tests.cli import bad_families
 from tests.pipeline.disks import mounted, mounted_read_only
 from tests.pipeline.small import RECIPE, write_data, write_text_weights
 
@@ -456,6 +457,7 @@ CASES = {
     "unknown option": (nothing, ("run", "recipe.toml", "--stroe", "x"), "No such option: --stroe"),
     "unknown verb": (nothing, ("rnu",), "No such command 'rnu'"),
     "missing argument": (nothing, ("run",), "Missing argument 'RECIPE'"),
+    **bad_families.CASES,
 }  # fmt: skip
 
 
@@ -497,6 +499,29 @@ def test_all_problems_of_a_recipe_come_at_once(place, capfd):
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(line.startswith("edgemm: error: ") for line in lines)
+
+
+def test_a_hub_that_is_not_asked_is_one_line(place, capfd, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    bad_families.recipe(data='kind = "datasets"\nname = "nobody/nothing"')(place)
+    with pytest.raises(SystemExit) as left:
+        main(["run", "recipe.toml"])
+    lines = capfd.readouterr().err.splitlines()
+    assert (left.value.code, len(lines)) == (2, 1)
+    assert "data.name: 'nobody/nothing' is on the hub, and HF_HUB_OFFLINE is set; unset it, or download it" in lines[0]
+    assert not (place / "nobody").exists()
+
+
+def test_a_column_that_was_perhaps_meant_is_noted(place, capfd):
+    bad_families.both(
+        bad_families.table(label=bad_families.parity, clutser=str),
+        bad_families.recipe(),
+    )(place)
+    with pytest.raises(SystemExit):
+        main(["plan", "recipe.toml", "--no-dry-run"])
+    assert "left out: rows.jsonl: column 'clutser'; did you mean 'cluster'?" in "".join(capfd.readouterr())
 
 
 def test_pack_replaces_what_it_wrote_before(place):

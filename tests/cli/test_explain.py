@@ -15,11 +15,12 @@ import pytest
 
 from edgemm.__main__ import main
 from edgemm.pipeline.explain import explain_bundles
+from edgemm.report.explain import render_explanation
 from edgemm.runtime.archive import open_archive, seal
 from edgemm.runtime.bundle import Bundle
-from edgemm.runtime.errors import InputError
+from edgemm.runtime.errors import DataError, InputError
 from edgemm.stage import Silent
-from tests.attending import attending_samples, write_attending
+from tests.attending import attending_samples, write_attending, write_embedder
 from tests.bundles import audio_and_sensor, dual_encoder, png
 from tests.pipeline.small import RECIPE
 
@@ -58,7 +59,7 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("explain")
     write_attending(folder / "before")
     shutil.copytree(folder / "before", folder / "after")
-    _spoil_head(folder / "after")
+    _spoil(folder / "after", "head")
     samples = attending_samples(folder / "data", 12)
     rows = [
         {"image": s.image.name, "text": s.text, "audio": s.audio.name, "label": s.label, "group": s.group,
@@ -70,9 +71,9 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
-def _spoil_head(folder: Path) -> None:
-    """Noise on the head's weights, as a rough compression would leave it."""
-    path = folder / "graphs" / "float32" / "head.onnx"
+def _spoil(folder: Path, part: str) -> None:
+    """Noise on a part's weights, as a rough compression would leave it."""
+    path = folder / "graphs" / "float32" / f"{part}.onnx"
     model = onnx.load(path)
     rng = np.random.default_rng(0)
     for held in model.graph.initializer:
@@ -96,7 +97,8 @@ def test_two_models_stand_side_by_side_on_the_terminal(models, monkeypatch, caps
     monkeypatch.chdir(models)
     edgemm("explain", "before", "after", "--data", "recipe.toml", "--split", "train", "-o", "printed")
     said = capsys.readouterr().out
-    assert "train: accuracy, absent: another sample's (2 samples)" in said
+    for absent in ("another sample's", "the mean"):
+        assert f"train: accuracy, absent: {absent} (2 samples)" in said
     assert re.search(r"before, points +after, points +difference, points", said)
     for row in ("with everything", "image brings", "text brings", "audio brings", "with nothing"):
         assert f"\n{row} " in said
@@ -212,8 +214,105 @@ def test_a_retriever_shows_its_towers_and_what_it_finds(tmp_path):
 def test_a_classifier_beside_a_retriever_is_refused(models, tmp_path):
     dual_encoder(tmp_path / "retriever", targets=("cpu",))
     bundles = {"one": Bundle.open(models / "before"), "two": Bundle.open(tmp_path / "retriever")}
-    with pytest.raises(InputError, match="one and two: one is a classifier and one is not"):
+    with pytest.raises(InputError, match="'one' is a classifier, 'two' is a retriever; expected two bundles of one"):
         explain_bundles(bundles, {"test": []}, shown_groups=(), progress=Silent())
+
+
+@pytest.fixture(scope="module")
+def regressors(tmp_path_factory) -> dict[str, Bundle]:
+    folder = tmp_path_factory.mktemp("regressors")
+    write_attending(folder / "before", task="regression")
+    shutil.copytree(folder / "before", folder / "after")
+    _spoil(folder / "after", "head")
+    return {name: Bundle.open(folder / name) for name in ("before", "after")}
+
+
+def test_a_regression_shows_errors_in_its_own_unit(regressors, tmp_path):
+    samples = attending_samples(tmp_path, 30)
+    found = explain_bundles(regressors, {"test": samples}, shown_groups=(), progress=Silent())
+    titles = [f"test: {measure}, absent: {absent} (30 samples)" for absent in ("another sample's", "the mean")
+              for measure in ("negative absolute error", "R²")]  # fmt: skip
+    assert [table.title for table in found.tables()] == titles
+    table = found.tables()[0]
+    assert table.header == ("", "before", "after", "difference")
+    assert [row[0][0] for row in table.rows] == [
+        "with everything", "image brings", "text brings", "audio brings", "with nothing"
+    ]  # fmt: skip
+    predicted = {
+        name: [float(b.predict(image=s.image, text=s.text, audio=s.audio).outputs["value"][0, 0]) for s in samples]
+        for name, b in regressors.items()
+    }
+    errors = {name: np.abs(np.array(made) - [s.value for s in samples]) for name, made in predicted.items()}
+    assert table.rows[0][1][0] == f"−{errors['before'].mean():.2f}"
+    where, worst, grown = found.sections
+    assert (where.title, worst.title, grown.title) == (
+        "Where they look", "The worst errors of “after”", "Where “after” got worse"
+    )  # fmt: skip
+    order = np.argsort(-errors["after"], kind="stable")[:9]
+    shown = [case.example for case in worst.cases]
+    wrong = [i for i in order if errors["after"][i] > errors["after"].mean()]
+    assert [example.truth for example in shown] == [f"{samples[i].value:g}" for i in wrong]
+    for example in shown:
+        i = int(float(example.truth) * 4)
+        assert example.picture
+        assert example.sound
+        assert example.text == samples[i].text
+        for answer in example.answers:
+            assert float(answer.said) == pytest.approx(predicted[answer.variant][i], rel=5e-3, abs=5e-4)
+            assert answer.right == (errors[answer.variant][i] <= errors[answer.variant].mean())
+            assert answer.detail.startswith("error −" if predicted[answer.variant][i] < samples[i].value else "error +")
+    growth = errors["after"] - errors["before"]
+    told = [growth[int(float(case.example.truth) * 4)] for case in grown.cases]
+    assert told == sorted(told, reverse=True)
+    assert min(told, default=1) > 0
+
+
+def test_a_regression_without_values_is_refused(regressors, tmp_path):
+    samples = [replace(s, value=None) for s in attending_samples(tmp_path, 4)]
+    with pytest.raises(DataError, match="split 'test': no sample has a value, which a regression is measured by"):
+        explain_bundles(regressors, {"test": samples}, shown_groups=(), progress=Silent())
+
+
+def test_an_embedder_shows_whom_it_takes_for_another(tmp_path):
+    write_embedder(tmp_path / "before")
+    shutil.copytree(tmp_path / "before", tmp_path / "after")
+    _spoil(tmp_path / "after", "image")
+    samples = [replace(s, label=f"person {i // 3}") for i, s in enumerate(attending_samples(tmp_path / "data", 21))]
+    bundles = {name: Bundle.open(tmp_path / name) for name in ("before", "after")}
+    found = explain_bundles(bundles, {"test": samples}, shown_groups=(), progress=Silent())
+    assert found.notes == ["An embedder has one modality, so there is no contribution to split."]
+    (table,) = found.tables()
+    assert table.title == "test: what is found first"
+    assert [row[1][0] for row in table.rows] == ["before", "after"]
+    (section,) = found.sections
+    assert section.title == "The worst errors of “after”"
+    assert section.cases
+    vectors = {
+        name: np.concatenate([b.predict(image=s.image).outputs["embedding"] for s in samples])
+        for name, b in bundles.items()
+    }
+    cosines = {name: (v := each / np.linalg.norm(each, axis=1, keepdims=True)) @ v.T for name, each in vectors.items()}
+    labels = np.array([s.label for s in samples])
+    margins = []
+    for case in section.cases:
+        assert case.example.picture
+        assert all(seen.heat for seen in case.seen)
+        answer = case.example.answers[1]
+        assert not answer.right
+        assert not answer.hits[0].right
+        assert answer.hits[0].picture
+        margins.append(float(answer.detail.partition("margin ")[2].replace("−", "-")))
+    only = [case.example.answers[0].right for case in section.cases]
+    assert only == sorted(only, reverse=True)
+    for kind in (True, False):  # each half in the order of its margins
+        half = [m for m, o in zip(margins, only, strict=True) if o is kind]
+        assert half == sorted(half)
+    # The lowest of all, by cosines of single predictions: nobody's nearest is farther from being its own.
+    similar = cosines["after"] - 9 * np.eye(len(samples))
+    same = labels[:, None] == labels
+    lowest = (np.where(same, similar, -9).max(1) - np.where(same, -9, similar).max(1)).min()
+    assert min(margins) == pytest.approx(lowest, rel=6e-3)
+    assert "there is no contribution to split" in render_explanation(found)
 
 
 BAD = {

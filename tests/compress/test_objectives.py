@@ -9,12 +9,13 @@ import torch
 from torch.nn import functional as F
 
 from edgemm.compress.answering import AnswerDistillation
-from edgemm.compress.distill import check_joints, distillation
+from edgemm.compress.distill import distillation
+from edgemm.compress.learning import check_joints
 from edgemm.data import Dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.models.inherit import build_student
 from edgemm.models.model import Model
-from edgemm.recipe import AugmentConfig, DistillConfig, StudentSection, TeacherSection
+from edgemm.recipe import AugmentConfig, DistillConfig, Fusion, StudentSection, TeacherSection
 from edgemm.runtime.errors import ModelError
 from edgemm.stage import Context
 
@@ -40,6 +41,21 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_any_pair(
         for parameter in student.part("text").module.parameters():
             parameter.add_(0.1)  # and what it forgets shows
         assert objective(torch.arange(len(objective.corpus)), torch.Generator().manual_seed(0)).item() > 0.01
+
+
+def test_no_loss_reaches_the_teacher(tmp_path: Path, questions: Dataset, teacher_section: TeacherSection) -> None:
+    late = teacher_section.model_copy(update={"fusion": Fusion(mode="late")})
+    teacher, student = (
+        build_model(late, family="fusion-classifier", answer=Answer(questions.labels), seed=seed) for seed in (0, 3)
+    )
+    config = DistillConfig(task=1, kd=1, mixed=2, feature=1, gram=1, unimodal=1, augment=STILL)
+    objective = distillation(
+        student, teacher, config, dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path)
+    )
+    teacher.requires_grad_(True)
+    objective(torch.arange(8), torch.Generator().manual_seed(0)).backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(parameter.grad is not None for parameter in student.part("image").module.parameters())
 
 
 def test_made_up_texts_teach_the_text_tower_what_no_question_says(

@@ -99,9 +99,7 @@ def test_a_marked_key_weighs_its_function(
 ) -> None:
     fusion = teacher_section.fusion.model_copy(update={"mode": mode})
     section = teacher_section.model_copy(update={"fusion": fusion})
-    teacher, student = (
-        build_model(section, family=family, answer=Answer(questions.labels), seed=seed) for seed in (0, 1)
-    )
+    teacher, student = (build_model(section, family=family, answer=Answer(questions.labels), seed=0) for _ in "ab")
     objective = distillation(
         student, teacher, Own(**NOTHING, **weights, augment=STILL),
         dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path),

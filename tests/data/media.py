@@ -18,10 +18,11 @@ def png(shade: int = 0) -> bytes:
     return file.getvalue()
 
 
-def sound(kind: str = "WAV", *, pitch: int = 1, seconds: float = 0.25) -> bytes:
+def sound(kind: str = "WAV", *, pitch: int = 1, seconds: float = 0.25, subtype: str | None = None) -> bytes:
+    """A tone; the same bytes at every call, save OGG's serial number and the time in a wav of subtype FLOAT."""
     file = io.BytesIO()
     samples = 0.5 * np.sin(2 * np.pi * 110 * pitch * np.arange(int(16_000 * seconds)) / 16_000)
-    soundfile.write(file, samples, 16_000, format=kind, subtype="FLOAT" if kind == "WAV" else None)
+    soundfile.write(file, samples, 16_000, format=kind, subtype=subtype)
     return file.getvalue()
 
 

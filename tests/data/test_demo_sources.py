@@ -69,12 +69,23 @@ def test_unseen_concepts_are_whole_and_chosen_by_their_own_name(stamps: Path) ->
     assert data.texts == {}
 
 
+def test_other_languages_of_training_concepts_are_unlabelled(stamps: Path) -> None:
+    data = opened(kind="tuxpaint", root=str(stamps), unseen_fraction=0.4, language="en", unlabelled_languages=("es",))
+    named = {name: f"thing.{i}" for i, name in enumerate(NAMES)}
+    trained = {named[name] for name in NAMES if not held_out(f"tuxpaint/{name}", 0.4)} - {"thing.3"}
+    assert {sample.audio.name.removesuffix("_desc_es.ogg") for sample in data.unlabelled if sample.audio} == trained
+    assert all(sample.label is None and sample.modalities() == ("audio",) for sample in data.unlabelled)
+    assert data.evaluate == ("unseen",)
+
+
 def test_another_language_is_another_clip(stamps: Path) -> None:
     data = opened(kind="tuxpaint", root=str(stamps), unseen_fraction=0.4, language="en")
     spoken = [s.audio for samples in data.splits.values() for s in samples if s.audio is not None]
     assert spoken == [stamps / "food/thing.0_desc.wav"]
     with pytest.raises(DataError, match=r"data.language: nobody spoke 'fr'; there are en, es"):
         opened(kind="tuxpaint", root=str(stamps), language="fr")
+    with pytest.raises(DataError, match=r"data.unlabelled_languages: nobody spoke 'fr'; there are en, es"):
+        opened(kind="tuxpaint", root=str(stamps), unlabelled_languages=("fr",))
 
 
 def test_no_stamps_is_told_with_what_to_do(tmp_path: Path) -> None:

@@ -203,6 +203,7 @@ def without_end(data: bytes) -> bytes:
         ("a.wav", b"", "not a sound file"),
         ("a.wav", sound(seconds=0), r"got samples of shape \(0, 1\)"),
     ],
+    ids=["cut wav", "cut aiff", "cut ogg", "cut flac", "no header", "no bytes", "no samples"],
 )
 def test_a_broken_sound_is_told_by_name(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     write(tmp_path / name, data)
@@ -211,9 +212,12 @@ def test_a_broken_sound_is_told_by_name(tmp_path: Path, name: str, data: bytes, 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
-def test_whole_sounds_pass(tmp_path: Path, kind: str) -> None:
-    write(tmp_path / "a", sound(kind))
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("WAV", None), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", None), ("MP3", None), ("AIFF", None)],
+)
+def test_whole_sounds_pass(tmp_path: Path, kind: str, subtype: str | None) -> None:
+    write(tmp_path / "a", sound(kind, subtype=subtype))
     assert len(csv(tmp_path, "audio\na\n").split("train")) == 1
 
 
@@ -235,7 +239,7 @@ def test_a_class_that_loses_its_last_training_sample_is_an_error(tmp_path: Path)
 
 
 def test_unknown_and_doubled_columns_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data.columns: unknown 'picture'; expected some of image, text"):
+    with pytest.raises(DataError, match=r"data.columns: unknown 'picture'; there are image, text"):
         csv(tmp_path, "text\na\n", columns={"picture": "text"})
     with pytest.raises(DataError, match=r"no column 'sensor'; it has text"):
         csv(tmp_path, "text\na\n", tensors=["sensor"])
@@ -243,6 +247,29 @@ def test_unknown_and_doubled_columns_are_named(tmp_path: Path) -> None:
         csv(tmp_path, "text,label\na,b\n", tensors=["label"])
     with pytest.raises(DataError, match=r"columns label and labels; a sample has one class or several"):
         csv(tmp_path, "text,label,labels\na,b,c\n")
+
+
+def test_a_name_a_slip_away_from_a_columns_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data.columns: unknown 'clutser'; did you mean 'cluster'\?$"):
+        csv(tmp_path, "text,patient\na,1\n", columns={"clutser": "patient"})
+    told = (
+        f"{tmp_path / 'd.csv'}: column 'clutser'; did you mean 'cluster'?",
+        f"{tmp_path / 'd.csv'}: column 'groups'; did you mean 'group'?",
+    )
+    assert csv(tmp_path, "text,clutser,groups\na,1,g\n", max_broken=0).broken == told
+
+
+def test_a_column_that_is_read_or_far_from_any_or_near_one_that_is_there_is_not_told(tmp_path: Path) -> None:
+    for header in ("text,id", "text,image_id", "text,texts", "text,labels"):
+        assert csv(tmp_path, f"{header}\na,1\n").broken == ()
+    assert csv(tmp_path, "text,clutser\na,1\n", columns={"cluster": "clutser"}).broken == ()
+    assert csv(tmp_path, "text,label,lables\na,1,2\n").broken == ()  # data has one of label and labels
+
+
+def test_a_sound_that_is_a_picture_of_the_same_row_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", png())
+    with pytest.raises(DataError, match=r"train sample '1': .*a.png: not a sound file"):
+        csv(tmp_path, "image,audio\na.png,a.png\n")
 
 
 def test_a_parquet_file_that_is_cut_is_one_clear_line(tmp_path: Path) -> None:

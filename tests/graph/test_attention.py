@@ -11,16 +11,19 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from edgemm.graph.attention import with_attention_outputs
-from edgemm.graph.capture import capture_part
+from edgemm.graph.attention import patch_grid, with_attention_outputs
+from edgemm.graph.capture import capture_model, capture_part
 from edgemm.graph.quantize import quantize_onnx
 from edgemm.measure.attention import Watched, look, read_out, roll_out
-from edgemm.models.model import Part
+from edgemm.models.huggingface import encoder_from_hub
+from edgemm.models.model import Model, Part
+from edgemm.pipeline.cases import Viewer
 from edgemm.pipeline.explain import watch
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
 from edgemm.runtime.errors import BundleError
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
+from edgemm.stage import Context
 from tests.attending import FRAMES, attending_model, attending_samples, raw_values, write_attending
 
 
@@ -188,3 +191,42 @@ def test_a_bundle_is_followed_to_patches_words_and_frames(attending, tmp_path, m
         )
     ]
     np.testing.assert_allclose(found["text"], read_out(roll_out(layers), layers, first=False), atol=1e-4)
+
+
+def test_a_spectrogram_transformer_is_seen_over_time(tmp_path):
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    cut = {"num_mel_bins": 32, "max_length": 64}
+    torch.manual_seed(0)
+    whole = ASTModel(ASTConfig(**sizes, **cut, patch_size=8, initializer_range=0.5)).eval()
+    whole.save_pretrained(tmp_path / "ast")
+    ASTFeatureExtractor(**cut).save_pretrained(tmp_path / "ast")
+    encoder = encoder_from_hub(str(tmp_path / "ast"), modality="audio", output="pooled")
+    assert encoder.frontend is not None
+    model = Model(
+        "encoder", [encoder.frontend, encoder.tower], inputs={"audio": encoder.raw}, outputs=("audio_features",)
+    )
+    wave = np.random.default_rng(0).normal(0, 0.1, 9600).astype(np.float32)
+    capture_model(
+        model, [{"waveform": wave[None]}], tmp_path / "bundle", name="ast", context=Context(tmp_path / "scratch")
+    )
+    bundle = Bundle.open(tmp_path / "bundle")
+    watched = watch(bundle)
+    assert watched["audio"].patches == (3, 6)  # patches of 8 every 10, over 32 mels and 64 frames
+    found = look(bundle, watched, {"audio": wave})["audio"]
+    whole.set_attn_implementation("eager")
+    mel = torch.from_numpy(bundle.run(bundle.values(audio=wave))["log_mel"])
+    with torch.no_grad():
+        attentions = [a[0].numpy() for a in whole(mel, output_attentions=True).attentions]
+    seen = roll_out(attentions)[:2].mean(axis=0)[2:].reshape(3, 6).sum(axis=0)  # two class tokens are pooled
+    np.testing.assert_allclose(found, seen / seen.sum(), atol=1e-4)
+    strip = Viewer("0", bundle, watched).see({"audio": wave}).strip
+    assert strip is not None
+    assert strip.words.startswith("Weights over 0.7 s; the most at ")
+
+
+def test_a_graph_that_cuts_no_spectrogram_has_no_grid(attending):
+    bundle = Bundle.open(attending)
+    assert patch_grid(bundle.archive.read(bundle.target.files["audio"])) is None
+    assert watch(bundle)["audio"].patches is None

@@ -10,9 +10,9 @@ from torch import nn
 
 from edgemm.graph.capture import capture_model, capture_part
 from edgemm.graph.parity import OnnxGraph, largest_difference
-from edgemm.models.families import frontend_part
 from edgemm.models.frontend import IMAGENET_STD
 from edgemm.models.model import Model, Part
+from edgemm.models.parts import frontend_part
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, CaptureError
 from edgemm.runtime.manifest import TensorInput, TextInput

@@ -9,17 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from colours import question_samples
+from families import joint, said_by_three
 
 from edgemm.data.dataset import Sample
+from edgemm.measure import accuracy, contribution
 from edgemm.measure.contribution import (
     ACCURACY,
+    ERROR,
+    MEAN,
     PLACEHOLDER,
     PROBABILITY,
+    R_SQUARED,
     SHUFFLED,
     answers,
     contributions,
     losses,
     mean_within,
+    right,
     shapley,
     steps,
 )
@@ -183,7 +189,7 @@ def test_a_sample_that_lacks_a_modality_takes_the_placeholder_or_is_named(tmp_pa
     bundle = Bundle.open(sensors(tmp_path / "held", {"a": 1.0, "b": 0.5}, placeholders=True))
     found = contributions(bundle, "test", samples)
     alone = bundle.predict(a=np.load(samples[2].tensors["a"])).outputs["logits"][0]
-    np.testing.assert_array_equal(found.logits[2], alone)
+    np.testing.assert_array_equal(found.outputs[2], alone)
     strict = Bundle.open(sensors(tmp_path / "strict", {"a": 1.0, "b": 0.5}))
     with pytest.raises(DataError, match="split 'test', sample 'r2': no b, and the bundle has no placeholder"):
         contributions(strict, "test", samples)
@@ -211,8 +217,8 @@ def test_independent_classes_count_each_class(tmp_path: Path) -> None:
     sigmoid = 1 / (1 + np.exp(-1.0))  # logits are -1 and 1, and the one above zero is right
     np.testing.assert_allclose(found.full(SHUFFLED, PROBABILITY), sigmoid, rtol=1e-6)
     np.testing.assert_array_equal(found.full(SHUFFLED, ACCURACY), 1.0)
-    np.testing.assert_allclose(losses(found, samples, independent=True), -np.log(sigmoid), rtol=1e-6)
-    assert answers(found, independent=True)[0] == (samples[0].labels[0], pytest.approx(sigmoid))
+    np.testing.assert_allclose(losses(found, samples), -np.log(sigmoid), rtol=1e-6)
+    assert answers(found, samples)[0] == (samples[0].labels[0], f"probability {sigmoid:.2f}")
 
 
 def test_the_loss_is_the_cross_entropy_and_infinite_without_a_class(good_classifier: Path, tmp_path: Path) -> None:
@@ -222,7 +228,56 @@ def test_the_loss_is_the_cross_entropy_and_infinite_without_a_class(good_classif
     lost = losses(found, samples)
     assert lost[1] == np.inf
     assert lost[0] == pytest.approx(-np.log(found.full(SHUFFLED, PROBABILITY)[0]))
-    assert answers(found)[0][0] == samples[0].label
+    assert answers(found, samples)[0][0] == samples[0].label
+
+
+def test_what_a_modality_takes_off_a_regressions_error_is_in_its_unit(tmp_path: Path) -> None:
+    samples = said_by_three(tmp_path)  # each of three says a third of the value, and a placeholder says nothing
+    found = contributions(Bundle.open(joint(tmp_path / "b", "regression")), "test", samples)
+    truth = np.array([s.value for s in samples])
+    np.testing.assert_allclose(found.full(PLACEHOLDER, ERROR), 0.0, atol=1e-5)
+    np.testing.assert_allclose(found.empty(PLACEHOLDER, ERROR), -truth, atol=1e-5)
+    for brought in found.shapley(PLACEHOLDER, ERROR).values():
+        np.testing.assert_allclose(brought, truth / 3, atol=1e-5)
+    assert found.measure == ERROR
+
+
+def test_a_regression_that_ignores_a_modality_gives_it_nothing(tmp_path: Path) -> None:
+    samples = [replace(s, value=float(i)) for i, s in enumerate(said_by_three(tmp_path))]
+    bundle = Bundle.open(joint(tmp_path / "b", "regression", deaf=True, placeholders=False))
+    found = contributions(bundle, "test", samples)
+    for absent, measure in found.values:
+        np.testing.assert_allclose(found.shapley(absent, measure)["sensor"], 0.0, atol=1e-12)  # means of shuffles
+    missed = found.outputs[:, 0] - [s.value for s in samples]
+    np.testing.assert_allclose(losses(found, samples), np.abs(missed))
+    np.testing.assert_array_equal(right(found), np.abs(missed) <= np.abs(missed).mean())
+    said, error = answers(found, samples)[0]
+    assert (said, error) == ("2.00", "error +2.00")
+    r_squared = 1 - (missed**2).sum() / ((np.arange(18) - 8.5) ** 2).sum()
+    assert found.full(SHUFFLED, R_SQUARED).mean() == pytest.approx(r_squared)
+    same = contributions(bundle, "test", [replace(s, value=1.0) for s in samples])
+    assert {measure for _, measure in same.values} == {ERROR}  # no spread, no R²
+
+
+def test_without_placeholders_the_mean_stands_in_as_in_the_table_of_accuracy(tmp_path: Path) -> None:
+    samples = said_by_three(tmp_path)
+    bundle = Bundle.open(joint(tmp_path / "b", "regression", placeholders=False))
+    found = contributions(bundle, "test", samples)
+    assert found.absences == (SHUFFLED, MEAN)
+    truth = np.array([s.value for s in samples])
+    np.testing.assert_allclose(found.empty(MEAN, ERROR), -np.abs(truth - truth.mean()), atol=1e-5)
+    scored = {s.task: np.array(s.samples) for s in accuracy.score(bundle, "test", samples)}
+    alone = scored["image only (text and sensor mean)"]
+    expected = -np.abs(alone - truth)
+    np.testing.assert_allclose(found.values[MEAN, ERROR][frozenset(["image"])], expected, atol=1e-5)
+
+
+def test_features_that_have_no_mean_are_only_shuffled(good_classifier: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(contribution, "can_average", lambda _: False)  # tokens, as many as there are words
+    bundle, samples = Bundle.open(good_classifier), question_samples(tmp_path)
+    told: list[int] = []
+    assert contributions(bundle, "test", samples, advance=told.append).absences == (SHUFFLED,)
+    assert sum(told) == steps(bundle, "test", samples)
 
 
 def test_steps_says_how_many_there_are(good_classifier: Path, tmp_path: Path) -> None:

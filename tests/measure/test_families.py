@@ -13,7 +13,7 @@ from colours import COLOURS, picture, retrieval_samples
 from families import PURE, embedder, faces, joint, said_by_three, triple
 from sklearn.metrics import roc_auc_score
 
-from edgemm.data.dataset import Sample
+from edgemm.data.dataset import Pair, Sample
 from edgemm.measure import accuracy
 from edgemm.measure.answers import droppable
 from edgemm.measure.blame import blame
@@ -268,3 +268,46 @@ def test_the_digest_of_samples_sees_every_field(tmp_path: Path) -> None:
         assert accuracy.samples_digest("u", [changed, *samples[1:]]) != before, field.name
     np.save(samples[0].tensors["sensor"], np.zeros(3, np.float32))
     assert accuracy.samples_digest("u", samples) != before
+
+
+def test_all_pairs_given_are_as_good_as_none_given(tmp_path: Path) -> None:
+    samples = faces(tmp_path)
+    path = embedder(tmp_path / "b")
+    every = [Pair(a.id, b.id, a.label == b.label) for i, a in enumerate(samples) for b in samples[i + 1 :]]
+    plain, given = by_task(path, samples), by_task(path, samples, pairs=every)
+    assert given["verification"].samples == plain["verification"].samples
+    assert given["verification"].details == {**plain["verification"].details, "given": True}
+    assert given["identification"] == plain["identification"]
+
+
+def test_the_pairs_given_and_no_others_are_compared(tmp_path: Path) -> None:
+    samples = faces(tmp_path)
+    rng = np.random.default_rng(1)
+    drawn = [(samples[i], samples[j]) for i, j in rng.integers(0, len(samples), (200, 2)) if i != j]
+    pairs = [Pair(a.id, b.id, a.label == b.label, str(n % 4)) for n, (a, b) in enumerate(drawn)]
+    path = embedder(tmp_path / "b", spoiled=np.diag([1.0, 0.3, 0.0]).astype(np.float32))
+    found = by_task(path, samples, pairs=pairs)
+    bundle = Bundle.open(path)
+    vectors = {s.id: bundle.predict(image=s.image).outputs["embedding"][0] for s in samples}
+    cosines = np.array([vectors[p.a] @ vectors[p.b] for p in pairs])
+    np.testing.assert_allclose(found["verification"].samples, cosines, atol=2e-6)
+    same = np.array([p.same for p in pairs])
+    assert value_of(found["verification"], "ROC-AUC") == pytest.approx(roc_auc_score(same, cosines), abs=1e-4)
+    scored = found["verification"]
+    shares = []
+    for fold in "0123":  # every threshold tried on the other folds by hand, the highest of the best kept
+        held = np.array([p.fold == fold for p in pairs])
+        seen = np.asarray(scored.samples)
+        tried = sorted({np.inf, *seen[~held]}, reverse=True)
+        best = max(tried, key=lambda t: ((seen[~held] >= t) == same[~held]).sum())
+        shares.append(((seen[held] >= best) == same[held]).mean())
+    assert value_of(scored, "accuracy over folds") == pytest.approx(np.mean(shares))
+    assert statistics(scored)["accuracy over folds"].chance == pytest.approx(max(same.mean(), 1 - same.mean()))
+    assert by_task(path, samples, pairs=pairs)["identification"] == by_task(path, samples)["identification"]
+
+
+def test_a_pair_of_a_sample_without_the_modality_is_told(tmp_path: Path) -> None:
+    samples = [*faces(tmp_path), Sample("bare", text="no picture", label="person 0")]
+    pairs = [Pair("0/0", "bare", True), Pair("0/0", "1/0", False)]
+    with pytest.raises(DataError, match=r"split 'test', sample 'bare': in a pair of data.pairs, and has no image"):
+        by_task(embedder(tmp_path / "b"), samples, pairs=pairs)

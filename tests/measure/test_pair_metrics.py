@@ -105,3 +105,18 @@ def test_all_pairs_are_compared_where_they_are_few_and_a_draw_of_both_kinds_wher
     assert (one != other).all()
     again = identity_pairs(identity, most=2000)
     np.testing.assert_array_equal(one, again[0])
+
+
+def test_folds_count_alike_and_identities_are_drawn_with_their_pairs() -> None:
+    # Fold a: three pairs, all above or below a threshold that fold b gives; fold b: two, one of them wrong at a's.
+    similarity = np.array([0.9, 0.8, 0.2, 0.7, 0.6])
+    first, second = np.array([0, 1, 2, 3, 0]), np.array([0, 1, 3, 3, 2])
+    pairs = sorted_pairs(similarity, first, second, np.array(["a", "a", "a", "b", "b"]))
+    folded = pair_metrics.accuracy_over_folds(pairs)
+    assert folded is not None
+    # b's best threshold is .7, at which a is right thrice; a's is .8, at which of b the genuine pair is missed.
+    assert folded(np.ones((1, 4)))[0] == pytest.approx((1 + 1 / 2) / 2)
+    # Without identity 3, and so without b's genuine pair and a's different one.
+    assert folded(np.array([[1.0, 1, 1, 0]]))[0] == pytest.approx(1.0)
+    assert np.isnan(folded(np.zeros((1, 4)))[0])
+    assert pair_metrics.accuracy_over_folds(sorted_pairs(similarity, first, second)) is None

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colours import retrieval_samples, retriever
+from colours import picture, retrieval_samples, retriever
+from families import embedder, faces
 
+from edgemm.measure import accuracy
 from edgemm.measure.towers import embed, searches
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, DataError
@@ -66,3 +68,38 @@ def test_one_item_under_two_labels_is_named(good_retriever: Path, tmp_path: Path
     samples[1] = replace(samples[1], text="red")
     with pytest.raises(DataError, match="split 'test': the text 'red' stands under two labels, 'red' and 'green'"):
         embed(Bundle.open(good_retriever), "test", samples)
+
+
+def test_an_embedders_samples_search_each_other_as_identification_does(tmp_path: Path) -> None:
+    samples = faces(tmp_path)
+    samples.append(replace(samples[0], id="alone", image=picture(tmp_path, "alone", (9, 9, 9)), label="alone"))
+    bundle = Bundle.open(embedder(tmp_path / "b"))
+    embedded = embed(bundle, "test", samples)
+    (search,) = searches({"b": embedded})
+    scored = {s.task: s for s in accuracy.score(bundle, "test", samples)}["identification"]
+    assert search.ranks.tolist() == list(scored.samples)
+    assert search.asked.tolist() == list(range(32))  # one of its kind asks nothing
+    cosines = embedded["image"].vectors @ embedded["image"].vectors.T
+    for place, margin, nearest in zip(search.asked, search.margins, search.nearest, strict=True):
+        same = np.array([label == samples[place].label for label in embedded["image"].labels])
+        others = np.arange(33) != place
+        assert margin == pytest.approx(cosines[place][same & others].max() - cosines[place][~same].max())
+        assert place not in nearest
+        assert len(nearest) == 5
+    assert ((search.margins > 0) == (search.ranks == 1)).all()
+
+
+def test_embedders_of_two_spaces_stand_side_by_side(tmp_path: Path) -> None:
+    samples = faces(tmp_path)
+    bundles = {
+        "one": embedder(tmp_path / "one"),
+        "two": embedder(tmp_path / "two", spoiled=np.eye(3, dtype=np.float32)[::-1]),
+    }
+    found = searches({name: embed(Bundle.open(path), "test", samples) for name, path in bundles.items()})
+    assert [(s.query_of, s.gallery_of) for s in found] == [("one", "one"), ("two", "two")]
+
+
+def test_an_embedder_needs_identities(tmp_path: Path) -> None:
+    samples = [replace(s, label=s.id) for s in faces(tmp_path)]
+    with pytest.raises(DataError, match="verification needs two identities"):
+        embed(Bundle.open(embedder(tmp_path / "b")), "test", samples)

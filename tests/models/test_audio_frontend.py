@@ -24,10 +24,10 @@ from edgemm.models.audio_frontend import (
     WhisperFrontend,
     audio_frontend_from_extractor,
 )
-from edgemm.models.families import audio_frontend_part
 from edgemm.models.kinds import module_from_config
 from edgemm.models.mel import mel_filters
 from edgemm.models.model import Model
+from edgemm.models.parts import audio_frontend_part
 from edgemm.models.store import load_model, save_model
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import ModelError
@@ -46,11 +46,24 @@ def voice(seconds: float, *, rate: int, seed: int) -> np.ndarray:
     return (0.2 * sound).astype(np.float32)
 
 
+SPOKEN = "/usr/share/sounds/alsa"
+
+
+def spoken(rate: int) -> list[np.ndarray]:
+    """Up to eight real sounds, whole."""
+    folder = Path(os.environ.get("EDGEMM_SOUNDS", SPOKEN))
+    paths = sorted(folder.glob("*.wav"))[:8]
+    if not paths:
+        pytest.fail(
+            f"no WAV file in {folder}; install Debian's package 'alsa-utils' (apt-get install alsa-utils), or let "
+            "EDGEMM_SOUNDS name a folder that has some"
+        )
+    return [decode_audio(path, sample_rate=rate, where="audio") for path in paths]
+
+
 def sounds(rate: int, longest: float) -> Iterator[np.ndarray]:
-    """Real ones where EDGEMM_SOUNDS names a folder of WAV files; synthetic ones up to ``longest`` seconds."""
-    if folder := os.environ.get("EDGEMM_SOUNDS"):
-        for path in sorted(Path(folder).glob("*.wav"))[:8]:
-            yield decode_audio(path, sample_rate=rate, where="audio")[: int(longest * rate)]
+    """Real ones, and synthetic ones, up to ``longest`` seconds."""
+    yield from (sound[: int(longest * rate)] for sound in spoken(rate))
     yield voice(0.31 * longest, rate=rate, seed=0)
     yield voice(longest, rate=rate, seed=1)
     yield voice(0.03, rate=rate, seed=2)
@@ -141,6 +154,36 @@ def test_a_longer_sound_is_cut_to_its_beginning(frontend: torch.nn.Module) -> No
     sound = torch.from_numpy(voice(2.0, rate=16000, seed=6))[None]
     longest = frontend.samples.max
     torch.testing.assert_close(frontend(sound), frontend(sound[:, :longest]), rtol=0, atol=0)
+
+
+TRUNCATED = {
+    "whisper": ("WhisperFeatureExtractor", {"chunk_length": 1}, 1.0),
+    "ast": ("ASTFeatureExtractor", {"max_length": 100}, 1.0),
+    "clap": ("ClapFeatureExtractor", {"max_length_s": 1, "truncation": "rand_trunc"}, 1.0),
+}
+
+
+@FEW_BINS
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_a_sound_half_as_long_again_is_cut_as_the_original_extractor_cuts_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, changes, longest = TRUNCATED[name]
+    monkeypatch.setattr(np.random, "randint", lambda low, _high: low)  # CLAP's window, the first of those it draws from
+    extractor = getattr(transformers, kind)(**changes)
+    compiled, arguments, raw = audio_frontend_from_extractor({"feature_extractor_type": kind, **changes})
+    frontend = module_from_config(compiled, arguments)
+    rate = raw.sample_rate
+    repeated = [np.resize(sound, int(1.5 * longest * rate)) for sound in spoken(rate)]
+    for sound in (*repeated, voice(1.5 * longest, rate=rate, seed=7)):
+        made = extractor(sound, sampling_rate=rate, return_tensors="np")
+        expected = made.get("input_features", made.get("input_values"))
+        got = frontend(torch.from_numpy(sound)[None]).numpy()
+        assert got.shape == expected.shape
+        assert np.abs(got - expected).max() <= 2e-4
+        ending = sound.copy()
+        ending[int((longest + 0.05) * rate) :] = 0  # nothing is heard of what was cut
+        np.testing.assert_array_equal(frontend(torch.from_numpy(ending)[None]).numpy(), got)
 
 
 def test_sounds_of_one_length_are_the_same_in_a_batch_and_alone() -> None:

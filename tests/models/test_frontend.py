@@ -17,8 +17,8 @@ from PIL import Image
 from edgemm.data.image import read_image
 from edgemm.graph.capture import capture_part
 from edgemm.graph.parity import OnnxGraph
-from edgemm.models.families import frontend_part
 from edgemm.models.frontend import _PROCESSORS, ImageFrontend, frontend_from_processor, nearest
+from edgemm.models.parts import frontend_part
 from edgemm.runtime.errors import ModelError
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -17,50 +17,36 @@ from edgemm.graph.bundle import quantize_bundle
 from edgemm.graph.capture import capture_model
 from edgemm.models.huggingface import Encoder, encoder_from_hub, hf_tower, model_from_hub
 from edgemm.models.model import Model
+from edgemm.models.outside import teacher_from_source
 from edgemm.models.store import load_model, save_model
 from edgemm.models.tokenizer import encode, tokenizer_from_json
 from edgemm.runtime import Bundle
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import TargetEntry
 from edgemm.stage import Context
-from tests.models.tiny_tokenizer import save_tokenizer
+from tests.models.hf_folders import (
+    IMAGES,
+    SQUARE,
+    TEXT,
+    TEXT_ENCODERS,
+    VISION,
+    altclip,
+    ast,
+    blip,
+    blip_for_questions,
+    chinese_clip,
+    clap,
+    clip,
+    hubert,
+    saved,
+    vilt,
+    vilt_for_matching,
+    vision_text,
+    wav2vec2,
+    whisper,
+)
 
 TEXTS = ["a cat", "cat", "a cat a cat"]
-VISION = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32,
-    "patch_size": 8,
-}  # fmt: skip
-TEXT = {
-    "vocab_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
-    "max_position_embeddings": 18, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1,
-}  # fmt: skip
-CROP = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-SQUARE = {"size": {"height": 32, "width": 32}}
-SPEECH = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64, "conv_dim": (16, 16),
-    "conv_kernel": (10, 8), "conv_stride": (40, 8), "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 4, "vocab_size": 8,
-}  # fmt: skip
-HTSAT = {
-    "spec_size": 64, "num_mel_bins": 16, "hidden_size": 32, "patch_embeds_hidden_size": 16, "depths": [2, 1],
-    "num_attention_heads": [2, 4], "num_hidden_layers": 2, "window_size": 4, "projection_dim": 24,
-}  # fmt: skip
-
-
-def saved(folder: Path, model: Any, processor: Any = None) -> Any:
-    """What an owner would upload; returns the model as it will be compared."""
-    torch.manual_seed(0)
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        with torch.no_grad():
-            if name.endswith("running_var"):
-                value.uniform_(0.5, 1.5)
-            elif value.dtype == torch.float32 and value.dim() < 2 and "position" not in name:
-                value.add_(0.1 * torch.randn_like(value))  # fresh biases are zero, and would hide a lost one
-    model.eval().save_pretrained(folder)
-    if processor is not None:
-        processor.save_pretrained(folder)
-    save_tokenizer(folder)
-    return model
 
 
 def pictures() -> np.ndarray:
@@ -132,42 +118,6 @@ def check_the_corridor(model: Model, given: Mapping[str, Any], raw: Mapping[str,
 # --- dual encoders and classifiers -----------------------------------------------------------------------------------
 
 
-def clip(folder: Path) -> Any:
-    model = transformers.CLIPModel(transformers.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=24))
-    return saved(folder, model, transformers.CLIPImageProcessor(**CROP))
-
-
-def altclip(folder: Path) -> Any:
-    text = {**TEXT, "project_dim": 24, "type_vocab_size": 1}
-    model = transformers.AltCLIPModel(
-        transformers.AltCLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
-    )
-    return saved(folder, model, transformers.CLIPImageProcessor(**CROP))
-
-
-def chinese_clip(folder: Path) -> Any:
-    model = transformers.ChineseCLIPModel(
-        transformers.ChineseCLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=24)
-    )
-    return saved(folder, model, transformers.ChineseCLIPImageProcessor(**{**CROP, "size": {"height": 40, "width": 40}}))
-
-
-def vision_text(folder: Path) -> Any:
-    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
-        transformers.ViTConfig(**VISION), transformers.BertConfig(**TEXT), projection_dim=24
-    )
-    model = transformers.VisionTextDualEncoderModel(config)
-    return saved(folder, model, transformers.ViTImageProcessor(**SQUARE))
-
-
-def blip(folder: Path, **more: Any) -> Any:
-    seen = {"initializer_range": 0.2}  # of BLIP's own, 1e-10, all images are one
-    text = {**TEXT, **seen, "encoder_hidden_size": 32, "sep_token_id": 3, **more}
-    config = transformers.BlipConfig(text_config=text, vision_config={**VISION, **seen}, image_text_hidden_size=24)
-    torch.manual_seed(0)
-    return saved(folder, transformers.BlipForImageTextRetrieval(config), transformers.BlipImageProcessor(**SQUARE))
-
-
 def blip_similarity(whole: Any, **given: torch.Tensor) -> torch.Tensor:
     return whole(**given, use_itm_head=False).itm_score
 
@@ -210,18 +160,6 @@ def test_a_dual_encoders_cosines_are_those_of_transformers(
     )
 
 
-def clap(folder: Path, fusion: bool) -> Any:
-    config = transformers.ClapConfig(
-        text_config={**TEXT, "projection_dim": 24}, audio_config={**HTSAT, "enable_fusion": fusion,
-        "fusion_num_hidden_layers": 1, "aff_block_r": 4}, projection_dim=24,
-    )  # fmt: skip
-    extractor = transformers.ClapFeatureExtractor(
-        feature_size=16, sampling_rate=8000, hop_length=100, max_length_s=2, fft_window_size=256, frequency_min=50,
-        frequency_max=4000, truncation="fusion" if fusion else "rand_trunc", padding="repeatpad",
-    )  # fmt: skip
-    return saved(folder, transformers.ClapModel(config), extractor)
-
-
 @pytest.mark.parametrize("fusion", [False, True])
 def test_clap_hears_and_reads_as_transformers_does(fusion: bool, tmp_path: Path) -> None:
     whole = clap(tmp_path, fusion)
@@ -236,14 +174,6 @@ def test_clap_hears_and_reads_as_transformers_does(fusion: bool, tmp_path: Path)
     torch.testing.assert_close(made["audio_embedding"], expected.audio_embeds, atol=1e-4, rtol=0)
     torch.testing.assert_close(made["text_embedding"], expected.text_embeds, atol=1e-5, rtol=0)
     check_round_trip(model, {"waveform": wave, **{n: v[:1] for n, v in words.items()}}, tmp_path / "ours")
-
-
-def vilt(folder: Path) -> Any:
-    config = transformers.ViltConfig(
-        **{**TEXT, **VISION, "max_position_embeddings": 12}, id2label={0: "no", 1: "yes", 2: "two"}, type_vocab_size=2
-    )
-    processor = transformers.ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=8)
-    return saved(folder, transformers.ViltForQuestionAnswering(config), processor)
 
 
 def test_vilt_answers_as_transformers_does(tmp_path: Path) -> None:
@@ -336,61 +266,63 @@ def test_a_blip_without_cross_attention_can_not_match(tmp_path: Path) -> None:
         model_from_hub(str(tmp_path), family="fusion-classifier")
 
 
-def test_a_generative_blip_is_told_apart(tmp_path: Path) -> None:
+def test_a_blip_that_writes_captions_is_told_apart(tmp_path: Path) -> None:
     blip(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["architectures"] = ["BlipForQuestionAnswering"]
+    config["architectures"] = ["BlipForConditionalGeneration"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"BlipForQuestionAnswering writes its answer word by word and has no logits"):
+    with pytest.raises(ModelError, match=r"BlipForConditionalGeneration writes captions; expected"):
         model_from_hub(str(tmp_path))
 
 
+ANSWERS = ("a cat", "cat", "cat a cat")
+
+
+def test_blip_ranks_a_list_of_answers_by_what_transformers_makes_of_each(tmp_path: Path) -> None:
+    whole = blip_for_questions(tmp_path)
+    model = teacher_from_source(f"hf:{tmp_path}", family="fusion-classifier", labels=ANSWERS, task="single-label")
+    assert (model.family, model.labels) == ("fusion-classifier", ANSWERS)
+    words = ids_of(model.tokenizer_json)
+    images = np.concatenate([pictures(), pictures()[:1, ::-1]])
+    made = run(model, {"image": images, **words})
+    tokenizer = tokenizer_from_json(model.tokenizer_json or "")
+    tokenizer.no_padding()
+    for row, pixels in enumerate(made["pixels"]):  # of one question at a time: transformers attends to padding
+        question = words["input_ids"][row : row + 1, : int(words["attention_mask"][row].sum())]
+        with torch.no_grad():
+            seen = whole.vision_model(pixels[None]).last_hidden_state
+            read = whole.text_encoder(question, encoder_hidden_states=seen).last_hidden_state
+            for place, answer in enumerate(ANSWERS):
+                said = torch.tensor([[2, *tokenizer.encode(answer, add_special_tokens=False).ids, 3]])
+                loss = whole.text_decoder(said, encoder_hidden_states=read, labels=said, reduction="sum").loss
+                assert float(made["logits"][row, place]) == pytest.approx(-float(loss), abs=1e-4)
+    check_round_trip(model, {"image": images, **words}, tmp_path / "ours")
+    words, image = {n: v[:1] for n, v in words.items()}, pictures()[:1]
+    check_the_corridor(model, {"image": image, **words}, {"image": image[0], "text": TEXTS[0]}, tmp_path / "out")
+
+
+def test_a_blip_for_questions_needs_a_list_of_answers(tmp_path: Path) -> None:
+    blip_for_questions(tmp_path)
+    with pytest.raises(ModelError, match=r"chooses from a list of them: the labels of a recipe's data; there is none"):
+        teacher_from_source(f"hf:{tmp_path}")
+
+
+def test_vilt_matches_by_the_sigmoid_of_its_score(tmp_path: Path) -> None:
+    whole = vilt_for_matching(tmp_path)
+    processor = transformers.ViltImageProcessor.from_pretrained(tmp_path)
+    model = model_from_hub(str(tmp_path))
+    assert (model.family, model.labels) == ("fusion-classifier", ("no match", "match"))
+    words, square = ids_of(model.tokenizer_json), np.stack([pictures()[0, :32, :32]] * 3)
+    made = run(model, {"image": square, **words})
+    seen = processor(list(square), return_tensors="pt")
+    with torch.no_grad():
+        score = whole(pixel_values=seen["pixel_values"], pixel_mask=seen["pixel_mask"], **words).logits
+    torch.testing.assert_close(made["logits"].softmax(1)[:, 1:], score.sigmoid(), atol=1e-4, rtol=1e-4)
+    words = {n: v[:1] for n, v in words.items()}
+    check_the_corridor(model, {"image": square[:1], **words}, {"image": square[0], "text": TEXTS[0]}, tmp_path / "out")
+
+
 # --- single encoders -------------------------------------------------------------------------------------------------
-
-
-def image_encoder(model: str, config: Any, processor: Any) -> Callable[[Path], Any]:
-    return lambda folder: saved(folder, getattr(transformers, model)(config()), processor())
-
-
-IMAGES: Mapping[str, Callable[[Path], Any]] = {
-    "vit": image_encoder(
-        "ViTModel", lambda: transformers.ViTConfig(**VISION), lambda: transformers.ViTImageProcessor(**SQUARE)
-    ),
-    "resnet": image_encoder(
-        "ResNetModel",
-        lambda: transformers.ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1]),
-        lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 32}),
-    ),
-    "mobilenet_v2": image_encoder(
-        "MobileNetV2Model",
-        lambda: transformers.MobileNetV2Config(depth_multiplier=0.25, image_size=32),
-        lambda: transformers.MobileNetV2ImageProcessor(**CROP),
-    ),
-    "mobilevit": image_encoder(
-        "MobileViTModel",
-        lambda: transformers.MobileViTConfig(
-            image_size=32, hidden_sizes=[16, 16, 16], neck_hidden_sizes=[8, 8, 8, 16, 16, 16, 32], num_hidden_layers=1
-        ),
-        lambda: transformers.MobileViTImageProcessor(**CROP),
-    ),
-    "convnext": image_encoder(
-        "ConvNextModel",
-        lambda: transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32),
-        lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 32}),
-    ),
-    "convnextv2": image_encoder(
-        "ConvNextV2Model",
-        lambda: transformers.ConvNextV2Config(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32),
-        lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 32}),
-    ),
-    "efficientnet": image_encoder(
-        "EfficientNetModel",
-        lambda: transformers.EfficientNetConfig(
-            image_size=32, width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320
-        ),
-        lambda: transformers.EfficientNetImageProcessor(**SQUARE),
-    ),
-}
 
 
 @pytest.mark.parametrize("kind", IMAGES)
@@ -425,20 +357,6 @@ def test_a_classifiers_checkpoint_without_a_pooler_gives_its_first_token(tmp_pat
         torch.testing.assert_close(logits, whole(pixel_values=made["pixels"]).logits, atol=1e-5, rtol=1e-4)
 
 
-TEXT_ENCODERS: Mapping[str, Callable[[], Any]] = {
-    "bert": lambda: transformers.BertModel(transformers.BertConfig(**TEXT)),
-    "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**TEXT)),
-    "xlm-roberta": lambda: transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**TEXT)),
-    "mpnet": lambda: transformers.MPNetModel(transformers.MPNetConfig(**TEXT)),
-    "albert": lambda: transformers.AlbertModel(transformers.AlbertConfig(**TEXT, embedding_size=16)),
-    "distilbert": lambda: transformers.DistilBertModel(
-        transformers.DistilBertConfig(
-            vocab_size=8, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=18, pad_token_id=1
-        )
-    ),
-}
-
-
 @pytest.mark.parametrize("kind", TEXT_ENCODERS)
 def test_a_text_encoder_is_the_mean_of_what_transformers_makes(kind: str, tmp_path: Path) -> None:
     whole = saved(tmp_path, TEXT_ENCODERS[kind]())
@@ -451,41 +369,12 @@ def test_a_text_encoder_is_the_mean_of_what_transformers_makes(kind: str, tmp_pa
     with torch.no_grad():
         hidden = whole(**words).last_hidden_state
         tokens = encoder_from_hub(str(tmp_path), modality="text", output="tokens", max_tokens=6).tower
-        torch.testing.assert_close(tokens.module(*words.values()), hidden, atol=1e-5, rtol=1e-4)
-    mask = words["attention_mask"][:, :, None]
+        mask = words["attention_mask"][:, :, None]  # tokens of padding are zero, by which a fusion knows them
+        torch.testing.assert_close(tokens.module(*words.values()), hidden * mask, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(made["text_features"], (hidden * mask).sum(1) / mask.sum(1), atol=1e-5, rtol=1e-4)
     assert tokens.signature.outputs[0].shape == ("batch", "tokens", 32)
     assert tokens.signature.dims["tokens"].max == 6
     check_round_trip(model, words, tmp_path / "ours")
-
-
-def ast(folder: Path) -> Any:
-    config = transformers.ASTConfig(
-        **{k: v for k, v in VISION.items() if k != "image_size"}, max_length=64, num_mel_bins=32
-    )
-    extractor = transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=64)
-    return saved(folder, transformers.ASTModel(config), extractor)
-
-
-def wav2vec2(folder: Path) -> Any:
-    extractor = transformers.Wav2Vec2FeatureExtractor()
-    return saved(folder, transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SPEECH)), extractor)
-
-
-def hubert(folder: Path) -> Any:
-    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
-    return saved(folder, transformers.HubertModel(transformers.HubertConfig(**SPEECH)), extractor)
-
-
-def whisper(folder: Path) -> Any:
-    config = transformers.WhisperConfig(
-        d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
-        encoder_ffn_dim=64, decoder_ffn_dim=64, num_mel_bins=16, max_source_positions=50, vocab_size=8,
-        pad_token_id=1, bos_token_id=2, eos_token_id=3, decoder_start_token_id=2, max_target_positions=8,
-        suppress_tokens=None, begin_suppress_tokens=None,
-    )  # fmt: skip
-    extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1)
-    return saved(folder, transformers.WhisperModel(config), extractor)
 
 
 @pytest.mark.parametrize("make", [ast, wav2vec2, hubert, whisper])

@@ -12,12 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from edgemm.models.efficientnet import EfficientNetLite
 from edgemm.models.families import Answer, build_model
-from edgemm.models.inherit import build_student, important, strided
+from edgemm.models.inherit import build_student, token_order
 from edgemm.models.model import Model
+from edgemm.models.smaller import important, strided
 from edgemm.models.store import load_model, save_model
 from edgemm.models.text import TextTransformer
+from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.recipe import Fusion, ImageTower, StudentSection, TeacherSection, TextTower
 from edgemm.runtime.errors import ModelError
+from tests.pipeline.small import REVERSED, write_text_weights
 
 TEXTS = ["a grinning face", "a cat", "is the heart enlarged?"]
 SMALL_IMAGE = ImageTower(input_size=32, blocks=(1, 2, 1), channels=(8, 16, 24), features=32)
@@ -151,7 +154,7 @@ def test_what_a_wider_tower_could_not_inherit_is_said(teacher: Model) -> None:
 def test_a_trimmed_student_looks_its_words_up_under_new_ids(teacher: Model) -> None:
     section = StudentSection(image=SMALL_IMAGE, text=TextTower(vocabulary="trimmed"), projection="part", embed_dim=24)
     trimmed = build_student(section, teacher, family="dual-encoder", texts=TEXTS, seed=9)
-    from edgemm.models.tokenizer import encode, tokenizer_from_json
+    from edgemm.models.tokenizer import encode
 
     made = []
     for model in (teacher, trimmed):
@@ -163,6 +166,39 @@ def test_a_trimmed_student_looks_its_words_up_under_new_ids(teacher: Model) -> N
     words = trimmed.part("text").module.words
     assert isinstance(words, torch.nn.Embedding)
     assert words.num_embeddings < 3000
+
+
+@pytest.mark.parametrize("vocabulary", ["full", "trimmed"])
+def test_a_student_with_weights_of_its_own_reads_with_their_tokenizer(vocabulary: str, tmp_path: Path) -> None:
+    folders = {
+        "teacher": write_text_weights(tmp_path / "teacher", seed=1),
+        "student": write_text_weights(tmp_path / "student", vocabulary={**REVERSED, "purple": len(REVERSED)}, seed=2),
+    }
+    sections = {
+        name: {"image": SMALL_IMAGE, "text": {"weights": f"folder:{folder}", "max_tokens": 8}}
+        for name, folder in folders.items()
+    }
+    sections["student"]["text"] |= {"vocabulary": vocabulary, "extra_words": 1}
+    teacher = build_model(TeacherSection.model_validate(sections["teacher"]), family="dual-encoder", seed=0)
+    student = build_student(
+        StudentSection.model_validate(sections["student"]), teacher, family="dual-encoder", texts=["a red bar"], seed=0
+    )
+    for name, model in (("teacher", teacher), ("student", student)):
+        assert model.tokenizer_json is not None
+        tokenizer = tokenizer_from_json(model.tokenizer_json)
+        encoding = tokenizer.encode("a red bar")
+        assert encoding.tokens == ["[CLS]", "a", "red", "bar", "[SEP]"]
+        theirs = tokenizer_from_json((folders[name] / "tokenizer.json").read_text()).get_vocab()
+        table = load_file(folders[name] / "model.safetensors")["embeddings.word_embeddings.weight"]
+        tower = model.part("text").module
+        assert isinstance(tower, TextTransformer)
+        rows = tower.words.weight[torch.tensor(encoding.ids)]
+        assert torch.equal(rows, table[[theirs[token] for token in encoding.tokens]])
+    # what is kept beside the texts' words is what the teacher's table puts nearest to them, by name
+    known = set(tokenizer_from_json(student.tokenizer_json or "").get_vocab())
+    nearest = next(t for t in token_order(teacher, ["a red bar"]) if t.isalpha() and t not in ("a", "red", "bar"))
+    assert nearest in known
+    assert ("purple" in known) == (vocabulary == "full")
 
 
 def test_a_factorised_word_table_is_the_best_of_its_rank(teacher: Model) -> None:
@@ -291,3 +327,40 @@ def test_a_section_that_contradicts_itself_is_told(family: str, section: dict[st
     values = {"image": {}, "text": {"weights": "package:minilm-l6"}, **section}
     with pytest.raises(ModelError, match=message):
         build_model(TeacherSection.model_validate(values), family=family, seed=0)
+
+
+def test_a_student_smaller_than_its_own_weights_starts_from_what_matters_most_of_them(teacher: Model) -> None:
+    image = ImageTower(weights="package:efficientnet-lite0", input_size=64, blocks=(1, 1, 2), channels=(16, 16, 40))
+    text = TextTower(weights="package:minilm-l6", layers=2, ffn=512)
+    section = StudentSection(image=image, text=text, embed_dim=16)
+    wholes = TeacherSection(image=ImageTower(weights=image.weights), text=TextTower(weights=text.weights))
+    student = build_student(section, teacher, family="dual-encoder", seed=0)
+    whole = build_model(wholes, family="dual-encoder", seed=1)
+    ours, theirs = (
+        {f"{part.name}.{k}": v for part in model.chain for k, v in part.module.state_dict().items()}
+        for model in (student, whole)
+    )
+
+    def same(name: str, of: str, units: torch.Tensor | None = None) -> None:
+        torch.testing.assert_close(ours[name], theirs[of] if units is None else theirs[of][units])
+
+    same("image.stem.0.weight", "image.stem.0.weight")
+    same("text.words.weight", "text.words.weight")
+    for layer, of in ((0, 0), (1, 5)):
+        same(f"text.layers.{layer}.attention.query.weight", f"text.layers.{of}.attention.query.weight")
+        up = f"text.layers.{of}.up.weight"
+        same(f"text.layers.{layer}.up.weight", up, important(theirs[up], 512))
+
+
+def test_a_student_larger_than_its_own_weights_is_told(teacher: Model) -> None:
+    text = TextTower(weights="package:minilm-l6")
+    for tower, message in (
+        (
+            {"image": ImageTower(weights="package:efficientnet-lite0", width=2.0), "text": text},
+            r"32 channels where .* 16",
+        ),
+        ({"image": ImageTower(weights="package:efficientnet-lite0", features=2048), "text": text}, r"2048 .* 1280$"),
+        ({"image": SMALL_IMAGE, "text": text.model_copy(update={"layers": 7})}, r"layers 7, and the checkpoint has 6"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            build_student(StudentSection(**tower), teacher, family="dual-encoder", seed=0)

@@ -179,7 +179,7 @@ def test_an_incomplete_folder_names_the_file(clip: tuple[Path, Any], file: str, 
 
 
 def test_a_blip_embeds_or_matches_as_the_family_says(tmp_path: Path) -> None:
-    from tests.models.test_huggingface import blip
+    from tests.models.hf_folders import blip
 
     blip(tmp_path)
     source = f"hf:{tmp_path}"
@@ -187,7 +187,7 @@ def test_a_blip_embeds_or_matches_as_the_family_says(tmp_path: Path) -> None:
     assert teacher_from_source(source, family="dual-encoder").family == "dual-encoder"
     model = teacher_from_source(source, family="fusion-classifier", labels=("match", "no match"), task="single-label")
     assert (model.labels, model.task) == (("no match", "match"), "single-label")
-    with pytest.raises(ModelError, match=r"2 classes are not .* 2; 'fits' is in .*; expected 'no match', 'match'$"):
+    with pytest.raises(ModelError, match=r"2 classes are not .* 2; 'fits' is .*; expected 'no match', 'match'; label"):
         teacher_from_source(source, family="fusion-classifier", labels=("fits", "no match"))
     with pytest.raises(ModelError, match=r"is of family 'dual-encoder', the recipe says 'embedder'"):
         teacher_from_source(source, family="embedder")
@@ -229,12 +229,21 @@ def fails():
 def bare():
     return torch.nn.Linear(1, 1)
 """
+FAILING = "raise ValueError('no data here')"
+WRAPPER = """
+from edgemm.models.outside import teacher_from_source
+
+def make():
+    return teacher_from_source('python:sensor_factory:make')
+"""
 
 
 @pytest.fixture
 def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "sensor_factory.py").write_text(FACTORY)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "failing_factory.py").write_text(FAILING)
+    (tmp_path / "wrapper.py").write_text(WRAPPER)
+    monkeypatch.syspath_prepend(str(tmp_path))  # after the last file: Python may have read the folder by the next one
     sys.modules.pop("sensor_factory", None)
     return "sensor_factory"
 
@@ -242,7 +251,7 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_factory_makes_a_model_of_one_part_that_saves_and_loads(factory: str, tmp_path: Path) -> None:
     model = teacher_from_source(f"python:{factory}:make")
     save_model(model, tmp_path / "m")
-    loaded = load_model(tmp_path / "m", factory=f"{factory}:make")
+    loaded = load_model(tmp_path / "m", factories=[f"{factory}:make"])
     given = {"readings": torch.ones(2, 3)}
     assert torch.equal(model(given)["state"], loaded(given)["state"])
 
@@ -254,21 +263,19 @@ def test_code_that_only_the_folder_names_is_not_imported(factory: str, tmp_path:
     with pytest.raises(ModelError, match=rf"{told} none; .* --factory MODULE:FACTORY to capture"):
         load_model(tmp_path / "m")
     with pytest.raises(ModelError, match=rf"{told} other:make"):
-        load_model(tmp_path / "m", factory="other:make")
+        load_model(tmp_path / "m", factories=["other:make"])
+    with pytest.raises(ModelError, match=rf"{told} {factory}:makes"):
+        load_model(tmp_path / "m", factories=f"{factory}:makes")  # of which the other's name is a piece
     with pytest.raises(ModelError, match=rf"{told} none"):
         teacher_from_source(f"folder:{tmp_path / 'm'}")
     assert factory not in sys.modules
 
 
 def test_a_factory_that_wraps_another_ones_parts_is_the_one_that_is_named(factory: str, tmp_path: Path) -> None:
-    (tmp_path / "wrapper.py").write_text(
-        "from edgemm.models.outside import teacher_from_source\n"
-        "def make():\n    return teacher_from_source('python:sensor_factory:make')\n"
-    )
     sys.modules.pop("wrapper", None)
     model = teacher_from_source("python:wrapper:make")
     save_model(model, tmp_path / "m")
-    loaded = load_model(tmp_path / "m", factory="wrapper:make")
+    loaded = load_model(tmp_path / "m", factories=["wrapper:make"])
     given = {"readings": torch.ones(2, 3)}
     assert torch.equal(model(given)["state"], loaded(given)["state"])
 
@@ -285,6 +292,8 @@ def test_a_factory_that_wraps_another_ones_parts_is_the_one_that_is_named(factor
 def test_a_factory_that_does_not_serve_is_told(factory: str, attribute: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         teacher_from_source(f"python:{factory}:{attribute}")
+    with pytest.raises(ModelError, match=r"can't import 'failing_factory' \(no data here\)"):
+        teacher_from_source("python:failing_factory:make")
     with pytest.raises(ModelError, match=r"can't import 'no_such_module'"):
         teacher_from_source("python:no_such_module:make")
 

@@ -177,11 +177,19 @@ def test_extra_words_are_the_nearest_in_meaning_where_a_word_table_says_which(to
     table = rng.normal(size=(len(vocabulary), 16)).astype(np.float32)
     table[vocabulary["panda"]] = table[vocabulary["tiger"]] + 0.1  # vectors that say the two are alike
     order = nearest_tokens(tokenizer_json, ["tiger"], table)
-    assert sorted(order) == sorted(vocabulary.values())
-    assert order[:2] == [vocabulary["tiger"], vocabulary["panda"]]
+    assert sorted(order) == sorted(vocabulary)
+    assert order[:2] == ["tiger", "panda"]
     trimmed, _ = trim_vocabulary(tokenizer_json, ["tiger"], extra_words=3, order=order)
     assert tokenizer_from_json(trimmed).encode("panda").tokens == ["[CLS]", "panda", "[SEP]"]
-    assert nearest_tokens(tokenizer_json, ["!"], table) == sorted(order)  # no word to be near to: as before
+    # no word to be near to: as before
+    assert nearest_tokens(tokenizer_json, ["!"], table) == sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def test_an_order_of_another_vocabulary_counts_as_far_as_words_are_shared(tokenizer_json: str) -> None:
+    few = trim_vocabulary(tokenizer_json, ["cat"])[1]
+    trimmed, kept = trim_vocabulary(tokenizer_json, ["cat"], extra_words=2, order=["▁panda", "panda"])
+    assert len(kept) == len(few) + 2
+    assert tokenizer_from_json(trimmed).encode("panda").tokens == ["[CLS]", "panda", "[SEP]"]
 
 
 def test_texts_are_cut_and_padded(tokenizer_json: str) -> None:

@@ -1,4 +1,4 @@
-"""A tokenizer of two words, as Hugging Face keeps it."""
+"""A tokenizer of a few words, as Hugging Face keeps it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from tests.pipeline.small import COLOURS, SHAPES
+
+WORDS = ("<unk>", "<pad>", "<s>", "</s>", "a", "cat", *COLOURS, *SHAPES)
+
 
 def save_tokenizer(folder: Path) -> None:
     """Write ``tokenizer.json``."""
-    vocab = {"<unk>": 0, "<pad>": 1, "<s>": 2, "</s>": 3, "a": 4, "cat": 5}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]

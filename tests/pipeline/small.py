@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 220), 
 SHAPES = ("circle", "square", "bar", "cross")
 WORDS = (*COLOURS, *SHAPES, "a")
 VOCABULARY = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+REVERSED = {token: i for i, token in enumerate(reversed(VOCABULARY))}
 
 
 def draw(colour: str, shape: str, rng: np.random.Generator) -> Image.Image:
@@ -51,31 +53,31 @@ def write_data(folder: Path, *, each: int = 4) -> Path:
     return path
 
 
-def write_text_weights(folder: Path) -> Path:
-    """A one-layer BERT of width 16 in Hugging Face's files, so that a text tower has weights and a tokenizer."""
+def write_text_weights(folder: Path, *, vocabulary: Mapping[str, int] = VOCABULARY, seed: int = 0) -> Path:
+    """A two-layer BERT of width 16 in Hugging Face's files, so that a text tower has weights and a tokenizer."""
     import torch
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
-        vocab_size=len(VOCABULARY),
+        vocab_size=len(vocabulary),
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=16,
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder, safe_serialization=True)
-    return _write_wordpieces(folder)
+    return _write_wordpieces(folder, vocabulary)
 
 
-def _write_wordpieces(folder: Path) -> Path:
-    tokenizer = Tokenizer(models.WordPiece(VOCABULARY, unk_token="[UNK]"))
+def _write_wordpieces(folder: Path, vocabulary: Mapping[str, int] = VOCABULARY) -> Path:
+    tokenizer = Tokenizer(models.WordPiece(dict(vocabulary), unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
-        special_tokens=[("[CLS]", VOCABULARY["[CLS]"]), ("[SEP]", VOCABULARY["[SEP]"])],
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder

@@ -4,82 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from edgemm.data import Dataset, open_dataset
-from edgemm.measure.measurement import Measurement, read_measurements
-from edgemm.pipeline.node import run_nodes
-from edgemm.pipeline.runs import running
-from edgemm.pipeline.stages import corridor_nodes
-from edgemm.pipeline.store import Store
-from edgemm.recipe import DataConfig, Recipe, TeacherSection
-from edgemm.runtime.bundle import Bundle
+from edgemm.pipeline.plan import smaller
+from edgemm.recipe import AudioTower, DataConfig, ImageTower, TeacherSection, TextTower
 from edgemm.runtime.errors import InputError
-from edgemm.stage import Silent
-from tests.pipeline.small import write_blip, write_pairs, write_text_weights
+from tests.pipeline.corridors import CALIBRATED, CONV, corridor, measurements, raws, recipe_of
+from tests.pipeline.small import REVERSED, VOCABULARY, write_blip, write_pairs, write_text_weights
 from tests.pipeline.world import write_world
-
-CONV = {"stem": 8, "blocks": [1, 1], "channels": [8, 16], "features": 24}
-SHORT = {"epochs": 4, "batch": 16, "learning_rate": 4e-3}
-WORDS = {"max_tokens": 8}
-
-
-def recipe_of(family: str, text: Path, modalities: tuple[str, ...], *, tokens: bool = False, **more: Any) -> Recipe:
-    output = {"output": "tokens"} if tokens else {}
-    towers: dict[str, Any] = {
-        "image": {"input_size": 32, **CONV, **output},
-        "text": {"weights": f"folder:{text}", **WORDS},
-        "audio": {"sample_rate": 8000, "longest_s": 0.4, "mels": 32, **CONV, **output},
-        "sensor": {"shape": [8], "hidden": [16], "features": 16},
-    }
-    model: dict[str, Any] = {name: towers[name] for name in modalities if name != "sensor"}
-    if "sensor" in modalities:
-        model["tensors"] = {"sensor": towers["sensor"]}
-    fusion = more.pop("fusion", {})
-    model |= {"embed_dim": 16, "head_hidden": 16, "fusion": {"width": 16, "heads": 2, "layers": 1, **fusion}}
-    student = {
-        **model,
-        **({"text": {"layers": 1, "ffn": 16, "vocabulary": "trimmed", **WORDS}} if "text" in model else {}),
-    }
-    values = {
-        "name": "small",
-        "family": family,
-        "threads": 1,
-        "data": {"kind": "table", "root": "none", "tensors": ["sensor"]},
-        "teacher": model,
-        "student": student,
-        "teach": {**SHORT, "freeze": "none", **more.pop("teach", {})},
-        "distill": {**SHORT, **more.pop("distill", {})},
-        "prune": {"ratios": more.pop("prune", {"image": 0.3}), "epochs": 1, "batch": 16},
-        "measure": {"seconds": 0.05, "runs": 10, "cold_starts": 1},
-        "capture": {"samples": 3},
-        "quantize": {"samples": 8},
-        "pack": {"golden": 2, "gallery": more.pop("gallery", "image")},
-        "targets": [{"name": "cpu-int8", "threads": 1}],
-        **more,
-    }
-    return Recipe.model_validate(values)
-
-
-def corridor(recipe: Recipe, dataset: Dataset, folder: Path) -> tuple[Bundle, Bundle | None]:
-    """The bundle that ships, and the teacher's captured one where it is measured."""
-    store = Store(folder / "store")
-    with running(store, recipe.name, recipe="test", overrides=()) as run:
-        made = run_nodes(corridor_nodes(recipe, dataset), store=store, run=run, progress=Silent())
-    teacher = Bundle.open(made["capture:teacher"].artifact.path) if "capture:teacher" in made else None
-    return Bundle.open(made["pack"].artifact.path / "bundle"), teacher
-
-
-def measurements(bundle: Bundle) -> list[Measurement]:
-    return list(read_measurements(bundle.archive.path / "measurements.jsonl").measurements)
-
-
-def raws(dataset: Dataset, modalities: tuple[str, ...]) -> dict[str, Any]:
-    samples = dataset.split("test")
-    return {m: [s.raw(m) for s in samples] for m in modalities}
 
 
 @pytest.fixture(scope="session")
@@ -112,8 +47,8 @@ def test_fusions_of_four_modalities_with_sounds_missing(tmp_path: Path, text: Pa
         "fusion-classifier", text, modalities, tokens=mode in ("early", "cross-attention"),
         fusion={"mode": mode, "missing": "placeholder"},
         teach={"modality_dropout": 0.2},
-        distill={"modality_dropout": 0.2, "gram": 1.0, "unimodal": 0.5 if mode in ("late", "hybrid") else 0.0},
-        prune={"image": 0.3, **({} if mode == "late" else {"head": 0.3})},
+        distill={"modality_dropout": 0.2, "gram": 1.0, "unimodal": 0.5 if mode == "hybrid" else 0.0},
+        prune={"image": 0.3, "head": 0.3},
     )  # fmt: skip
     bundle, teacher = corridor(recipe, world, tmp_path)
     tasks = {measured.details.get("task") for measured in measurements(bundle)}
@@ -130,6 +65,65 @@ def test_fusions_of_four_modalities_with_sounds_missing(tmp_path: Path, text: Pa
     assert teacher.predict(**without).outputs["logits"].shape == whole.shape
 
 
+@pytest.mark.parametrize("mode", ["hadamard", "concat", "mean", "hierarchical", "late"])
+def test_fusions_of_pooled_features(tmp_path: Path, text: Path, world: Dataset, mode: str) -> None:
+    modalities = ("image", "text", "sensor")
+    late = mode == "late"  # each modality has a head, and no other
+    recipe = recipe_of(
+        "fusion-classifier", text, modalities, fusion={"mode": mode}, distill={"unimodal": 0.5 if late else 0.0},
+        prune={"image": 0.3, "image_head" if late else "head": 0.3}, quantize=CALIBRATED,
+    )  # fmt: skip
+    bundle, _ = corridor(recipe, world, tmp_path)
+    answered = {m.variant for m in measurements(bundle) if m.details.get("task") == "answers"}
+    assert answered == {"teacher", "student", "pruned", "int8"}
+    given = raws(world, modalities)
+    whole = bundle.predict(**given).outputs["logits"]
+    assert whole.shape == (16, 16)
+    for modality in modalities:  # each is listened to
+        turned = bundle.predict(**given | {modality: given[modality][::-1]}).outputs["logits"]
+        assert np.abs(turned - whole).max() > 1e-3
+    assert bundle.verify().ok
+
+
+def test_a_student_that_hears_sees_and_reads_otherwise_than_its_teacher(
+    tmp_path: Path, text: Path, world: Dataset
+) -> None:
+    modalities = ("image", "text", "audio")
+    recipe = recipe_of(
+        "dual-encoder",
+        text,
+        modalities,
+        gallery="text",
+        quantize=CALIBRATED,
+        distill={"feature": 1.0, "extra_texts": 8, "extra_batch": 4},
+    )
+    read = write_text_weights(tmp_path / "read", vocabulary=REVERSED, seed=1)
+    student = recipe.student.model_copy(
+        update={
+            "image": ImageTower.model_validate({"input_size": 24, **CONV}),
+            "text": TextTower(weights=f"folder:{read}", max_tokens=6, vocabulary="trimmed"),
+            "audio": AudioTower.model_validate({"sample_rate": 4000, "longest_s": 0.3, "mels": 16, **CONV}),
+        }
+    )
+    recipe = recipe.model_copy(
+        update={"student": student, "pack": recipe.pack.model_copy(update={"gallery_encoder": "teacher"})}
+    )
+    assert smaller(recipe).student.text == recipe.student.text  # weights of two layers fit no tower of one
+    bundle, teacher = corridor(recipe, world, tmp_path)
+    assert teacher is not None
+    words = ["[CLS]", "a", "red", "bar", "[SEP]"]
+    theirs, ours = (found.values(text="a red bar")["input_ids"][0].tolist() for found in (teacher, bundle))
+    assert theirs == [VOCABULARY[word] for word in words]
+    kept = sorted(REVERSED[word] for word in VOCABULARY if word != "[MASK]")
+    assert ours == [kept.index(REVERSED[word]) for word in words]
+    assert [found.manifest.inputs["audio"].sample_rate for found in (teacher, bundle)] == [8000, 4000]  # type: ignore[union-attr]
+    for modality in modalities:
+        made = bundle.predict(**{modality: raws(world, modalities)[modality]})
+        assert made.outputs[f"{modality}_embedding"].shape == (16, 16)
+        assert made.matches is not None
+    assert bundle.verify().ok
+
+
 def test_a_missing_modality_without_placeholder_is_an_error(tmp_path: Path, text: Path, world: Dataset) -> None:
     recipe = recipe_of("fusion-classifier", text, ("image", "sensor"), fusion={"mode": "concat"}, stages=STAGES)
     bundle, _ = corridor(recipe, world, tmp_path)
@@ -144,7 +138,10 @@ STAGES = ["teach", "distill", "prune", "capture", "quantize", "pack"]
 def test_several_labels_and_quantities(tmp_path: Path, text: Path, world: Dataset, task: str) -> None:
     labels = tuple(sorted({label for s in world.split("train") for label in s.labels}))
     dataset = replace(world, labels=labels)
-    recipe = recipe_of("fusion-classifier", text, ("image", "sensor"), fusion={"mode": "sum"}, task=task)
+    longer = {"epochs": 16}  # after four a quantity is hardly told better than by its mean
+    recipe = recipe_of(
+        "fusion-classifier", text, ("image", "sensor"), fusion={"mode": "sum"}, task=task, teach=longer, distill=longer
+    )
     bundle, _ = corridor(recipe, dataset, tmp_path)
     made = bundle.predict(**raws(dataset, ("image", "sensor")))
     if task == "multi-label":

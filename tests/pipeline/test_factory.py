@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,9 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+import torch
 
 from edgemm.__main__ import main
+from edgemm.models.store import load_model
+from edgemm.runtime import Bundle
 from tests.pipeline.small import write_recipe
 
 MODULE = """
@@ -34,6 +40,82 @@ def make():
     made.tokenizer_json = model.tokenizer_json
     return made
 """
+TOWERS = """
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgemm.models.families import build_model
+from edgemm.models.model import Model
+from edgemm.recipe import load_recipe
+
+
+class Colours(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(3, 16)
+
+    def forward(self, pixels):
+        return nn.functional.normalize(self.out(pixels.mean((2, 3))), dim=-1)
+
+
+class Words(nn.Module):
+    def __init__(self, words):
+        super().__init__()
+        self.table = nn.Embedding(words, 16)
+
+    def forward(self, input_ids, attention_mask):
+        kept = self.table(input_ids) * attention_mask[:, :, None]
+        return nn.functional.normalize(kept.sum(1), dim=-1)
+
+
+def make():
+    recipe = load_recipe(Path(__file__).parent / "recipe.toml")
+    model = build_model(recipe.teacher, family=recipe.family, seed=0)
+    torch.manual_seed(5)
+    own = {"image": Colours(), "text": Words(32)}
+    parts = [
+        replace(part, kind="mine", config={}, module=own[part.name]) if part.name in own else part
+        for part in model.chain
+    ]
+    made = Model(model.family, parts, inputs=model.inputs, outputs=model.outputs)
+    made.tokenizer_json = model.tokenizer_json
+    return made
+"""
+SENSORS = """
+import torch
+from torch import nn
+
+from edgemm.runtime.signature import DimRange, Signature, TensorSpec
+
+class Mixed(nn.Module):
+    signature = Signature(
+        (
+            TensorSpec("words", "int64", ("batch", 5)), TensorSpec("place", "int32", ("batch", 6)),
+            TensorSpec("shade", "uint8", ("batch", 4)), TensorSpec("valid", "bool", ("batch", 3)),
+            TensorSpec("reading", "float32", ("batch", 3)),
+        ),
+        (TensorSpec("state", "float32", ("batch", 4)),),
+        {"batch": DimRange(1, 1, 8)},
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(20, 32), nn.Embedding(3, 32)
+        self.shades, self.readings = nn.Linear(4, 32), nn.Linear(3, 32)
+        self.hidden, self.head = nn.Linear(32, 64), nn.Linear(64, 4)
+
+    def forward(self, words, place, shade, valid, reading):
+        x = self.words(words).mean(1) + self.places(place).mean(1) + self.shades(shade.float() / 255)
+        x = x + self.readings(torch.where(valid, reading, torch.zeros_like(reading)))
+        return self.head(torch.relu(self.hidden(torch.relu(x))))
+
+def make():
+    torch.manual_seed(3)
+    return Mixed()
+"""
 FACTORY = "teacher_of_my_own:make"
 NAMED = ("--set", f"teacher.source=python:{FACTORY}")
 SHORT = ("--set", "teach.epochs=0", "--set", "distill.epochs=1", "--set", "prune.epochs=1")
@@ -44,6 +126,8 @@ def ground(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("factory")
     write_recipe(folder, each=1)
     (folder / "teacher_of_my_own.py").write_text(MODULE)
+    (folder / "towers_of_my_own.py").write_text(TOWERS)
+    (folder / "sensors_of_my_own.py").write_text(SENSORS)
     return folder
 
 
@@ -68,7 +152,8 @@ def taught(ground) -> Path:
 
 
 def forget() -> None:
-    sys.modules.pop("teacher_of_my_own", None)
+    for name in ("teacher_of_my_own", "towers_of_my_own", "sensors_of_my_own"):
+        sys.modules.pop(name, None)
     Path("imported").unlink(missing_ok=True)
 
 
@@ -146,3 +231,175 @@ def test_a_package_that_is_not_there_is_one_line(place, capfd):
     named = ("--set", "teacher.source=python:no_package.teacher:make")
     assert edgemm("run", "recipe.toml", *named, *SHORT, "--until", "teach", "--store", "s", "--out", "o") == 2
     assert "can't import 'no_package.teacher'" in capfd.readouterr().err
+
+
+SINGLE_TOWERS = """
+import torch
+from torch import nn
+
+from edgemm.models.families import build_model
+from edgemm.models.model import Model
+from edgemm.recipe import load_recipe
+from pathlib import Path
+
+
+class Encoder(nn.Module):
+    \"\"\"As another library would have it: any module that makes (batch, width) of pixels.\"\"\"
+
+    def __init__(self, width):
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 8, 3, stride=4), nn.Linear(8, width)
+
+    def forward(self, pixels):
+        return self.last(torch.relu(self.stem(pixels)).mean((2, 3)))
+
+
+def teachers():
+    torch.manual_seed(0)
+    return Encoder(24)
+
+
+def students():
+    torch.manual_seed(1)
+    return Encoder(12)
+
+
+def words():
+    recipe = load_recipe(Path(__file__).parent / "recipe.toml")
+    text = recipe.teacher.text.model_copy(update={"max_tokens": 8})
+    teacher = recipe.teacher.model_copy(update={"projection": "part", "text": text})
+    whole = build_model(teacher, family=recipe.family, seed=0)
+    inputs = {"text": whole.inputs["text"]}
+    model = Model("text-encoder", [whole.part("text")], inputs=inputs, outputs=["text_features"])
+    model.tokenizer_json = whole.tokenizer_json
+    return model
+"""
+
+OF_CODE = (
+    ("teacher.projection", "part"),
+    ("teacher.image.weights", "python:one_tower_of_my_own:teachers"),
+    ("teacher.text.weights", "python:one_tower_of_my_own:words"),
+    ("student.projection", "part"),
+    ("student.image.weights", "python:one_tower_of_my_own:students"),
+    ("prune.ratios", "{ text = 0.25 }"),
+)
+
+
+@pytest.fixture
+def towers(ground, tmp_path, monkeypatch) -> Path:
+    """A folder with the data and towers of one's own code, which is where Python looks."""
+    for name in ("data", "text"):
+        shutil.copytree(ground / name, tmp_path / name)
+    sizes = r"(?m)^(stem|blocks|channels|features|layers|width|heads|ffn|max_tokens) = .*\n"  # code brings its own
+    (tmp_path / "recipe.toml").write_text(re.sub(sizes, "", (ground / "recipe.toml").read_text()))
+    (tmp_path / "one_tower_of_my_own.py").write_text(SINGLE_TOWERS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("one_tower_of_my_own", None)
+    return tmp_path
+
+
+def given(settings: tuple[tuple[str, str], ...]) -> list[str]:
+    return [word for key, value in settings for word in ("--set", f"{key}={value}")]
+
+
+def test_towers_of_ones_own_code_go_all_the_way(towers, capfd):
+    run = ("run", "recipe.toml", *given(OF_CODE), *SHORT, "--store", "store", "--out", "out")
+    assert edgemm(*run) == 0
+    parts = {role: model_of(towers, role) for role in ("teach", "distill", "prune")}
+    assert {role: parts[role]["image"]["config"] for role in parts} == {
+        "teach": {"factory": "one_tower_of_my_own:teachers"},
+        "distill": {"factory": "one_tower_of_my_own:students"},
+        "prune": {"factory": "one_tower_of_my_own:students"},
+    }
+    assert parts["teach"]["text"]["kind"] == "text-transformer"
+    capfd.readouterr()
+    query = ("infer", "out/bundle", "--image", "data/red-circle-0.png")
+    assert edgemm(*query) == 0
+    assert "a red" in capfd.readouterr().out
+
+    source = towers / "one_tower_of_my_own.py"
+    source.write_text(source.read_text() + "\n# another line\n")
+    assert edgemm("plan", *run[1:-2], "--no-dry-run") == 0
+    assert re.search(r"^teach +to do ", capfd.readouterr().out, re.MULTILINE)
+
+
+def model_of(folder: Path, stage: str) -> dict[str, dict]:
+    """Parts of the model that a stage left in the store, by name."""
+    for manifest in folder.glob("store/artifacts/*/artifact.json"):
+        if json.loads(manifest.read_text())["stage"] == stage:
+            model = json.loads((manifest.parent / "content" / "model.json").read_text())
+            return {part["name"]: part for part in model["parts"]}
+    raise AssertionError(stage)
+
+
+@pytest.mark.parametrize(
+    ("key", "weights", "told"),
+    [
+        ("teacher.image.weights", "python:one_tower_of_my_own", "expected python:module:factory"),
+        ("teacher.image.weights", "python:one_tower_of_my_own:nothing", "has no 'nothing'"),
+        ("teacher.text.weights", "python:one_tower_of_my_own:teachers", "which has no tokenizer"),
+        ("teacher.image.weights", "python:one_tower_of_my_own:words", "returned a Model of text with parts tower that"),
+    ],
+)
+def test_a_tower_that_does_not_serve_is_one_line(towers, capfd, key, weights, told):
+    named = given((("teacher.projection", "part"), (key, weights)))
+    assert edgemm("run", "recipe.toml", *named, *SHORT, "--until", "teach", "--store", "store", "--out", "out") == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("edgemm")]
+    assert len(lines) == 1
+    assert told in lines[0]
+    assert key in lines[0] or key.partition(".")[2] in lines[0]
+
+
+def test_two_towers_of_ones_own_are_taught_and_teach_a_student_that_is_pruned(place):
+    name = "towers_of_my_own:make"
+    named = ("--set", f"teacher.source=python:{name}", *SHORT, "--set", "teach.epochs=2")
+    assert edgemm("run", "recipe.toml", *named, "--until", "prune", "--store", "store2", "--out", "out2") == 0
+    by_kind = {}
+    for path in (place / "store2").rglob("model.json"):
+        kinds = {part["name"]: part["kind"] for part in json.loads(path.read_text())["parts"]}
+        role = "pruned" if (path.parent / "pruning.json").exists() else "student"
+        by_kind["teacher" if kinds["image"] == kinds["text"] == "python" else role] = path.parent
+    assert set(by_kind) == {"teacher", "student", "pruned"}
+    teacher = load_model(by_kind["teacher"], factories=[name])
+    untaught = sys.modules["towers_of_my_own"].make()
+    for part in ("image", "text"):
+        ours, first = (next(model.part(part).module.parameters()) for model in (teacher, untaught))
+        assert not torch.equal(ours, first)
+    student, pruned = load_model(by_kind["student"]), load_model(by_kind["pruned"])  # no code of one's own in them
+    before, after = (sum(p.numel() for p in model.part("image").module.parameters()) for model in (student, pruned))
+    assert after < before
+
+
+def test_inputs_of_every_kind_of_number_are_captured_quantized_and_predicted_from(place, capfd):
+    assert edgemm("capture", "python:sensors_of_my_own:make", "-o", "mixed") == 0
+    rng = np.random.default_rng(0)
+    samples = {
+        "words": rng.integers(0, 20, (64, 5)),
+        "place": rng.integers(0, 3, (64, 6)).astype(np.int32),
+        "shade": rng.integers(0, 256, (64, 4), dtype=np.uint8),
+        "valid": rng.integers(0, 2, (64, 3)).astype(bool),
+        "reading": rng.standard_normal((64, 3)).astype(np.float32),
+    }
+    np.savez(place / "mixed.npz", **samples)
+    assert edgemm("quantize", "mixed", "--calibration", "mixed.npz", "-o", "mixed-int8") == 0
+    whole, small = Bundle.open("mixed"), Bundle.open("mixed-int8")
+    part = small.manifest.parts[0]
+    assert [spec.dtype for spec in part.signature.inputs] == ["int64", "int32", "uint8", "bool", "float32"]
+    graph = onnx.load(place / "mixed-int8" / small.manifest.targets[0].files["model"]).graph
+    assert "QuantizeLinear" in {node.op_type for node in graph.node}
+    with torch.no_grad():
+        expected = sys.modules["sensors_of_my_own"].make()(*map(torch.from_numpy, samples.values())).numpy()
+    got = whole.predict(**samples).outputs["state"]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    near = small.predict(**samples).outputs["state"]
+    assert (near * expected).sum() / np.linalg.norm(near) / np.linalg.norm(expected) > 0.99
+    one = {name: value[:1] for name, value in samples.items()}
+    np.testing.assert_allclose(whole.predict(**one).outputs["state"], expected[:1], atol=1e-5)
+    capfd.readouterr()
+    tensors: list[str] = []
+    for name, value in samples.items():
+        np.save(place / f"{name}.npy", value[0])
+        tensors += ["--tensor", f"{name}={name}.npy"]
+    assert edgemm("infer", "mixed-int8", *tensors, "--json") == 0
+    np.testing.assert_allclose(json.loads(capfd.readouterr().out)["outputs"]["state"], near[0], atol=1e-5)

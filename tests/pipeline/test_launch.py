@@ -34,7 +34,7 @@ def recipe(tmp_path_factory) -> Path:
 
 
 def arguments(recipe: Path, store: Path) -> list[str]:
-    sets = ["--set", "teach.epochs=200", "--set", "distill.epochs=2", "--until", "distill"]
+    sets = ["--set", "threads=2", "--set", "teach.epochs=200", "--set", "distill.epochs=2", "--until", "distill"]
     return [str(recipe), *sets, "--store", str(store), "--out", str(store.with_name("out"))]
 
 
@@ -61,6 +61,7 @@ def test_two_processes_share_the_training_and_only_the_first_publishes(undisturb
     store, printed = undisturbed
     made = records(store)
     assert {node: record["facts"]["processes"] for node, record in made.items()} == {"teach": 2, "distill": 2}
+    assert {record["facts"]["config"]["threads"] for record in made.values()} == {1}  # they share the recipe's two
     assert len(re.findall(r"^teach ", printed, re.MULTILINE)) == 1
     assert [run["status"] for run in list_runs(store)] == ["done"]
     assert len(list((store.root / "artifacts").iterdir())) == 2
@@ -76,6 +77,7 @@ def test_two_processes_leave_the_files_that_one_does(undisturbed, recipe, tmp_pa
         node: sorted(record["files"]) for node, record in records(undisturbed[0]).items()
     }
     assert {record["facts"]["processes"] for record in alone.values()} == {1}
+    assert {record["facts"]["config"]["threads"] for record in alone.values()} == {2}
 
 
 def test_a_launch_killed_in_training_and_started_again_ends_in_the_undisturbed_bits(undisturbed, recipe, tmp_path):

@@ -81,10 +81,12 @@ def test_every_field_that_names_a_place_is_known(recipe):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (['family="embedder"'], r"names 2 towers \(image, text\), a embedder has 1 tower"),
+        (['family="embedder"'], r"names 2 towers \(image, text\), an embedder has 1 tower"),
         (["student.tensors={sensor={shape=[4]}}"], r"student\.tensors\.sensor: not among data\.tensors"),
         (["data.tensors=['sensor']", "student.tensors={sensor={shape=[4]}}"], r"expected the same modalities"),
         (["distill.modality_dropout=0.2"], r"distill\.modality_dropout: needs a fusion-classifier with student"),
+        (['data.pairs="p.csv"'], r"data\.pairs: for an embedder, which is measured by verification; a dual-encoder is"),
+        (['data.pairs="p.csv"', 'data.kind="tuxpaint"'], r"data\.pairs: for data of kind 'folder' or 'table'"),
         (['task="regression"'], r"task: 'regression' is for a fusion-classifier"),
         (
             ['family="fusion-classifier"', 'student.fusion.mode="cross-attention"', 'student.fusion.query="txt"'],
@@ -93,6 +95,14 @@ def test_every_field_that_names_a_place_is_known(recipe):
         (
             ['student.image.weights="file:a.pth"', 'student.image.kind="mine"'],
             r"student\.image: a tower of kind 'mine' loads no weights; leave out kind or weights",
+        ),
+        (
+            ['teacher.image.weights="python:mine:make"', "teacher.image.stem=8"],
+            r"teacher\.image\.\w+: the tower is what python:mine:make makes, which nothing else changes; leave it out",
+        ),
+        (
+            ['teacher.image.weights="python:mine"'],
+            r"teacher\.image\.weights: got 'python:mine', expected python:module:fac",
         ),
         (["prune.ratios={image_projection=0.1}"], r"prune\.ratios\.image_projection: no part of the student"),
     ],

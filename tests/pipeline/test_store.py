@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -136,12 +137,20 @@ def test_a_second_run_makes_nothing(tmp_path):
 
 
 def test_two_processes_on_one_store_make_each_artifact_once_and_the_second_says_that_it_waits(tmp_path):
-    log = tmp_path / "log"
-    both = [start(tmp_path / "store", "--log", str(log), "--slow", "0.05") for _ in range(2)]
-    (one, err_one), (two, err_two) = [finish(process) for process in both]
+    log, hold = tmp_path / "log", tmp_path / "hold"
+    first = start(tmp_path / "store", "--log", str(log), "--hold", str(hold))
+    while not log.exists():  # it is in its first stage
+        assert first.poll() is None
+        time.sleep(0.01)
+    second = start(tmp_path / "store", "--log", str(log), "--hold", str(hold))
+    assert second.stderr is not None
+    waits = "another process is making this; waiting for its result"
+    said = next((line for line in second.stderr if waits in line), None)
+    hold.touch()
+    (one, _), (two, _) = finish(first), finish(second)
+    assert said is not None
     assert one == two
     assert sorted(log.read_text().splitlines()) == ["double", "join", "train from 0"]
-    assert "another process is making this; waiting for its result" in err_one + err_two
 
 
 def test_killed_at_any_file_it_touches_a_run_resumes_to_the_same_digests(tmp_path):

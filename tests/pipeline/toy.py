@@ -19,10 +19,11 @@ from edgemm.pipeline.store import Store, write_json
 from edgemm.stage import Artifact, Context
 
 EPOCHS = 8
+HOLD_S = 60  # a test that failed lets go
 
 
-def toy_nodes(*, slow_s: float = 0.0, log: Path | None = None, seed: int = 0) -> list[Node]:
-    """Train (resumes from scratch), double it, and sum both."""
+def toy_nodes(*, hold: Path | None = None, log: Path | None = None, seed: int = 0) -> list[Node]:
+    """Train (resumes from scratch; goes on once ``hold`` is there), double it, and sum both."""
 
     def note(name: str) -> None:
         if log:
@@ -36,26 +37,25 @@ def toy_nodes(*, slow_s: float = 0.0, log: Path | None = None, seed: int = 0) ->
             saved = json.loads(checkpoint.read_text())
             state, start = saved["state"], saved["epoch"]
         note(f"train from {start}")
+        deadline = time.monotonic() + HOLD_S
+        while hold and not hold.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
         with context.progress.task("train", total=EPOCHS) as task:
             for epoch in range(start, EPOCHS):
-                time.sleep(slow_s)
                 state = hashlib.sha256(f"{state} {epoch}".encode()).hexdigest()
                 write_json(checkpoint, {"state": state, "epoch": epoch + 1})
                 task.advance()
         for index in range(4):  # several files, so that a kill can come between two
             (out / f"weights-{index}.txt").write_text(f"{state} {index}")
-            time.sleep(slow_s)
 
     def double(inputs: Mapping[str, Artifact], out: Path, context: Context) -> None:
         note("double")
         text = (inputs["model"].path / "weights-0.txt").read_text()
         (out / "sub").mkdir()
-        time.sleep(slow_s)
         (out / "sub" / "double.txt").write_text(text * 2)
 
     def join(inputs: Mapping[str, Artifact], out: Path, context: Context) -> None:
         note("join")
-        time.sleep(slow_s)
         (out / "join.txt").write_text(f"{inputs['a'].digest}{inputs['b'].digest}")
 
     return [
@@ -84,7 +84,7 @@ def die_at(count: int, store: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("store", type=Path)
-    parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--hold", type=Path)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--die-at", type=int)
     given = parser.parse_args()
@@ -93,7 +93,7 @@ def main() -> None:
     store = Store(given.store)
     with running(store, "toy", recipe="toy", overrides=()) as run:
         made = run_nodes(
-            toy_nodes(slow_s=given.slow, log=given.log), store=store, run=run, progress=Lines(sys.stderr, every_s=0.0)
+            toy_nodes(hold=given.hold, log=given.log), store=store, run=run, progress=Lines(sys.stderr, every_s=0.0)
         )
     print(json.dumps({name: record.artifact.digest for name, record in made.items()}))
 

@@ -16,26 +16,34 @@ LOGGING = ("--enable-logging=stderr", "--v=0")
 
 
 def open_page(address: str, profile: Path, *more: str) -> tuple[str, str]:
-    """The document after it was laid out, and what the browser logged."""
+    """The document once all that it loads has come, and what the browser logged."""
     program = find_browser()
     if program is None:
         pytest.fail(MISSING)
-    given = (f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom", *more, address)
+    given = (f"--user-data-dir={profile}", "--dump-dom", *more, address)
     done = subprocess.run([program, *FLAGS, *LOGGING, *given], capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, done.stderr
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a few texts on localhost and keeps what was asked for."""
+    """Serves a few texts on localhost and keeps what was asked for.
+
+    `/wait` is answered once `/done` was asked for: a page with that picture is not loaded before it says that it is.
+    """
 
     pages: dict[str, bytes]
     asked: list[str]
+    done: threading.Event
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Server)
         self.server.asked.append(self.path)
+        if self.path == "/done":
+            self.server.done.set()
+        elif self.path == "/wait":
+            self.server.done.wait(timeout=60)
         body = self.server.pages.get(self.path)
         self.send_response(404 if body is None else 200)
         self.send_header("Content-Type", "text/html; charset=utf-8")
@@ -49,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Handler) as serving:
-        serving.pages, serving.asked = {}, []
+        serving.pages, serving.asked, serving.done = {"/wait": b"", "/done": b""}, [], threading.Event()
         thread = threading.Thread(target=serving.serve_forever)
         thread.start()
         yield serving
@@ -99,11 +107,13 @@ def test_every_sound_plays_under_the_pages_own_policy(report: Path, server: Serv
     """A frame around the page has its players load; what they load is half a second long, or forbidden."""
     server.pages["/report.html"] = report.read_bytes()
     server.pages["/frame.html"] = (
-        b"<!doctype html><link rel=icon href=data:,><iframe src=/report.html></iframe><script>"
+        b"<!doctype html><link rel=icon href=data:,><img src=/wait><iframe src=/report.html></iframe><script>"
         b"document.querySelector('iframe').onload = e => {"
-        b" for (const sound of e.target.contentDocument.querySelectorAll('audio')) {"
-        b"  sound.onloadedmetadata = () => document.body.append('LASTS=' + sound.duration);"
-        b"  sound.onerror = () => document.body.append('FAILS');"
+        b" const sounds = [...e.target.contentDocument.querySelectorAll('audio')]; let open = sounds.length;"
+        b" const tell = text => { document.body.append(text); if (!--open) fetch('/done'); };"
+        b" for (const sound of sounds) {"
+        b"  sound.onloadedmetadata = () => tell('LASTS=' + sound.duration);"
+        b"  sound.onerror = () => tell('FAILS');"
         b"  sound.preload = 'auto'; sound.load(); } };</script>"
     )
     dom, log = open_page(f"http://127.0.0.1:{server.server_port}/frame.html", tmp_path / "profile")
@@ -111,4 +121,4 @@ def test_every_sound_plays_under_the_pages_own_policy(report: Path, server: Serv
     assert sounds > 0
     assert dom.split("</script>")[-1].count("LASTS=0.5") == sounds
     assert not [line for line in log.splitlines() if "CONSOLE" in line]
-    assert server.asked == ["/frame.html", "/report.html"]
+    assert sorted(server.asked) == ["/done", "/frame.html", "/report.html", "/wait"]

@@ -13,7 +13,7 @@ from invented import HOSTILE
 from PIL import Image
 from test_page import read
 
-from edgemm.measure.contribution import ACCURACY, SHUFFLED, Contributions
+from edgemm.measure.contribution import ACCURACY, ERROR, SHUFFLED, Contributions
 from edgemm.measure.examples import Answer, Example, Hit
 from edgemm.report.cards import Seen
 from edgemm.report.explain import (
@@ -33,8 +33,8 @@ def contributed(right: dict[str, list[float]]) -> Contributions:
     """Four samples of two groups: coalition ("image+text", "image", "text", "") -> who is right."""
     values = {frozenset(k.split("+")) - {""}: np.array(v, float) for k, v in right.items()}
     return Contributions(
-        "test", ("image", "text"), {(SHUFFLED, ACCURACY): values}, np.zeros((4, 2), np.float32), ("no", "yes"),
-        ("a", "a", "b", "c"), ("open", "open", "closed", "closed"),
+        "test", ("image", "text"), "single-label", {(SHUFFLED, ACCURACY): values}, np.zeros((4, 2), np.float32),
+        ("no", "yes"), ("a", "a", "b", "c"), ("open", "open", "closed", "closed"),
     )  # fmt: skip
 
 
@@ -116,6 +116,28 @@ def test_one_model_has_no_difference_and_no_word_of_a_second() -> None:
         "“after” is right in 75.0 % of test, and in 0.0 % where all that it is shown belongs to other samples" in page
     )
     assert "image brings 0.0, text brings +75.0." in page
+
+
+def test_errors_stand_in_their_own_unit_and_not_in_points() -> None:
+    # Errors of 2 and 4 with everything, 6 and 8 with the text alone, 10 and 10 with the image alone, 12 and 12 without.
+    errors = {"image+text": [2, 4], "image": [10, 10], "text": [6, 8], "": [12, 12]}
+    values = {frozenset(k.split("+")) - {""}: -np.array(v, float) for k, v in errors.items()}
+    found = Contributions(
+        "test", ("image", "text"), "regression", {(SHUFFLED, ERROR): values}, np.zeros((2, 1), np.float32), (),
+        ("a", "b"), ("one", "other"),
+    )  # fmt: skip
+    page = render_explanation(Explanation("x", "fusion", {"it": "0"}, {"test": {"it": found}}, {}, []))
+    assert (
+        "“it” is off by 3.00 on average on test, and by 12.0 where all that it is shown belongs to other samples: "
+        "image takes off 3.00, text takes off 6.00." in page
+    )
+    assert "points" not in page
+    (table,) = contribution_tables("test", {"it": found})
+    assert [row[1][0] for row in table.rows] == ["−3.00", "3.00", "6.00", "−12.0"]
+    assert [t.title for t in group_tables("test", {"it": found})] == [
+        "test, one: negative absolute error (1 samples)", "test, other: negative absolute error (1 samples)"
+    ]  # fmt: skip
+    assert "width:100.0%" in page  # the longest bar is the largest figure's
 
 
 def test_heat_is_laid_over_the_patch_that_has_the_weight() -> None:

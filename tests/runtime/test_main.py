@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import bundles
 import numpy as np
 import pytest
 
-from edgemm.runtime import zip_bundle
+from edgemm.runtime import Bundle, Prediction, zip_bundle
 from edgemm.runtime.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -140,39 +142,81 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str], arguments: list
     assert "python -m edgemm.runtime infer   emoji.bundle.zip" in capsys.readouterr().out
 
 
+SAYS_THAT_IT_TIMES = """
+import sys
+from edgemm.runtime import bench
+from edgemm.runtime.__main__ import main
+
+warm_until_stable = bench.warm_until_stable
+
+def told(*given, **more):
+    print("timing", flush=True)
+    return warm_until_stable(*given, **more)
+
+bench.warm_until_stable = told
+sys.exit(main())
+"""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_an_interrupt_ends_with_130_and_no_traceback(packed: Path) -> None:
-    command = [sys.executable, "-m", "edgemm.runtime", "bench", str(packed), "--seconds", "60"]
+    command = [sys.executable, "-c", SAYS_THAT_IT_TIMES, "bench", str(packed), "--seconds", "60"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
-    time.sleep(4)
+    assert process.stdout is not None
+    first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert first == "timing\n", err
+    assert (process.returncode, out.replace("timing\n", ""), err) == (130, "", "interrupted\n")
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of an environment with ``edgemm[text,image]`` from this tree and nothing else."""
-    import shutil
-
-    place = tmp_path_factory.mktemp("bare")
-    source = place / "source"
-    source.mkdir()
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this tree to install from."""
+    source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source / name)
     shutil.copytree(ROOT / "edgemm", source / "edgemm", ignore=shutil.ignore_patterns("__pycache__"))
+    return source
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+    """Python of an environment with ``edgemm`` from this tree and nothing else: numpy and onnxruntime."""
+    place = tmp_path_factory.mktemp("plain")
     subprocess.run([sys.executable, "-m", "venv", place / "venv"], check=True)
     python = place / "venv" / "bin" / "python"
+    install([python], source)
+    return python
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory, source: Path, plain: Path) -> Path:
+    """Python of an environment that has ``edgemm[text,image,audio]`` in addition."""
+    place = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place / "venv"], check=True)
+    python = place / "venv" / "bin" / "python"
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    below, own = (
+        Path(subprocess.run([p, "-c", ask], capture_output=True, text=True, check=True).stdout.strip())
+        for p in (plain, python)
+    )
+    (own / "plain.pth").write_text(f"{below}\n")
+    install([plain, "--python", python], f"{source}[text,image,audio]")
+    return python
+
+
+def install(pip: list[str | Path], what: str | Path) -> None:
+    python, *options = pip
     made = subprocess.run(
-        [python, "-m", "pip", "install", "-q", "--no-compile", "--disable-pip-version-check", f"{source}[text,image]"],
+        [python, "-m", "pip", *options, "install", "-q", "--no-compile", "--disable-pip-version-check", what],
         capture_output=True,
         text=True,
     )
     assert made.returncode == 0, made.stderr
-    return python
 
 
 def in_bare(python: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -214,3 +258,87 @@ def test_the_bare_environment_names_the_extra_of_a_missing_engine(bare: Path, pa
     assert made.returncode == 2
     assert 'openvino is not installed; pip install "edgemm[openvino]"' in made.stderr
     assert made.stderr.count("\n") == 1
+
+
+def asked(python: Path, bundle: Path, *arguments: str | Path) -> dict[str, Any]:
+    """What ``infer --json`` prints there, with warnings as errors."""
+    made = in_bare(python, "-W", "error", "-m", "edgemm.runtime", "infer", bundle, *arguments, "--json")
+    assert (made.returncode, made.stderr) == (0, "")
+    answer: dict[str, Any] = json.loads(made.stdout)
+    return answer
+
+
+def assert_same(answer: Mapping[str, Any], expected: Prediction) -> None:
+    """Two releases of ONNX Runtime may sum in another order."""
+    assert answer["outputs"].keys() == expected.outputs.keys()
+    for name, value in expected.outputs.items():
+        np.testing.assert_allclose(answer["outputs"][name], value[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_bundle_of_tensors_predicts_with_numpy_and_onnxruntime_alone(plain: Path, tmp_path: Path) -> None:
+    others = "import importlib.util as u; print([m for m in ('PIL', 'tokenizers', 'soundfile') if u.find_spec(m)])"
+    assert in_bare(plain, "-c", others).stdout == "[]\n"
+    bundles.sensor_classifier(tmp_path / "b")
+    vector = np.linspace(-1, 1, 6, dtype=np.float32)
+    np.save(tmp_path / "v.npy", vector)
+    answer = asked(plain, zip_bundle(tmp_path / "b", tmp_path / "b.zip"), "--tensor", f"sensor={tmp_path / 'v.npy'}")
+    expected = Bundle.open(tmp_path / "b").predict(sensor=vector)
+    assert_same(answer, expected)
+    assert answer["matches"][0][0] == expected.matches[0][0][0]
+
+
+def test_the_plain_environment_names_the_extra_that_each_modality_needs(
+    plain: Path, packed: Path, tmp_path: Path
+) -> None:
+    bundles.audio_and_sensor(tmp_path / "sound")
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    for bundle, modality, value in (
+        (packed, "image", packed.parent / "a.png"), (packed, "text", "a cat"),
+        (tmp_path / "sound", "audio", tmp_path / "a.wav"),
+    ):  # fmt: skip
+        made = in_bare(plain, "-m", "edgemm.runtime", "infer", bundle, f"--{modality}", value)
+        assert made.returncode == 2
+        assert f'pip install "edgemm[{modality}]"' in made.stderr
+        assert made.stderr.count("\n") == 1
+
+
+def test_the_bare_environment_predicts_from_a_sound(bare: Path, tmp_path: Path) -> None:
+    import soundfile
+
+    bundles.audio_and_sensor(tmp_path / "b")
+    wave = 0.3 * np.sin(np.arange(12_000) * 0.1)
+    soundfile.write(tmp_path / "a.flac", np.stack([wave, wave], 1), 24_000)
+    expected = Bundle.open(tmp_path / "b").predict(audio=tmp_path / "a.flac")
+    assert_same(asked(bare, tmp_path / "b", "--audio", tmp_path / "a.flac"), expected)
+
+
+def test_the_bare_environment_answers_without_a_modality_that_something_stands_in_for(
+    bare: Path, tmp_path: Path
+) -> None:
+    bundles.fusion_classifier(tmp_path / "b", placeholders=True)
+    (tmp_path / "a.png").write_bytes(bundles.png(3))
+    bundle = Bundle.open(tmp_path / "b")
+    given = {"image": tmp_path / "a.png", "text": "what is this ?"}
+    seen = []
+    for kept in (["image"], ["text"], ["image", "text"]):
+        answer = asked(bare, tmp_path / "b", *(word for name in kept for word in (f"--{name}", given[name])))
+        expected = bundle.predict(**{name: given[name] for name in kept})
+        assert_same(answer, expected)
+        assert answer["matches"][0][0] == expected.matches[0][0][0]
+        seen.append(answer["outputs"]["logits"])
+    assert seen[0] != seen[1] != seen[2] != seen[0]
+
+
+def test_the_bare_environment_embeds_and_predicts_a_quantity(bare: Path, tmp_path: Path) -> None:
+    bundles.embedder(tmp_path / "embedder")
+    bundles.regression(tmp_path / "regression")
+    (tmp_path / "a.png").write_bytes(bundles.png(3))
+    answer = asked(bare, tmp_path / "embedder", "--image", tmp_path / "a.png")
+    assert_same(answer, Bundle.open(tmp_path / "embedder").predict(image=tmp_path / "a.png"))
+    assert np.linalg.norm(answer["outputs"]["image_embedding"]) == pytest.approx(1, abs=1e-5)
+    answer = asked(bare, tmp_path / "regression", "--text", "a red house")
+    assert_same(answer, Bundle.open(tmp_path / "regression").predict(text="a red house"))
+    assert len(answer["outputs"]["value"]) == 1
+    for family in ("embedder", "regression"):
+        made = in_bare(bare, "-W", "error", "-m", "edgemm.runtime", "verify", tmp_path / family)
+        assert (made.returncode, made.stderr) == (0, "")

@@ -1,0 +1,188 @@
+"""Learning: how each family is taught and distilled, in one table; the stages that look there know parts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from edgemm.compress.answering import AnswerDistillation, AnswerTeaching
+from edgemm.compress.corpus import Corpus, corpus_of, made_up_texts
+from edgemm.compress.embedding import (
+    ContrastiveTeaching,
+    EmbeddingDistillation,
+    IdentityTeaching,
+    check_hidden,
+    check_pairs,
+    check_widths,
+)
+from edgemm.compress.feeds import Feeds, feeds_of, joint_answers
+from edgemm.compress.objectives import augmentation_of
+from edgemm.compress.trainer import Objective
+from edgemm.data import Dataset
+from edgemm.models.inherit import token_order
+from edgemm.models.model import Model
+from edgemm.models.tokenizer import tokenizer_from_json
+from edgemm.recipe import DistillConfig, TeachConfig
+from edgemm.runtime.errors import ModelError
+from edgemm.stage import Context
+
+Distillation = EmbeddingDistillation | AnswerDistillation
+
+
+class Distilling(Protocol):
+    """What makes the objective that a student is distilled by."""
+
+    def __call__(
+        self, student: Model, teacher: Model, config: DistillConfig, *, dataset: Dataset, seed: int, context: Context
+    ) -> Distillation:
+        """The objective; the student is trained in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """A line of the table.
+
+    Args:
+        teaching: of the feeds of the model and the stage's section, what it is taught by.
+        distilling: what the student is distilled by.
+    """
+
+    teaching: Callable[[Feeds, TeachConfig], Objective]
+    distilling: Distilling
+
+
+def _contrastive(feeds: Feeds, config: TeachConfig) -> Objective:
+    check_pairs(feeds, stage="teach")
+    return ContrastiveTeaching(feeds, config)
+
+
+def _identities(feeds: Feeds, config: TeachConfig) -> Objective:
+    feeds.corpus.require(feeds.model.inputs, stage="teach")
+    return IdentityTeaching(feeds, config)
+
+
+def _labels(feeds: Feeds, config: TeachConfig) -> Objective:
+    if not feeds.model.placeholders:
+        feeds.corpus.require(feeds.model.inputs, stage="teach")
+    return AnswerTeaching(feeds, config)
+
+
+def _embedding(
+    student: Model, teacher: Model, config: DistillConfig, *, dataset: Dataset, seed: int, context: Context
+) -> EmbeddingDistillation:
+    """From the embeddings that the teacher's cached towers lead to, and the features before them."""
+    check_hidden(student, teacher, config)
+    extra = _extra_texts(teacher, dataset, count=config.extra_texts, seed=seed) if "text" in student.inputs else []
+    plain, corpus = (corpus_of(dataset, extra_texts=texts, unlabelled=True) for texts in ([], extra))
+    check_widths(student, teacher, config)
+    cached = _cached(teacher, plain, config, seed=seed, context=context)
+    if len(student.inputs) > 1:
+        check_pairs(cached, stage="distill")
+    fed = feeds_of(student, corpus, context, frozen=[], title="student")
+    tables = {modality: dict(rows) for modality, rows in cached.cached.items()}
+    if corpus.extra:
+        names = [part.name for part in teacher.chain]
+        more = feeds_of(teacher, _only_extra(corpus), context, frozen=names, title="teacher, made-up texts").cached
+        tables["text"] = {name: torch.cat((rows, more["text"][name])) for name, rows in tables["text"].items()}
+    features = {m: rows[f"{m}_features"] for m, rows in tables.items() if f"{m}_features" in rows}
+    return EmbeddingDistillation(
+        fed,
+        config,
+        teacher_embeddings={m: _embeddings(teacher, rows, f"{m}_embedding") for m, rows in tables.items()},
+        teacher_features=features,
+    )
+
+
+def check_joints(student: Model, teacher: Model, config: DistillConfig) -> None:
+    """What joins modalities is taught, or is the teacher's already. Raises ModelError naming what is neither."""
+    if config.teaches_joints:
+        return
+    theirs = {part.name: part.module.state_dict() for part in teacher.chain}
+    for part in student.chain:
+        state, same = part.module.state_dict(), theirs.get(part.name, {})
+        if part.role in ("fusion", "head") and not (
+            state.keys() == same.keys() and all(torch.equal(value, same[name]) for name, value in state.items())
+        ):
+            raise ModelError(
+                f"distill: no loss teaches the student's {part.name}, and its shape is not the teacher's, so it would "
+                "stay random; give distill.kd or distill.task a weight, or make [student] as wide there as [teacher]"
+            )
+
+
+def _answering(
+    student: Model, teacher: Model, config: DistillConfig, *, dataset: Dataset, seed: int, context: Context
+) -> AnswerDistillation:
+    """From a teacher's cached features where it has towers of single modalities, else from its answers."""
+    check_joints(student, teacher, config)
+    if config.extra_texts and not any(part.role == "tower" and part.modality == "text" for part in teacher.chain):
+        raise ModelError(
+            "distill.extra_texts: this teacher has no text tower of its own that the student's could be compared with; "
+            "set distill.extra_texts = 0"
+        )
+    extra = _extra_texts(teacher, dataset, count=config.extra_texts, seed=seed)
+    corpus = corpus_of(dataset, labels=student.labels, task=student.task, extra_texts=extra, unlabelled=True)
+    for model in (student, teacher):
+        if not model.placeholders:
+            corpus.require(model.inputs, stage="distill")
+    fed = feeds_of(student, corpus, context, frozen=[], title="student")
+    if any(part.role == "tower" and part.modality is not None for part in teacher.chain):
+        cached = _cached(teacher, corpus, config, seed=seed, context=context)
+        return AnswerDistillation(fed, config, teacher=teacher, teacher_feeds=cached)
+    answers = joint_answers(teacher, corpus, context, title="teacher: answers")
+    return AnswerDistillation(fed, config, teacher=teacher, teacher_feeds=None, answers=answers)
+
+
+def _cached(teacher: Model, corpus: Corpus, config: DistillConfig, *, seed: int, context: Context) -> Feeds:
+    return feeds_of(
+        teacher, corpus, context, frozen=[part.name for part in teacher.chain], views=config.views,
+        augmented=augmentation_of(config), seed=seed, title="teacher",
+    )  # fmt: skip
+
+
+def _only_extra(corpus: Corpus) -> Corpus:
+    """A corpus of nothing but the extra texts; a table of its own, so that the plain one is found in the cache."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return Corpus(
+        corpus.texts[len(corpus.texts) - corpus.extra :], nothing, nothing,
+        names=torch.zeros(0, 1, dtype=torch.int64), name_counts=nothing,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def _embeddings(model: Model, cached: Mapping[str, Tensor], name: str) -> Tensor:
+    """What comes after frozen towers, of their cached rows (V, U, ...) or (U, ...): (V, U, D) or (U, D) float32."""
+    if name in cached:
+        return cached[name].float()
+    (features,) = [key for key in cached if key.endswith("_features")] or [next(iter(cached))]
+    rows = cached[features]
+    flat = rows.flatten(0, -2) if rows.ndim == 3 else rows
+    made = [model({features: flat[i : i + 1024].float()})[name].float() for i in range(0, len(flat), 1024)]
+    return torch.cat(made).reshape(*rows.shape[:-1], -1)
+
+
+def _extra_texts(teacher: Model, dataset: Dataset, *, count: int, seed: int) -> list[str]:
+    """Words like those of the training texts, and texts made up of them, without any text that is evaluated.
+
+    The words are the teacher's, not the student's: one that a trimmed vocabulary has lost falls into pieces, and how
+    those add up to the word is what the student has to learn.
+    """
+    if count == 0 or teacher.tokenizer_json is None:
+        return []
+    trained = dataset.all_texts()
+    evaluated = {text for split in dataset.evaluate for text in dataset.all_texts(split)} - set(trained)
+    vocabulary = tokenizer_from_json(teacher.tokenizer_json).get_vocab()
+    order = token_order(teacher, trained) or sorted(vocabulary, key=vocabulary.__getitem__)
+    words = [token for token in order if len(token) > 2 and token.isascii() and token.isalpha()]
+    return made_up_texts(words[: max(1, count // 3)], trained, count=count, seed=seed, without=evaluated)
+
+
+LEARNING: Mapping[str, Learning] = {
+    "dual-encoder": Learning(_contrastive, _embedding),
+    "embedder": Learning(_identities, _embedding),
+    "fusion-classifier": Learning(_labels, _answering),
+}
+"""Family -> how it learns."""

@@ -1,0 +1,131 @@
+"""Tensors in training: any numbers, as they are, and the frames of a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgemm.compress import distill, prune, teach
+from edgemm.compress.corpus import corpus_of
+from edgemm.compress.feeds import feeds_of
+from edgemm.data import Dataset, open_dataset
+from edgemm.data.batches import raw_value_stream
+from edgemm.models.families import Answer, build_model
+from edgemm.models.store import load_model
+from edgemm.recipe import (
+    DataConfig,
+    DistillConfig,
+    PruneConfig,
+    StudentSection,
+    TeachConfig,
+    TeacherSection,
+    TensorTower,
+)
+from edgemm.runtime.arrays import as_dtype
+from edgemm.runtime.errors import InputError, ModelError
+from edgemm.stage import Artifact, Context
+
+FRAMES = TensorTower(kind="frames-cnn", shape=(4, 8, 8, 3), hidden=(8, 16), features=16)
+PRESSURE = TensorTower(shape=(2,), hidden=(8,), features=8)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Bright and dark films (uint8), and air pressures in pascals, which no float16 holds."""
+    folder = tmp_path_factory.mktemp("films")
+    rng = np.random.default_rng(0)
+    lines = ["film,pressure,label"]
+    for index in range(32):
+        label = ("dark", "bright")[index % 2]
+        film = rng.integers(0, 100, (4, 8, 8, 3), dtype="uint8") + np.uint8(100 * (index % 2))
+        np.save(folder / f"film-{index}.npy", film)
+        np.save(folder / f"pressure-{index}.npy", rng.normal(101_325, 500, 2))  # float64
+        lines.append(f"film-{index}.npy,pressure-{index}.npy,{label}")
+    (folder / "films.csv").write_text("\n".join(lines) + "\n")
+    config = DataConfig(kind="table", root=str(folder / "films.csv"), tensors=("film", "pressure"))
+    return open_dataset(config, cache=folder / "cache")
+
+
+def test_numbers_reach_a_tower_as_they_are(dataset: Dataset, tmp_path: Path) -> None:
+    section = TeacherSection(tensors={"film": FRAMES, "pressure": PRESSURE})
+    model = build_model(section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0)
+    feeds = feeds_of(model, corpus_of(dataset), Context(scratch=tmp_path), frozen=(), title="model")
+    for name in ("film", "pressure"):
+        files = [sample.tensors[name] for sample in dataset.split("train")]
+        given = feeds.values(name, torch.arange(len(files)))[name]
+        expected = np.stack([np.load(path) for path in files]).astype(np.float32)
+        assert given.dtype == torch.float32
+        np.testing.assert_array_equal(given, expected)
+        first = next(iter(raw_value_stream(dataset.split("train"), model)))[name]
+        np.testing.assert_array_equal(first, expected[:1])
+        assert first.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "told"),
+    [
+        (np.asarray([300], np.uint16), "uint8", "too large for uint8"),
+        (np.asarray([2**40]), "int32", "too large for int32"),
+        (np.asarray([1e30]), "float16", "too large for float16"),
+        (np.asarray([0.5]), "int64", "got dtype float64, expected int64"),
+    ],
+)
+def test_a_number_that_does_not_fit_is_told(given: np.ndarray, dtype: str, told: str) -> None:
+    with pytest.raises(InputError, match=rf"sensor: .*{told}"):
+        as_dtype(given, dtype, where="sensor")
+
+
+def test_numbers_that_fit_are_given_as_they_are() -> None:
+    assert as_dtype(np.asarray([255], np.uint16), "uint8", where="sensor").tolist() == [255]
+    assert as_dtype(np.asarray([0.1]), "float32", where="sensor").dtype == np.float32
+    assert np.isinf(as_dtype(np.asarray([np.inf]), "float32", where="sensor")).all()  # NaN and the like: said elsewhere
+
+
+def test_films_are_taught_distilled_and_pruned(dataset: Dataset, tmp_path: Path) -> None:
+    towers = {"film": FRAMES, "pressure": PRESSURE}
+    context = Context(scratch=tmp_path / "scratch", cache=tmp_path / "cache")
+    shared = {"dataset": dataset, "seed": 0, "threads": 1}
+    config, section = TeachConfig(epochs=6, batch=8, learning_rate=3e-3, freeze="none"), TeacherSection(tensors=towers)
+    teach.run(config, {}, tmp_path / "t", context, teacher=section, family="fusion-classifier", **shared)
+    teacher = Artifact(tmp_path / "t", "teach", "", "")
+    distilling = DistillConfig(epochs=2, batch=8)
+    distill.run(
+        distilling, {"teacher": teacher}, tmp_path / "s", context, student=StudentSection(tensors=towers),
+        family="fusion-classifier", **shared,
+    )  # fmt: skip
+    inputs = {"teacher": teacher, "student": Artifact(tmp_path / "s", "distill", "", "")}
+    pruning = PruneConfig(ratios={"film": 0.5}, epochs=1, batch=8, round_to=4)
+    prune.run(pruning, inputs, tmp_path / "p", context, distill=distilling, **shared)
+
+    widths = {role: load_model(tmp_path / role).part("film").module for role in ("t", "p")}
+    assert sum(p.numel() for p in widths["p"].parameters()) < 0.7 * sum(p.numel() for p in widths["t"].parameters())
+    model = load_model(tmp_path / "t")
+    samples = dataset.split("train")
+    for sample, values in zip(samples, raw_value_stream(samples, model), strict=True):
+        logits = model({name: torch.from_numpy(value) for name, value in values.items()})["logits"]
+        assert model.labels[int(logits.argmax())] == sample.label
+
+
+def test_steps_of_frames_are_kept_as_tokens() -> None:
+    section = TeacherSection(
+        tensors={"film": FRAMES.model_copy(update={"output": "tokens"}), "pressure": PRESSURE},
+        fusion={"mode": "cross-attention", "query": "pressure", "width": 16, "heads": 2},
+    )
+    model = build_model(section, family="fusion-classifier", answer=Answer(("a", "b")), seed=0)
+    assert model.part("film").signature.outputs[0].shape == ("batch", 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("tower", "message"),
+    [
+        (TensorTower(kind="frames-cnn", shape=(4, 8)), r"shape \[4, 8\]; expected \[frames, height, width, channels\]"),
+        (TensorTower(shape=(4, 8, 8, 3)), r"shape \[4, 8, 8, 3\]; expected .* or kind = \"frames-cnn\""),
+    ],
+)
+def test_a_shape_that_is_no_film_is_told(tower: TensorTower, message: str) -> None:
+    section = TeacherSection(tensors={"film": tower})
+    with pytest.raises(ModelError, match=message):
+        build_model(section, family="fusion-classifier", answer=Answer(("a", "b")), seed=0)
