@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgemm.data import Dataset
+from edgemm.data.dataset import distinct_labels
 from edgemm.data.tensor import check_tensor
 from edgemm.measure.accuracy import check_samples
 from edgemm.pipeline.pack import gallery_samples, golden_samples
@@ -12,7 +13,7 @@ from edgemm.recipe import DataConfig, ModelSection, Recipe
 from edgemm.runtime.errors import DataError
 
 
-def data_notes(dataset: Dataset) -> list[str]:
+def data_notes(recipe: Recipe, dataset: Dataset) -> list[str]:
     """What a user should know of the data before anything runs: one line each."""
     notes = [f"left out: {line}" for line in dataset.broken]
     if "train" in dataset.evaluate:
@@ -21,7 +22,22 @@ def data_notes(dataset: Dataset) -> list[str]:
             f"note: accuracy {'on train ' if others else ''}is measured on the samples that are trained on, which says "
             "nothing about new ones" + ("" if others else '; hold some back, e.g. in a split "test"')
         )
+    if recipe.family == "fusion-classifier":  # the others name what they never saw, by its text or its identity
+        notes += [line for split in dataset.evaluate if (line := unseen_classes(split, dataset))]
     return notes
+
+
+def unseen_classes(split: str, dataset: Dataset) -> str | None:
+    """The line on the samples that no model trained on this data can get right; None where there are none."""
+    lacking = [x for s in dataset.split(split) if (x := set(distinct_labels([s])).difference(dataset.labels))]
+    if not lacking:
+        return None
+    names = sorted(set().union(*lacking))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"note: {len(lacking)} of {len(dataset.split(split))} samples of split '{split}' are of classes that no "
+        f"training sample has ({', '.join(repr(name) for name in names[:3])}{more}), and count as wrong"
+    )
 
 
 def check_data(recipe: Recipe, dataset: Dataset) -> None:

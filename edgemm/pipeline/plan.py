@@ -62,7 +62,7 @@ def plan_recipe(path: Path, overrides: Sequence[str], *, store: Path, targets: S
     dataset = open_dataset(recipe.data, cache=store / "cache", progress=progress_for())
     splits = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
     print(f"{recipe.name}: {recipe.family}, seed {recipe.seed}; samples: {splits}")
-    for line in data_notes(dataset):
+    for line in data_notes(recipe, dataset):
         print(line)
     nodes = corridor_nodes(recipe, dataset)
     print_plan(nodes, store)

@@ -85,7 +85,7 @@ def run_recipe(
     from edgemm.pipeline.stages import corridor_nodes
 
     dataset = open_dataset(recipe.data, cache=opened.cache, progress=progress)
-    for line in data_notes(dataset):
+    for line in data_notes(recipe, dataset):
         progress.say(line)
     nodes = corridor_nodes(recipe, dataset)
     if last is not None:

@@ -524,6 +524,17 @@ def test_a_column_that_was_perhaps_meant_is_noted(place, capfd):
     assert "left out: rows.jsonl: column 'clutser'; did you mean 'cluster'?" in "".join(capfd.readouterr())
 
 
+def test_classes_that_no_training_sample_has_are_noted(place, capfd):
+    bad_families.both(
+        bad_families.table(label=lambda number: "neither" if number == 7 else bad_families.parity(number)),
+        bad_families.recipe(),
+    )(place)
+    with pytest.raises(SystemExit):
+        main(["plan", "recipe.toml", "--no-dry-run"])
+    said = "note: 1 of 2 samples of split 'test' are of classes that no training sample has ('neither'), and"
+    assert said in "".join(capfd.readouterr())
+
+
 def test_pack_replaces_what_it_wrote_before(place):
     for _ in range(2):
         with pytest.raises(SystemExit) as left:
