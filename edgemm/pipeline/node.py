@@ -16,7 +16,7 @@ from edgemm import __version__
 from edgemm.pipeline.keys import content_key, library_versions, sources_digest
 from edgemm.pipeline.launch import follow, process_count
 from edgemm.pipeline.runs import Run
-from edgemm.pipeline.store import Record, Store
+from edgemm.pipeline.store import Record, Store, remove
 from edgemm.stage import Artifact, Context, Progress
 
 Work = Callable[[Mapping[str, Artifact], Path, Context], None]
@@ -95,6 +95,7 @@ def run_nodes(
     """
     made: dict[str, Record] = {}
     again = set(again)
+    dropped: set[Path] = set()
     for node in nodes:
         key, facts = key_of(node, made)
         inputs = {role: made[name].artifact for role, name in node.inputs.items()}
@@ -102,11 +103,12 @@ def run_nodes(
         def work(
             out: Path, scratch: Path, node: Node = node, key: str = key, inputs: Mapping[str, Artifact] = inputs
         ) -> None:
+            cache = store.cache / content_key(node.code())  # rows and scores that other code computed are not found
+            if node.own_code and node.name in again and cache not in dropped:
+                remove(cache)  # asked for since something that it imports has changed, which no key knows
+                dropped.add(cache)
             if node.collective and isinstance(run, Run):
                 run.write(making=key)  # the other processes of a launch join in
-            cache = store.cache / content_key(node.code())  # rows and scores that other code computed are not found
-            if node.own_code and node.name in again:
-                cache = scratch  # asked for since something that it imports has changed, which no key knows
             node.work(inputs, out, Context(scratch=scratch, progress=progress, cache=cache))
 
         if isinstance(run, Run):
