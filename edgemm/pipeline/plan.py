@@ -103,7 +103,7 @@ def try_out(recipe: Recipe, dataset: Dataset) -> None:
         store = Store(folder)
         made: dict[str, Record] = {}
         nodes = [_untrained(node, small, few) for node in corridor_nodes(small, few)]
-        skipped = {"measure", "pack", "report"}
+        skipped = {"pack"}
         if "prune" in small.stages:  # the pruned student has the same operators, and exporting takes longest
             skipped.add("capture:student")
         nodes = [node for node in nodes if node.name not in skipped]
@@ -145,6 +145,9 @@ def smaller(recipe: Recipe) -> Recipe:
             "capture": recipe.capture.model_copy(update={"samples": 2}),
             "quantize": recipe.quantize.model_copy(update={"samples": 4, "rollback": False}),
             "pack": recipe.pack.model_copy(update={"golden": 1, "gallery": "none"}),
+            "stages": tuple(
+                "pack" if stage == "measure" else stage for stage in recipe.stages
+            ),  # on few is no measuring
         }
     )
 
@@ -155,7 +158,7 @@ def few_samples(dataset: Dataset) -> Dataset:
     for name, all_samples in dataset.splits.items():
         samples = [s for s in all_samples if s.group in dataset.shown_groups] or all_samples
         splits[name] = strided_samples(samples, SAMPLES)
-    return replace(dataset, splits=splits)
+    return replace(dataset, splits=splits, pairs={})
 
 
 def _shallow(section: _Section, *, loads: bool) -> _Section:

@@ -14,6 +14,7 @@ import pytest
 from edgemm.__main__ import main
 from tests.bundles import audio_and_sensor
 from tests.cli import bad_families
+from tests.data.media import png, write
 from tests.pipeline.disks import mounted, mounted_read_only
 from tests.pipeline.small import RECIPE, write_data, write_text_weights
 
@@ -533,6 +534,21 @@ def test_classes_that_no_training_sample_has_are_noted(place, capfd):
         main(["plan", "recipe.toml", "--no-dry-run"])
     said = "note: 1 of 2 samples of split 'test' are of classes that no training sample has ('neither'), and"
     assert said in "".join(capfd.readouterr())
+
+
+def test_a_dry_run_asks_no_more_of_an_embedders_data_than_a_run(place, capfd):
+    rows = []
+    for number in range(40):  # two pictures of each of twenty people, of which a stride finds one at most
+        split, name = "train" if number < 20 else "test", f"rows/{number}.png"
+        write(place / name, png(6 * number))
+        rows.append(json.dumps({"image": name, "label": f"person {number // 2}", "split": split}) + "\n")
+    (place / "rows.jsonl").write_text("".join(rows))
+    bad_families.recipe("embedder")(place)
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "recipe.toml"])
+    said = capfd.readouterr()
+    assert left.value.code == 0, said.err
+    assert "dry run passed" in said.out
 
 
 def test_pack_replaces_what_it_wrote_before(place):
