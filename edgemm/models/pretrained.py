@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,10 @@ def load_image_weights_(tower: EfficientNetLite, weights: str, *, smaller: bool 
         load_package_weights_(tower, state)
         return
     load_package_weights_(whole, state)
-    for ours, theirs in zip(_widths(tower), _widths(whole), strict=False):
-        if ours > theirs:
-            raise ModelError(f"image weights: the tower has {ours} channels where the checkpoint has {theirs}")
+    theirs = _image_sizes(whole)
+    for what, size in _image_sizes(tower).items():
+        if size > theirs[what] or (what.endswith("expand") and size != theirs[what]):
+            raise ModelError(f"image weights: {what} {size}, and the checkpoint has {theirs[what]}")
     inherit_image_(tower, whole)
 
 
@@ -104,15 +105,23 @@ def _shapes(tower: EfficientNetLite) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in tower.state_dict().items() if not name.startswith("projection.")}
 
 
-def _widths(tower: EfficientNetLite) -> Iterator[int]:
-    """Channels out of the stem, of every stage and, where no stage is left out, of the last layer."""
-    yield len(next(tower.stem.parameters()))
-    for stage in tower.stages:
+def _image_sizes(tower: EfficientNetLite) -> dict[str, int]:
+    """What a smaller tower is compared by; that of the last layer only where no stage is left out."""
+    sizes = {"stem": len(next(tower.stem.parameters()))}
+    for number, stage in enumerate(tower.stages, start=1):
         block = next(stage.children())
         assert isinstance(block, MBConv)
-        yield len(next(block.project.parameters()))
+        project = next(block.project.parameters())
+        hidden = project.shape[1]
+        inputs = hidden if block.expand is None else next(block.expand.parameters()).shape[1]
+        sizes |= {
+            f"stage {number}: blocks": len(list(stage.children())),
+            f"stage {number}: channels": len(project),
+            f"stage {number}: expand": hidden // inputs,
+        }
     if len(tower.stages) == len(BLOCKS):
-        yield len(next(tower.last.parameters()))
+        sizes["features"] = len(next(tower.last.parameters()))
+    return sizes
 
 
 def is_bert(weights: str) -> bool:

@@ -102,7 +102,7 @@ def inherit_image_(student: EfficientNetLite, teacher: EfficientNetLite) -> None
 
     Channels between blocks: the same ones for a whole stage, by the norm of all projections of that stage, as
     shortcuts add them. Hidden channels of a block: by the norm of its projection's columns. A stage or block
-    that is wider than the teacher's keeps its random weights.
+    that is wider than the teacher's, or that only a deeper stage has, keeps its random weights.
     """
     with torch.no_grad():
         kept = important(_weight(teacher.stem), len(_weight(student.stem)))
@@ -110,8 +110,9 @@ def inherit_image_(student: EfficientNetLite, teacher: EfficientNetLite) -> None
         for ours, theirs in zip(_stages(student), _stages(teacher), strict=False):
             outputs = _stage_channels(theirs, len(_weight(ours[0].project)))
             inputs = kept
-            for target, i in zip(ours, strided(len(ours), len(theirs)), strict=True):
-                _inherit_block_(target, theirs[i], inputs, outputs)
+            for place, i in enumerate(strided(len(ours), len(theirs))):
+                if (place == 0) == (i == 0):  # a stage's first block changes the width, and is like no other
+                    _inherit_block_(ours[place], theirs[i], inputs, outputs)
                 inputs = outputs
             kept = outputs
         if len(student.stages) == len(teacher.stages):

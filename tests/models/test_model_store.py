@@ -14,12 +14,13 @@ from edgemm.models.efficientnet import EfficientNetLite
 from edgemm.models.families import Answer, build_model
 from edgemm.models.inherit import build_student, token_order
 from edgemm.models.model import Model
-from edgemm.models.smaller import important, strided
+from edgemm.models.smaller import important, inherit_image_, strided
 from edgemm.models.store import load_model, save_model
 from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.recipe import Fusion, ImageTower, StudentSection, TeacherSection, TextTower
 from edgemm.runtime.errors import ModelError
+from tests.models.tiny_tokenizer import encode
 from tests.pipeline.small import REVERSED, write_text_weights
 
 TEXTS = ["a grinning face", "a cat", "is the heart enlarged?"]
@@ -154,7 +155,6 @@ def test_what_a_wider_tower_could_not_inherit_is_said(teacher: Model) -> None:
 def test_a_trimmed_student_looks_its_words_up_under_new_ids(teacher: Model) -> None:
     section = StudentSection(image=SMALL_IMAGE, text=TextTower(vocabulary="trimmed"), projection="part", embed_dim=24)
     trimmed = build_student(section, teacher, family="dual-encoder", texts=TEXTS, seed=9)
-    from edgemm.models.tokenizer import encode
 
     made = []
     for model in (teacher, trimmed):
@@ -357,10 +357,27 @@ def test_a_student_larger_than_its_own_weights_is_told(teacher: Model) -> None:
     for tower, message in (
         (
             {"image": ImageTower(weights="package:efficientnet-lite0", width=2.0), "text": text},
-            r"32 channels where .* 16",
+            r"channels 32, .* 16$",
         ),
-        ({"image": ImageTower(weights="package:efficientnet-lite0", features=2048), "text": text}, r"2048 .* 1280$"),
+        ({"image": ImageTower(weights="package:efficientnet-lite0", features=2048), "text": text}, r"2048, .* 1280$"),
+        (
+            {"image": ImageTower(weights="package:efficientnet-lite0", depth=2.0), "text": text},
+            r"2: blocks 4, .* has 2$",
+        ),
+        (
+            {"image": ImageTower(weights="package:efficientnet-lite0", expand=(6,) * 7), "text": text},
+            r"stage 1: expand 6, and the checkpoint has 1$",
+        ),
         ({"image": SMALL_IMAGE, "text": text.model_copy(update={"layers": 7})}, r"layers 7, and the checkpoint has 6"),
     ):
         with pytest.raises(ModelError, match=message):
             build_student(StudentSection(**tower), teacher, family="dual-encoder", seed=0)
+
+
+def test_a_student_deeper_than_its_teacher_keeps_what_has_no_equal() -> None:
+    small, deep = (EfficientNetLite(stem=8, blocks=(1, n), channels=(8, 16), expand=(1, 6)) for n in (1, 3))
+    drawn = {name: value.clone() for name, value in deep.state_dict().items()}
+    inherit_image_(deep, small)
+    theirs = small.state_dict()
+    for name, value in deep.state_dict().items():
+        torch.testing.assert_close(value, theirs.get(name, drawn[name]))
