@@ -28,10 +28,12 @@ def check_pairs(feeds: Feeds, *, stage: str) -> None:
     everything = torch.arange(len(feeds.corpus))
     modalities = feeds.modalities
     if lacking := [m for m in feeds.model.inputs if m not in modalities]:
-        raise DataError(f"{stage}: no sample of split 'train' has '{lacking[0]}', which the model learns from")
+        raise DataError(f"{stage}: no sample of {feeds.corpus.where} has '{lacking[0]}', which the model learns from")
     present = {m: feeds.corpus.present(m, everything) for m in modalities}
     if not any(int((present[a] & present[b]).sum()) >= FEWEST for a, b in itertools.combinations(modalities, 2)):
-        raise DataError(f"{stage}: a dual encoder needs samples of split 'train' that have two of {list(modalities)}")
+        raise DataError(
+            f"{stage}: a dual encoder needs samples of {feeds.corpus.where} that have two of {list(modalities)}"
+        )
 
 
 def pairs(drawn: Mapping[str, Drawn]) -> Iterator[tuple[str, str, Tensor]]:
@@ -178,7 +180,8 @@ class EmbeddingDistillation(Fed):
 
     def _texts(self, items: Tensor) -> tuple[Tensor, Tensor | None]:
         """Embeddings and features of (n,) texts, short and long ones apart: padding is paid for like any token."""
-        lengths = self.feeds.mask[items].sum(1) if self.feeds.mask is not None else torch.zeros(len(items))
+        tokens = self.feeds.tokens
+        lengths = torch.zeros(len(items)) if tokens is None else tokens.mask[items].sum(1)
         order = torch.argsort(lengths, stable=True)
         made = []
         # a transformer trains in bfloat16 in half the time; convolutions would take twice as long

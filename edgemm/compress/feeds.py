@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -27,12 +26,12 @@ from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.cache import Rows, cache_key, cached_rows
 from edgemm.compress.corpus import Corpus
 from edgemm.compress.trainer import keep_freed_memory
-from edgemm.data.batches import fewest_tokens, read_file
+from edgemm.data.batches import fewest_tokens, read_file, text_encoder
 from edgemm.data.image import read_image
 from edgemm.models.frontend import ImageFrontend
 from edgemm.models.model import Model, Part, raw_values
-from edgemm.models.tokenizer import encode, tokenizer_from_json
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.manifest import TextInput
 from edgemm.stage import Context
 
 FILE_CHUNK = 256
@@ -40,6 +39,27 @@ TEXT_CHUNK = 2048
 BATCH = 16  # files or texts at once through a frozen part; larger falls out of the CPU's caches
 
 _Values = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Texts as a tower takes them.
+
+    Args:
+        ids, mask: (U, T) int64, padded to the longest text.
+        fewest: to how many a batch is padded at least.
+    """
+
+    raw: TextInput
+    ids: Tensor
+    mask: Tensor
+    fewest: int
+
+    def values(self, items: Tensor) -> _Values:
+        """(B, t) ids and mask of (B,) texts, padded to the longest of them only."""
+        mask = self.mask[items]
+        longest = max(int(mask.sum(1).max()), self.fewest)
+        return {self.raw.ids: self.ids[items, :longest], self.raw.mask: mask[:, :longest]}
 
 
 @dataclass
@@ -50,7 +70,7 @@ class Feeds:
         cached: modality -> name -> (V, U, ...) of U distinct files in V views, or (U, ...) of texts.
         frozen: modalities whose cached values are a frozen tower's, and not only a frontend's.
         pixels: (U, 3, S, S) uint8 that a trained image tower is fed.
-        ids: (U, T) int64 that a trained text tower is fed, padded to the longest text, with its ``mask``.
+        tokens: what a trained text tower is fed.
     """
 
     model: Model
@@ -58,8 +78,7 @@ class Feeds:
     cached: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
     pixels: Tensor | None = None
-    ids: Tensor | None = None
-    mask: Tensor | None = None
+    tokens: Tokens | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -71,20 +90,13 @@ class Feeds:
     ) -> _Values:
         """Values for (B,) items: rows of the corpus's files of a modality, or of its texts.
 
-        Texts are padded to the longest of them only, or to what the tower takes at least.
-
         Args:
             views: (B,) which cached view of each; the plain one without it.
             augment: (B, P) parameters of the view that a trained image tower is fed; the plain image without it.
         """
         if modality == "text" and not self.cached.get("text"):
-            raw = self.model.inputs["text"]
-            assert raw.kind == "text"
-            assert self.ids is not None
-            assert self.mask is not None
-            mask = self.mask[items]
-            longest = max(int(mask.sum(1).max()), fewest_tokens(self.model, raw))
-            return {raw.ids: self.ids[items, :longest], raw.mask: mask[:, :longest]}
+            assert self.tokens is not None
+            return self.tokens.values(items)
         if modality == "image" and self.pixels is not None:
             # channels last halves the time of training a CNN on CPUs; the modules follow their input's layout
             x = self.pixels[items].float().contiguous(memory_format=torch.channels_last)
@@ -133,8 +145,7 @@ def feeds_of(
             if tower:
                 feeds.cached["text"] = _text_rows(model, parts, corpus, context, title=title)
             else:
-                ids, mask = encode(_tokenizer(model), corpus.texts)
-                feeds.ids, feeds.mask = torch.from_numpy(ids), torch.from_numpy(mask)
+                feeds.tokens = _tokens(model, corpus.texts)
         elif modality == "image" and not tower:
             feeds.pixels = _pixel_table(model, corpus, context, title=title)
         else:
@@ -323,26 +334,19 @@ def _pixel_table(model: Model, corpus: Corpus, context: Context, *, title: str) 
 
 def _text_rows(model: Model, parts: list[Part], corpus: Corpus, context: Context, *, title: str) -> dict[str, Tensor]:
     names = _frontier(model, parts)
-    raw = model.inputs["text"]
-    assert raw.kind == "text"
-    tokenizer = _tokenizer(model)
-    tokenizer.no_padding()
-    lengths = [len(e.ids) for e in tokenizer.encode_batch(list(corpus.texts))]
-    longest = max(lengths)
-    tokenizer = _tokenizer(model)
+    tokens = _tokens(model, corpus.texts)
+    lengths = tokens.mask.sum(1).tolist()
     by_tokens = any(spec.shape[1:2] == ("tokens",) for part in parts for spec in part.signature.outputs)
 
     def compute(rows: range) -> Rows:
         # texts of one length together: padding is paid for like any token
-        texts = corpus.texts[rows.start : rows.stop]
-        order = sorted(range(len(texts)), key=lengths[rows.start : rows.stop].__getitem__)
+        order = sorted(rows, key=lengths.__getitem__)
         made: dict[str, list[NDArray[np.generic]]] = {name: [] for name in names}
         for start in range(0, len(order), 4 * BATCH):
-            ids, mask = encode(tokenizer, [texts[i] for i in order[start : start + 4 * BATCH]])
-            values = {raw.ids: torch.from_numpy(ids), raw.mask: torch.from_numpy(mask)}
+            values = tokens.values(torch.tensor(order[start : start + 4 * BATCH]))
             for name, value in _run(parts, {p.name: p.module for p in parts}, [values], names).items():
                 if by_tokens and value.ndim == 3:  # (B, T, W), padded to one length for all
-                    value = np.pad(value, ((0, 0), (0, longest - value.shape[1]), (0, 0)))
+                    value = np.pad(value, ((0, 0), (0, tokens.ids.shape[1] - value.shape[1]), (0, 0)))
                 made[name].append(value)
         place = np.argsort(order)
         return {name: np.concatenate(values)[place] for name, values in made.items()}
@@ -387,10 +391,13 @@ def joint_answers(model: Model, corpus: Corpus, context: Context, *, title: str)
     return torch.from_numpy(table[name])
 
 
-def _tokenizer(model: Model) -> Tokenizer:
+def _tokens(model: Model, texts: Sequence[str]) -> Tokens:
+    raw = model.inputs["text"]
+    assert raw.kind == "text"
     if model.tokenizer_json is None:
         raise ModelError("the model takes text but has no tokenizer.json")
-    return tokenizer_from_json(model.tokenizer_json)
+    ids, mask = text_encoder(model, raw).encode(texts)
+    return Tokens(raw, torch.from_numpy(ids), torch.from_numpy(mask), fewest=fewest_tokens(model, raw))
 
 
 def _for_inference(module: nn.Module) -> nn.Module:

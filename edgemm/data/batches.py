@@ -85,6 +85,17 @@ def fewest_tokens(model: TakesRawInputs, raw: TextInput) -> int:
     return max((signature.dims["tokens"].min for signature in taking if "tokens" in signature.dims), default=1)
 
 
+def text_encoder(model: TakesRawInputs, raw: TextInput) -> TextEncoder:
+    """What makes tokens of texts, as the device does."""
+    return TextEncoder(
+        (model.tokenizer_json or "").encode(),
+        file=raw.tokenizer,
+        min_tokens=fewest_tokens(model, raw),
+        max_tokens=raw.max_tokens,
+        where="text",
+    )
+
+
 def raw_value_stream(
     samples: Sequence[Sample], model: TakesRawInputs, *, limit: int | None = None
 ) -> Iterator[Mapping[str, NDArray[np.generic]]]:
@@ -99,17 +110,7 @@ def raw_value_stream(
     Raises:
         DataError: a file that can't be decoded, or none of the model's modalities in a sample.
     """
-    encoders = {
-        modality: TextEncoder(
-            (model.tokenizer_json or "").encode(),
-            file=raw.tokenizer,
-            min_tokens=fewest_tokens(model, raw),
-            max_tokens=raw.max_tokens,
-            where="text",
-        )
-        for modality, raw in model.inputs.items()
-        if raw.kind == "text"
-    }
+    encoders = {modality: text_encoder(model, raw) for modality, raw in model.inputs.items() if raw.kind == "text"}
     lengths = {n: part.signature.dims.get("samples") for part in model.chain for n in part.signature.input_names}
     dtypes = {spec.name: spec.dtype for part in model.chain for spec in part.signature.inputs}
     for sample in covering_samples(samples, tuple(model.inputs), limit):

@@ -48,14 +48,6 @@ def with_limits(
     raise ModelError(f"tokenizer.json: no padding token found; expected one of {list(known) or '[PAD], <pad>'}")
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids and mask, each (texts, longest) int64."""
-    encodings = tokenizer.encode_batch(list(texts))
-    ids = np.array([e.ids for e in encodings], dtype=np.int64)
-    mask = np.array([e.attention_mask for e in encodings], dtype=np.int64)
-    return ids, mask
-
-
 def nearest_tokens(tokenizer_json: str, texts: Iterable[str], table: NDArray[np.float32]) -> list[str]:
     """Every token of the vocabulary, those first that mean something like the words of ``texts``.
 

@@ -19,7 +19,7 @@ from edgemm.models.huggingface import Encoder, encoder_from_hub, hf_tower, model
 from edgemm.models.model import Model
 from edgemm.models.outside import teacher_from_source
 from edgemm.models.store import load_model, save_model
-from edgemm.models.tokenizer import encode, tokenizer_from_json
+from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.runtime import Bundle
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import TargetEntry
@@ -45,6 +45,7 @@ from tests.models.hf_folders import (
     wav2vec2,
     whisper,
 )
+from tests.models.tiny_tokenizer import encode
 
 TEXTS = ["a cat", "cat", "a cat a cat"]
 

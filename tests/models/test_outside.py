@@ -14,12 +14,12 @@ from edgemm.models.families import build_model
 from edgemm.models.model import Model, Part
 from edgemm.models.outside import teacher_from_source
 from edgemm.models.store import load_model, save_model
-from edgemm.models.tokenizer import encode, tokenizer_from_json
+from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.recipe import ImageTower, TeacherSection, TextTower
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import TensorInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
-from tests.models.tiny_tokenizer import save_tokenizer
+from tests.models.tiny_tokenizer import encode, save_tokenizer
 
 VISION = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,

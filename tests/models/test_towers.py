@@ -15,8 +15,9 @@ from edgemm.models import pretrained
 from edgemm.models.efficientnet import EfficientNetLite, scaled_channels, tower_config
 from edgemm.models.heads import MlpHead, Projection
 from edgemm.models.text import TextTransformer, load_bert_weights_
-from edgemm.models.tokenizer import encode, nearest_tokens, tokenizer_from_json, trim_vocabulary, with_limits
+from edgemm.models.tokenizer import nearest_tokens, tokenizer_from_json, trim_vocabulary, with_limits
 from edgemm.runtime.errors import ModelError
+from tests.models.tiny_tokenizer import encode
 
 MINILM = "package:minilm-l6"
 TEXTS = ["a grinning face", "Are regions of the brain infarcted?", "émoji zzqx 東京 🐈"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from tests.pipeline.small import COLOURS, SHAPES
@@ -19,3 +22,9 @@ def save_tokenizer(folder: Path) -> None:
         single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and mask, (texts, T), as the tokenizer itself pads."""
+    made = tokenizer.encode_batch(list(texts))
+    return np.array([e.ids for e in made]), np.array([e.attention_mask for e in made])
