@@ -50,6 +50,11 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.concept)
 
+    @property
+    def where(self) -> str:
+        """What an error calls the samples: ``"split 'train'"``."""
+        return "splits 'train' and 'unlabelled'" if self.unlabelled else "split 'train'"
+
     def known(self, rows: Tensor) -> Tensor:
         """(B,) bool: of which samples the truth is known: their class, or else all that is right, or the quantity."""
         return self.label[rows] >= 0 if self.truth is None else rows < len(self) - self.unlabelled
@@ -88,7 +93,7 @@ class Corpus:
             count = int(self.present(modality, everything).sum())
             if count < len(self):
                 raise DataError(
-                    f"{stage}: {count} of {len(self)} samples of split 'train' have '{modality}'; expected all, or "
+                    f"{stage}: {count} of {len(self)} samples of {self.where} have '{modality}'; expected all, or "
                     'fusion.missing = "placeholder" in teacher and student'
                 )
 
@@ -128,8 +133,8 @@ def corpus_of(
     extra = [text for text in dict.fromkeys(extra_texts) if text not in texts]
     most = max((len(own) for own in names), default=0)
     classes = {label: index for index, label in enumerate(labels or dataset.labels)}
-    concepts: dict[str, int] = {}
-    keys = [s.label if s.label is not None else (s.text if s.text is not None else s.id) for s in samples]
+    concepts: dict[tuple[str, str], int] = {}
+    keys = [_meaning(sample) for sample in samples]
     padded = [[texts[t] for t in own] + [texts[own[0]] if own else 0] * (most - len(own)) for own in names]
     return Corpus(
         texts=(*texts, *extra),
@@ -144,6 +149,12 @@ def corpus_of(
         extra=len(extra),
         unlabelled=len(more),
     )
+
+
+def _meaning(sample: Sample) -> tuple[str, str]:
+    """What a sample means: its label, or what it says, which may be another's label; or nothing but itself."""
+    meaning = sample.label if sample.label is not None else sample.text
+    return ("id", sample.id) if meaning is None else ("meaning", meaning)
 
 
 def _row(known: Mapping[Path, int], path: Path | None) -> int:

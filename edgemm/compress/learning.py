@@ -23,6 +23,7 @@ from edgemm.compress.feeds import Feeds, feeds_of, joint_answers
 from edgemm.compress.objectives import augmentation_of
 from edgemm.compress.trainer import Objective
 from edgemm.data import Dataset
+from edgemm.data.dataset import UNLABELLED
 from edgemm.models.inherit import token_order
 from edgemm.models.model import Model
 from edgemm.models.tokenizer import tokenizer_from_json
@@ -76,7 +77,7 @@ def _embedding(
 ) -> EmbeddingDistillation:
     """From the embeddings that the teacher's cached towers lead to, and the features before them."""
     check_hidden(student, teacher, config)
-    extra = _extra_texts(teacher, dataset, count=config.extra_texts, seed=seed) if "text" in student.inputs else []
+    extra = extra_texts(teacher, dataset, count=config.extra_texts, seed=seed) if "text" in student.inputs else []
     plain, corpus = (corpus_of(dataset, extra_texts=texts, unlabelled=True) for texts in ([], extra))
     check_widths(student, teacher, config)
     cached = _cached(teacher, plain, config, seed=seed, context=context)
@@ -123,7 +124,7 @@ def _answering(
             "distill.extra_texts: this teacher has no text tower of its own that the student's could be compared with; "
             "set distill.extra_texts = 0"
         )
-    extra = _extra_texts(teacher, dataset, count=config.extra_texts, seed=seed)
+    extra = extra_texts(teacher, dataset, count=config.extra_texts, seed=seed)
     corpus = corpus_of(dataset, labels=student.labels, task=student.task, extra_texts=extra, unlabelled=True)
     for model in (student, teacher):
         if not model.placeholders:
@@ -164,8 +165,8 @@ def _embeddings(model: Model, cached: Mapping[str, Tensor], name: str) -> Tensor
     return torch.cat(made).reshape(*rows.shape[:-1], -1)
 
 
-def _extra_texts(teacher: Model, dataset: Dataset, *, count: int, seed: int) -> list[str]:
-    """Words like those of the training texts, and texts made up of them, without any text that is evaluated.
+def extra_texts(teacher: Model, dataset: Dataset, *, count: int, seed: int) -> list[str]:
+    """Words like those of the training texts, and texts made up of them, without any text that is held back.
 
     The words are the teacher's, not the student's: one that a trimmed vocabulary has lost falls into pieces, and how
     those add up to the word is what the student has to learn.
@@ -173,7 +174,8 @@ def _extra_texts(teacher: Model, dataset: Dataset, *, count: int, seed: int) -> 
     if count == 0 or teacher.tokenizer_json is None:
         return []
     trained = dataset.all_texts()
-    evaluated = {text for split in dataset.evaluate for text in dataset.all_texts(split)} - set(trained)
+    held_back = [split for split in dataset.splits if split not in ("train", UNLABELLED)]
+    evaluated = {text for split in held_back for text in dataset.all_texts(split)} - set(trained)
     vocabulary = tokenizer_from_json(teacher.tokenizer_json).get_vocab()
     order = token_order(teacher, trained) or sorted(vocabulary, key=vocabulary.__getitem__)
     words = [token for token in order if len(token) > 2 and token.isascii() and token.isalpha()]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from edgemm.compress.corpus import corpus_of
 from edgemm.compress.distill import distillation
+from edgemm.compress.learning import extra_texts
 from edgemm.data import Dataset, open_dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.pipeline.facts import dataset_facts
@@ -65,6 +66,25 @@ def test_a_folders_name_is_no_label_of_theirs_and_nothing_measures_on_them(tmp_p
     assert data.labels == ("cat", "dog")
     with pytest.raises(DataError, match=r"data\.evaluate: 'unlabelled' has no labels to measure on"):
         open_dataset(config.model_copy(update={"evaluate": ("unlabelled",)}), cache=tmp_path / "cache")
+
+
+def test_a_number_of_theirs_is_no_label(pairs_and_more: Dataset) -> None:
+    first = next(sample for sample in pairs_and_more.unlabelled if sample.text is None)
+    labelled = [replace(s, text=None, label=first.id) for s in pairs_and_more.split("train")]
+    same = replace(pairs_and_more, splits={**pairs_and_more.splits, "train": labelled})
+    concept = corpus_of(same, unlabelled=True).concept.tolist()
+    assert len(set(concept[:8])) == 1
+    assert concept[8 + pairs_and_more.unlabelled.index(first)] not in concept[:8]
+
+
+def test_names_that_are_held_back_are_not_made_up_even_where_they_are_not_evaluated(
+    shapes: Dataset, teacher_section: TeacherSection
+) -> None:
+    teacher = build_model(teacher_section, family="dual-encoder", seed=0)
+    held = [replace(shapes.split("unseen")[0], id=word, text=word) for word in ("house", "tree")]
+    data = replace(shapes, splits={**shapes.splits, "held": held}, evaluate=("unseen",))
+    assert {"house", "tree"} <= set(extra_texts(teacher, shapes, count=40, seed=0))
+    assert not {"house", "tree"} & set(extra_texts(teacher, data, count=40, seed=0))
 
 
 def test_only_distilling_depends_on_them(pairs_and_more: Dataset) -> None:
