@@ -86,7 +86,7 @@ class Dataset:
         labels: distinct labels of the train split, sorted: the classes of a classifier.
         texts: label -> every text that names it, the first being the usual one (retrieval only).
         evaluate: the splits to measure on.
-        broken: one line for each sample, or each kind of them, that was left out.
+        broken: one line for each sample, each kind of them, or each column that was left out.
         shown_groups: groups whose images and sounds may be shown in reports and shipped in bundles; empty: all.
         pairs: split -> the pairs that verification compares; of a split without, all.
     """

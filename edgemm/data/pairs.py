@@ -80,7 +80,9 @@ def _sample(name: str, base: Path, split: str, files: Files) -> Sample:
     path = base / name
     if path in files[split]:
         return files[split][path]
-    mend = "write it as the data does, take the row out, or raise data.limit where there is one"
+    mend = "write it as the data does, or take the row out"
+    if path.is_file():
+        mend = "it is of another split, or left out as broken or by data.limit; mend that, or take the row out"
     if elsewhere := next((other for other, held in files.items() if path in held), None):
         mend = f"it is one of '{elsewhere}', say so in a column 'split'"
     raise DataError(f"'{name}' is no sample of split '{split}', which is evaluated; {mend}")

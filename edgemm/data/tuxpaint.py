@@ -36,9 +36,14 @@ def tuxpaint(config: DataConfig) -> Dataset:
             "tuxpaint-stamps-default (apt-get download tuxpaint-stamps-default; dpkg -x FILE FOLDER)"
         )
     pictures = sorted(path for path in root.glob("*/**/*.png") if path.is_file())
-    spoken = _spoken(root, config.language, key="language") if pictures else {}
+    languages = [config.language, *config.unlabelled_languages] if pictures else []
+    if twice := next((language for language in languages if languages.count(language) > 1), None):
+        raise DataError(f"data.unlabelled_languages: '{twice}' is named twice, or is data.language; take it out")
+    spoken, *others = [
+        _spoken(root, language, key="unlabelled_languages" if place else "language")
+        for place, language in enumerate(languages)
+    ] or [{}]
     splits: dict[str, list[Sample]] = {"train": [], "unseen": []}
-    others = [_spoken(root, language, key="unlabelled_languages") for language in config.unlabelled_languages]
     heard: list[Sample] = []
     nameless = 0
     for path in pictures:

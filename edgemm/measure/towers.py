@@ -66,7 +66,8 @@ def embed(
     """Every modality of the samples that leads to an embedding of its own.
 
     Raises:
-        DataError: no such modality, or one raw item under two labels; where it is a single one, too few identities.
+        DataError: no such modality, one raw item under two labels, or one modality of a bundle that has more; of an
+            embedder, too few identities.
         BundleError: outputs that are not finite.
     """
     found: dict[str, Embedded] = {}
@@ -83,7 +84,13 @@ def embed(
             "explained; expected 'logits', 'value', or embeddings that one modality each leads to"
         )
     if len(found) == 1:
-        check_identities(split, samples, next(iter(found)))
+        (modality,) = found
+        if others := [m for m in retrieval.embedded(bundle) if m != modality]:
+            raise DataError(
+                f"bundle '{bundle.manifest.name}', split '{split}': the samples have '{modality}' alone, and no "
+                f"{' or '.join(others)} to find or be found by; give samples of two modalities"
+            )
+        check_identities(split, samples, modality)
     return found
 
 

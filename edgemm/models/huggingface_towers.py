@@ -166,7 +166,8 @@ def _masked_crossing(module: nn.Module) -> Iterator[None]:
     """Let BLIP's cross-attention see the mask that it is given: transformers 4.57 drops it, and attends to padding."""
 
     def passed_on(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
-        return args, {**kwargs, "encoder_attention_mask": kwargs.get("attention_mask")}
+        mask = kwargs.get("encoder_attention_mask")
+        return args, {**kwargs, "encoder_attention_mask": kwargs["attention_mask"] if mask is None else mask}
 
     crossing = [m.self for name, m in module.named_modules() if name.endswith("crossattention")]
     hooks = [layer.register_forward_pre_hook(passed_on, with_kwargs=True) for layer in crossing]

@@ -86,13 +86,16 @@ def test_another_language_is_another_clip(stamps: Path) -> None:
         opened(kind="tuxpaint", root=str(stamps), language="fr")
     with pytest.raises(DataError, match=r"data.unlabelled_languages: nobody spoke 'fr'; there are en, es"):
         opened(kind="tuxpaint", root=str(stamps), unlabelled_languages=("fr",))
+    for languages in (("es",), ("en", "en")):
+        with pytest.raises(DataError, match=rf"'{languages[0]}' is named twice, or is data.language"):
+            opened(kind="tuxpaint", root=str(stamps), unlabelled_languages=languages)
 
 
 def test_no_stamps_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data.root: got None, .*apt-get download tuxpaint-stamps-default"):
         opened(kind="tuxpaint")
     with pytest.raises(DataError, match=r"not enough stamps; expected <category>/"):
-        opened(kind="tuxpaint", root=str(tmp_path))
+        opened(kind="tuxpaint", root=str(tmp_path), unlabelled_languages=("fr",))
 
 
 # --- emoji -----------------------------------------------------------------------------------------------------------

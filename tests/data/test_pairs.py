@@ -68,7 +68,7 @@ BAD = {
     "another sample": (
         f"{HEAD}\n{PAIRS}test/cid/9.png,test/cid/1.png,1",
         r"pairs.csv, row 3: 'test/cid/9.png' is no sample of split 'test', which is evaluated; write it as the data "
-        r"does, take the row out, or raise data.limit",
+        r"does, or take the row out",
     ),
     "a sample that is trained on": (
         f"{HEAD}\ntrain/ann/1.png,test/cid/1.png,0", "row 1: 'train/ann/1.png' is no sample"
@@ -98,6 +98,13 @@ def test_a_pair_that_is_none_is_one_line_with_its_row(case: str, tmp_path: Path)
     pairs, message = BAD[case]
     with pytest.raises(DataError, match=message):
         people(tmp_path, pairs)
+
+
+def test_a_pair_of_a_broken_picture_is_told_to_be_that(tmp_path: Path) -> None:
+    people(tmp_path, f"{HEAD}\n{PAIRS}")
+    (tmp_path / "d" / "test" / "cid" / "3.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"'test/cid/3.png' is no sample of split 'test', .*left out as broken or by"):
+        people(tmp_path, f"{HEAD}\n{PAIRS}test/cid/3.png,test/cid/1.png,1", max_broken=1)
 
 
 def test_a_split_that_a_pair_does_not_name_is_told(tmp_path: Path) -> None:

@@ -70,6 +70,12 @@ def test_one_item_under_two_labels_is_named(good_retriever: Path, tmp_path: Path
         embed(Bundle.open(good_retriever), "test", samples)
 
 
+def test_one_modality_alone_is_not_taken_for_an_embedders(good_retriever: Path, tmp_path: Path) -> None:
+    samples = [replace(s, text=None) for s in retrieval_samples(tmp_path)]
+    with pytest.raises(DataError, match=r"the samples have 'image' alone, and no text to find or be found by; give"):
+        embed(Bundle.open(good_retriever), "test", samples)
+
+
 def test_an_embedders_samples_search_each_other_as_identification_does(tmp_path: Path) -> None:
     samples = faces(tmp_path)
     samples.append(replace(samples[0], id="alone", image=picture(tmp_path, "alone", (9, 9, 9)), label="alone"))
