@@ -18,8 +18,10 @@ import onnx_ir as ir
 
 from edgemm.graph.files import publish, write_manifest
 from edgemm.runtime.archive import open_archive
+from edgemm.runtime.engine_tensorrt import compute_capability, cuda_runtime
 from edgemm.runtime.errors import EngineError, EngineNotInstalled
 from edgemm.runtime.manifest import PartEntry, TargetEntry
+from edgemm.runtime.onnx_wire import require_whole_graph
 from edgemm.runtime.signature import DimRange
 from edgemm.stage import Context
 
@@ -151,6 +153,7 @@ def import_builder(engine: str) -> Any:
 def _build_part(data: bytes, part: PartEntry, target: TargetEntry, capability: str) -> bytes:
     import onnx
 
+    require_whole_graph(data, what=f"target '{target.name}', part '{part.name}'")
     model = ir.from_proto(onnx.load_from_string(data))
     try:
         return engine_from_onnx(
@@ -170,8 +173,14 @@ def _strongly_typed(trt: Any) -> int:
 
 
 def _set_compute_capability(trt: Any, config: Any, capability: str, engine: str) -> None:
-    if not hasattr(trt, "ComputeCapability"):
-        return  # the full TensorRT builds for the GPU it finds
+    if not hasattr(trt, "ComputeCapability"):  # the full TensorRT builds for the GPU it finds
+        here = compute_capability(cuda_runtime(engine, what=engine), engine, what=engine)
+        if here != capability:
+            raise EngineError(
+                f"{engine} builds for the GPU of this machine, of compute capability {here}, and not for {capability}; "
+                f'set compute_capability = "{here}", or engine = "tensorrt-rtx"'
+            )
+        return
     name = "SM" + capability.replace(".", "")
     known = sorted((n for n in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", n)), key=lambda n: int(n[2:]))
     if name not in known:

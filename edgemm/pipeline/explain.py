@@ -18,13 +18,15 @@ from edgemm.measure.towers import Embedded, Search
 from edgemm.pipeline.cases import Viewer, answer_cases, search_cases
 from edgemm.pipeline.listing import print_cells
 from edgemm.pipeline.progress import progress_for
-from edgemm.pipeline.store import default_store, writing_out
+from edgemm.pipeline.runs import default_cache
+from edgemm.pipeline.store import writing_out
 from edgemm.recipe import load_recipe
 from edgemm.report.explain import Explanation, Section, write_explanation
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
 from edgemm.runtime.errors import InputError
 from edgemm.runtime.manifest import AudioInput
+from edgemm.runtime.onnx_wire import require_whole_graph
 from edgemm.stage import Progress
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def explain(paths: Sequence[Path], recipe: Path, overrides: Sequence[str], *, sp
         raise InputError(f"{out}: a file; name a folder with --out")
     loaded = load_recipe(recipe, overrides)
     bundles = _opened(paths)
-    dataset = open_dataset(loaded.data, cache=default_store() / "cache", progress=progress_for())
+    dataset = open_dataset(loaded.data, cache=default_cache(), progress=progress_for())
     names = (split,) if split else dataset.evaluate
     splits = {name: dataset.split(name) for name in names}
     found = explain_bundles(bundles, splits, shown_groups=dataset.shown_groups, progress=progress_for())
@@ -160,7 +162,9 @@ def watch(bundle: Bundle) -> dict[str, Watched]:
         if part.entry.role == "frontend" or not part.file.endswith(".onnx"):
             continue
         what = f"bundle '{bundle.manifest.name}', part '{part.name}'"
-        data, maps = with_attention_outputs(bundle.archive.read(part.file), what=what)
+        graph = bundle.archive.read(part.file)
+        require_whole_graph(graph, what=what)  # a graph that names other files would have them read
+        data, maps = with_attention_outputs(graph, what=what)
         if maps:
             hears = isinstance(bundle.manifest.inputs.get(part.entry.modality or ""), AudioInput)
             patches = patch_grid(data) if hears else None

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.runtime.errors import DeviceMissing, EngineError, EngineNotInstalled
+from edgemm.runtime.errors import DeviceMissing, EdgemmError, EngineError, EngineNotInstalled
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.manifest import Manifest, TargetEntry
 from edgemm.runtime.session import ENGINES, Array, missing_feeds
@@ -47,9 +47,8 @@ class TensorRTSession:
         expect(fingerprint, "os", platform.system().lower(), what=what, engine=engine)
         self._cuda = cuda_runtime(engine, what=what)
         self._gpu(self._cuda.cudaSetDevice(0))
-        major = self._gpu(self._cuda.cudaDeviceGetAttribute(_attribute(self._cuda, "Major"), 0))
-        minor = self._gpu(self._cuda.cudaDeviceGetAttribute(_attribute(self._cuda, "Minor"), 0))
-        expect(fingerprint, "compute_capability", f"{major}.{minor}", what=what, engine=engine)
+        here = compute_capability(self._cuda, engine, what=what)
+        expect(fingerprint, "compute_capability", here, what=what, engine=engine)
 
         log = _log_of(trt)
         self._runtime = trt.Runtime(log)
@@ -113,10 +112,7 @@ class TensorRTSession:
 
     def _gpu(self, result: tuple[Any, ...]) -> Any:
         """The value of a CUDA call; raises EngineError where it failed."""
-        code, *values = result
-        if int(code) != 0:
-            raise EngineError(f"{self._what}: {self.engine}: CUDA says {_error_name(self._cuda, code)}")
-        return values[0] if values else None
+        return _value(self._cuda, result, f"{self._what}: {self.engine}")
 
     def __del__(self) -> None:
         for address, _ in getattr(self, "_buffers", {}).values():
@@ -174,6 +170,28 @@ def cuda_runtime(engine: str, *, what: str) -> Any:
     return cuda
 
 
+def gpu_here() -> str | None:
+    """Compute capability of this machine's first GPU; None without one that answers."""
+    try:
+        return compute_capability(cuda_runtime("tensorrt", what="this machine"), "tensorrt", what="this machine")
+    except EdgemmError:
+        return None
+
+
+def compute_capability(cuda: Any, engine: str, *, what: str) -> str:
+    """Of the first GPU, ``"8.6"``. Raises EngineError where CUDA can't say."""
+    halves = (getattr(cuda.cudaDeviceAttr, f"cudaDevAttrComputeCapability{half}") for half in ("Major", "Minor"))
+    return ".".join(str(_value(cuda, cuda.cudaDeviceGetAttribute(half, 0), f"{what}: {engine}")) for half in halves)
+
+
+def _value(cuda: Any, result: tuple[Any, ...], what: str) -> Any:
+    """The value of a CUDA call; raises EngineError where it failed."""
+    code, *values = result
+    if int(code) != 0:
+        raise EngineError(f"{what}: CUDA says {_error_name(cuda, code)}")
+    return values[0] if values else None
+
+
 def _no_gpu(engine: str, what: str, reason: str) -> str:
     return f"{what}: {engine} needs an NVIDIA GPU, and there is none here ({reason}); choose another --target"
 
@@ -191,10 +209,6 @@ def _driver() -> bool:
 def _error_name(cuda: Any, code: Any) -> str:
     _, name = cuda.cudaGetErrorName(code)
     return name.decode() if isinstance(name, bytes) else str(name)
-
-
-def _attribute(cuda: Any, half: str) -> Any:
-    return getattr(cuda.cudaDeviceAttr, f"cudaDevAttrComputeCapability{half}")
 
 
 def _h2d(cuda: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -19,9 +20,10 @@ from edgemm.models.huggingface import encoder_from_hub
 from edgemm.models.model import Model, Part
 from edgemm.pipeline.cases import Viewer
 from edgemm.pipeline.explain import watch
+from edgemm.runtime.archive import open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
-from edgemm.runtime.errors import BundleError
+from edgemm.runtime.errors import BundleError, EngineError
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
 from tests.attending import FRAMES, attending_model, attending_samples, raw_values, write_attending
@@ -230,3 +232,19 @@ def test_a_graph_that_cuts_no_spectrogram_has_no_grid(attending):
     bundle = Bundle.open(attending)
     assert patch_grid(bundle.archive.read(bundle.target.files["audio"])) is None
     assert watch(bundle)["audio"].patches is None
+
+
+def test_a_graph_that_names_another_file_is_not_watched(tmp_path):
+    folder = write_attending(tmp_path / "bundle")
+    manifest = open_archive(folder).manifest
+    target = manifest.targets[0]
+    part = next(p.name for p in manifest.parts if p.role == "fusion")
+    model = onnx.load(folder / target.files[part])
+    weight = next(t for t in model.graph.initializer if len(t.raw_data) > 100)
+    (tmp_path / "secret.bin").write_bytes(weight.raw_data)
+    onnx.external_data_helper.set_external_data(weight, location="../secret.bin")
+    weight.ClearField("raw_data")
+    (folder / target.files[part]).write_bytes(model.SerializeToString())
+    seal(folder, manifest)
+    with pytest.raises(EngineError, match="keeps weights in another file"):
+        watch(Bundle.open(folder))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +12,7 @@ import torch
 from small import BATCH, image_part, pixels, tokens
 from torch import nn
 
+from edgemm.graph import build
 from edgemm.graph.build import build_bundle, engine_from_onnx
 from edgemm.graph.bundle import quantize_bundle
 from edgemm.graph.capture import capture_model, capture_part
@@ -271,3 +273,17 @@ def test_a_race_is_run_on_the_engine_asked_for_with_its_reason_where_it_fails(im
         assert 0.5 < ratio.value < 2  # the same graph twice, on a machine that may be busy
         with pytest.raises(EngineError, match=f"part 'image': timing .*{engine}.* refuses the graph"):
             latency_ratio(data, b"", {"pixels": pixels(1)}, engine=engine, threads=1, what="part 'image'")
+
+
+def test_an_engine_that_builds_for_the_gpu_it_finds_builds_for_no_other(monkeypatch):
+    halves = {"major": 9, "minor": 0}
+    cuda = SimpleNamespace(
+        cudaDeviceAttr=SimpleNamespace(
+            cudaDevAttrComputeCapabilityMajor="major", cudaDevAttrComputeCapabilityMinor="minor"
+        ),
+        cudaDeviceGetAttribute=lambda half, device: (0, halves[half]),
+    )
+    monkeypatch.setattr(build, "cuda_runtime", lambda engine, what: cuda)
+    build._set_compute_capability(SimpleNamespace(), None, "9.0", "tensorrt")
+    with pytest.raises(EngineError, match=r"compute capability 9.0, and not for 8.6; set compute_capability = .9.0"):
+        build._set_compute_capability(SimpleNamespace(), None, "8.6", "tensorrt")
