@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgemm.data.dataset import Sample
 
 INPUTS = 16  # raw samples taken in turn, the same for all variants: lengths of texts and sizes of images vary
-UNTIMED = 2  # calls before each timed one; in strides of three the turn still meets all inputs
+UNTIMED = 2  # calls before each timed one
 _SLACK, _PATIENCE = 4, 20.0  # a loop may take so many times its seconds, or so many seconds, to reach its fewest runs
 _SAY_SECONDS = 0.5  # between two lines of progress, so that saying it takes no time from what is timed
 
@@ -45,9 +45,13 @@ class Latencies:
 
 
 def raw_inputs(samples: Sequence[Sample], modalities: Sequence[str]) -> list[dict[str, Any]]:
-    """Up to 16 samples spread evenly over the split, as paths and strings."""
-    step = max(1, len(samples) // INPUTS)
-    return [{m: sample.raw(m) for m in modalities} for sample in samples[::step][:INPUTS]]
+    """Up to 16 samples spread evenly over the split, as paths and strings.
+
+    Never a multiple of three: in strides of one timed call after two untimed ones the turn has to meet them all.
+    """
+    count = min(INPUTS, len(samples))
+    count -= count > 1 and count % (UNTIMED + 1) == 0
+    return [{m: samples[i * len(samples) // count].raw(m) for m in modalities} for i in range(count)]
 
 
 def measure_latencies(

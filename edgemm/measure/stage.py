@@ -173,7 +173,7 @@ def _entries(variants: Mapping[str, Path], context: Context, threads: int, threa
         manifest = open_archive(path).manifest
         for i, target in enumerate(manifest.targets):
             digest = target_digest(manifest, target)
-            if i and any(entry.sha256 == digest for entry in entries):
+            if i and any((e.sha256, e.target.threads) == (digest, target.threads) for e in entries):
                 continue
             if problem := unbuilt(manifest, target):
                 raise BundleError(f"{path}: {problem}")
@@ -245,6 +245,7 @@ def _accuracies(
 ) -> dict[str, list[Scored]]:
     """Scores by digest of the measured bytes; those kept from an earlier run are not taken again."""
     found: dict[str, list[Scored]] = {entry.sha256: [] for entry in entries}
+    machine = environment()
     encoder = next((entry for entry in entries if entry.variant == gallery_encoder), None)
     for split, samples in splits.items():
         data = accuracy.samples_digest(split, samples, checksums=checksums)
@@ -256,8 +257,9 @@ def _accuracies(
                 data,
                 *(
                     kept_scores.version(package)
-                    for package in (ENGINES[entry.target.engine][0], "Pillow", "tokenizers")
+                    for package in (ENGINES[entry.target.engine][0], "Pillow", "soundfile", "tokenizers")
                 ),
+                *(machine["cpu"], machine["flags"]),  # which decide the kernels
                 *(config.prompts, config.examples),
                 *shown_groups,
                 *map(astuple, pairs.get(split, ())),
@@ -305,7 +307,7 @@ def _latencies(
     here: Environment,
 ) -> list[Measurement]:
     """Latency, cold start and memory of every distinct artifact; all entries run here."""
-    distinct = {e.name: e for e in {e.sha256: e for e in reversed(entries)}.values()}
+    distinct = {e.name: e for e in {(e.sha256, e.threads): e for e in reversed(entries)}.values()}
     distinct = {e.name: e for e in entries if e.name in distinct}  # in the order of the table
     takes = list(entries[0].manifest.inputs)
     held = {s.id: [m for m in takes if s.raw(m) is not None] for s in samples}
@@ -372,7 +374,7 @@ def _blamed(
     loss = metrics.difference(
         metric.statistic, statistics(before)[headline_metric(after)].statistic, clusters=metric.clusters
     )
-    if not config.blame and loss.high >= 0:
+    if not config.blame and not loss.high < 0:
         return []
     found = blame(
         ships.path, reference.path, split=split, samples=samples, target=ships.target.name, base=after,

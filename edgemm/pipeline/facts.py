@@ -6,7 +6,6 @@ Why: a key made of paths would find nothing on another machine, and a wrong resu
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -20,6 +19,8 @@ from edgemm.data import Dataset
 from edgemm.data.dataset import UNLABELLED
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
 from edgemm.recipe import FUSIONS, TOWERS, Compared, DistillConfig, ModelSection, TextTower, path_fields
+from edgemm.runtime.engine_tensorrt import gpu_here
+from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import one_line
 
@@ -86,15 +87,11 @@ def _makers(section: ModelSection | DistillConfig) -> Iterator[tuple[str, str, I
 
 
 def machine() -> dict[str, Any]:
-    """What makes a latency this machine's: a measurement taken on another one is not found in the store."""
-    model = platform.processor()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    except OSError:
-        pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"system": platform.system(), "machine": platform.machine(), "cpu": model, "cores": cores}
+    """What makes a measurement this machine's: one taken on another is not found in the store."""
+    known = environment()
+    cores = len(known["affinity"] or []) or known["cores"]
+    same = {key: known[key] for key in ("cpu", "flags", "machine")}
+    return {"system": platform.system(), **same, "cores": cores, "gpu": gpu_here()}
 
 
 def _module(module: str, *, where: str) -> ModuleSpec:

