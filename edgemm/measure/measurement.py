@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import DataError
 
 Task = Literal["ranks", "answers", "probabilities", "values", "similarities"]
@@ -105,12 +105,8 @@ def write_measurements(path: Path, measurements: Iterable[Measurement], *, envir
         if not all(math.isfinite(x) for x in m.samples):
             raise ValueError(f"measurement of '{m.variant}' {m.subject}: a sample is not finite")
         lines.append(_canonical({"record": "measurement", **asdict(m)}))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_measurements(path: Path) -> Measurements:

@@ -32,6 +32,11 @@ class Estimate:
     samples: int
     confidence: float = CONFIDENCE
 
+    @property
+    def is_beyond_chance(self) -> bool:
+        """Whether the interval excludes zero; not where there is none."""
+        return self.low > 0 or self.high < 0
+
 
 def retrieval_ranks(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Rank of each query's best positive, 1 being the best; several positives are allowed.
@@ -141,11 +146,16 @@ class Distribution:
             bound = ((1 - confidence) / 2) ** (1 / self.clusters)
             low, high = (bound, 1.0) if self.value == 1.0 else (0.0, 1 - bound)
             return replace(found, low=low, high=high)
-        return found
+        return self._as_known(found)
 
     def difference(self, reference: Distribution, *, confidence: float = CONFIDENCE) -> Estimate:
         """This minus the reference, resample by resample; both of the same clusters and seed."""
-        return _estimate(self.value - reference.value, self.resampled - reference.resampled, self.samples, confidence)
+        resampled = self.resampled - reference.resampled
+        return self._as_known(_estimate(self.value - reference.value, resampled, self.samples, confidence))
+
+    def _as_known(self, found: Estimate) -> Estimate:
+        """Without an interval where there is one cluster: drawn again it is always the same, which says nothing."""
+        return found if self.clusters > 1 else replace(found, low=float("nan"), high=float("nan"))
 
 
 def distribution(

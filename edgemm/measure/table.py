@@ -144,7 +144,7 @@ def _row(measurements: Measurements, size: Measurement, reference: Measurement, 
             if m.subject == END_TO_END:
                 latency = summary(_nanoseconds(m))
                 base = _same_bytes(measurements.of("latency", subject=END_TO_END), reference)
-                if base and size.sha256 != reference.sha256 and len(base[0].samples) == len(m.samples):
+                if base and base[0] is not m and len(base[0].samples) == len(m.samples):
                     speedup = paired_ratio(_nanoseconds(base[0]), _nanoseconds(m))
             elif m.subject != IMAGE_DECODING:
                 part_ms[m.subject] = summary(_nanoseconds(m))
@@ -220,9 +220,8 @@ def reference_row(rows: Sequence[Row]) -> Row | None:
 
 
 def default_row(rows: Sequence[Row]) -> Row | None:
-    """What ships by default: the last variant's first target that ran here."""
-    ran = [row for row in rows if row.latency]
-    return next((row for row in ran if row.variant == ran[-1].variant), None)
+    """What ships by default: the last variant's first target that ran here; None where none of its targets did."""
+    return next((row for row in rows if row.latency and row.variant == rows[-1].variant), None)
 
 
 def headline_score(row: Row) -> Score | None:

@@ -65,7 +65,7 @@ def _correlation(one: Floats, other: Floats, weights: Weights) -> Floats:
     other = other - (weights * other).sum(axis=1, keepdims=True) / total
     spread = np.sqrt((weights * one**2).sum(axis=1) * (weights * other**2).sum(axis=1))
     together = (weights * one * other).sum(axis=1)
-    there = spread > 1e-12
+    there = spread > 0
     return np.asarray(np.divide(together, spread, out=np.full(len(weights), np.nan), where=there))
 
 

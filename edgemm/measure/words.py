@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from edgemm.measure.metrics import Estimate
@@ -44,11 +44,12 @@ def count(value: float) -> str:
 
 
 def three_figures(value: float) -> str:
-    """Three significant figures without an exponent."""
-    if value == 0:
-        return "0"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{min(decimals, 4)}f}"
+    """Three significant figures, without an exponent from a hundred-thousandth on."""
+    if not math.isfinite(value):
+        return NONE
+    if value == 0 or abs(value) < 1e-5:
+        return f"{value:.3g}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def factor(value: float) -> str:
@@ -76,18 +77,19 @@ def score_with_interval(score: Score) -> str:
 def interval(score: Score) -> str:
     """``"[89.0, 93.1]"``, in the unit of ``score_value``."""
     e = score.estimate
-    if math.isnan(e.value):
-        return ""
-    if score.is_share:
-        return f"[{100 * e.low:.1f}, {100 * e.high:.1f}]"
-    return f"[{three_figures(e.low)}, {three_figures(e.high)}]"
+    return bracket(e, (lambda share: f"{100 * share:.1f}") if score.is_share else three_figures)
+
+
+def bracket(e: Estimate, said: Callable[[float], str]) -> str:
+    """``"[89.0, 93.1]"``; empty where nothing is known of what other samples would have given."""
+    return "" if math.isnan(e.low) else f"[{said(e.low)}, {said(e.high)}]"
 
 
 def points(difference: Estimate | None) -> str:
     """A difference of shares in points, with sign and interval: ``"−0.6 [−1.4, +0.2]"``."""
     if difference is None or math.isnan(difference.value):
         return ""
-    return f"{signed(100 * difference.value)} [{signed(100 * difference.low)}, {signed(100 * difference.high)}]"
+    return f"{signed(100 * difference.value)} {bracket(difference, lambda share: signed(100 * share))}".rstrip()
 
 
 def difference(score: Score) -> str:
@@ -96,7 +98,8 @@ def difference(score: Score) -> str:
     if found is None or math.isnan(found.value):
         return ""
     if score.is_share:
-        return points(found).replace(" [", " points [")
+        value, space, rest = points(found).partition(" ")
+        return f"{value} points{space}{rest}"
     return signed_with_interval(found)
 
 
@@ -104,7 +107,7 @@ def signed_with_interval(found: Estimate) -> str:
     """A difference in the unit of what is compared: ``"+1.00 [+1.00, +2.00]"``; empty where there is none."""
     if math.isnan(found.value):
         return ""
-    return f"{signed_figures(found.value)} [{signed_figures(found.low)}, {signed_figures(found.high)}]"
+    return f"{signed_figures(found.value)} {bracket(found, signed_figures)}".rstrip()
 
 
 def signed_figures(value: float) -> str:

@@ -23,7 +23,7 @@ from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.node import Node, run_nodes
 from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import duration, progress_for
-from edgemm.pipeline.runs import running
+from edgemm.pipeline.runs import read_caches, running
 from edgemm.pipeline.store import Record, Store, writing_out
 from edgemm.recipe import STAGES, Recipe, load_recipe, nearest
 from edgemm.runtime.archive import open_archive
@@ -84,6 +84,7 @@ def run_recipe(
     from edgemm.pipeline.fitness import data_notes
     from edgemm.pipeline.stages import corridor_nodes
 
+    read_caches(opened)
     dataset = open_dataset(recipe.data, cache=opened.cache, progress=progress)
     for line in data_notes(recipe, dataset):
         progress.say(line)
@@ -354,9 +355,11 @@ def over_budget(recipe: Recipe, table: Sequence[Row]) -> list[str]:
     """One line for each limit of the budget that what ships does not keep."""
     row, reference = default_row(table), reference_row(table)
     budget = recipe.budget
-    if row is None or reference is None:
-        return []
     lines = []
+    if row is None or reference is None:
+        if budget.latency_ms is not None or budget.drop is not None:
+            lines.append("budget: what ships was not run here, so its latency and accuracy are not known")
+        row = reference = next(r for r in table if r.variant == table[-1].variant)
     p50 = row.latency.p50 if row.latency else None
     if budget.latency_ms is not None and p50 is not None and p50.value_ms > budget.latency_ms:
         lines.append(f"over budget: p50 {words.milliseconds(p50.value_ms)}, allowed {budget.latency_ms} ms")

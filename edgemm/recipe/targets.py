@@ -88,7 +88,7 @@ class TargetConfig(Section):
 
 
 class BudgetConfig(Section):
-    """What the bundle's first target must keep within; the run says so at the end where it does not."""
+    """What the bundle's first target that runs here must keep within; the run says so at the end where it does not."""
 
     latency_ms: float | None = Field(None, gt=0, description="Largest p50 latency end to end, milliseconds.")
     size_bytes: int | None = Field(

@@ -141,7 +141,7 @@ def _figure(e: Estimate, measure: str) -> str:
     """With its interval: shares in points, anything else in its own unit."""
     if measure in SHARES:
         return _points(e)
-    return f"{_plain(e.value)} [{_plain(e.low)}, {_plain(e.high)}]"
+    return f"{_plain(e.value)} {words.bracket(e, _plain)}".rstrip()
 
 
 def _plain(value: float) -> str:
@@ -152,7 +152,7 @@ def _points(e: Estimate) -> str:
     def said(value: float) -> str:
         return f"{words.MINUS if round(value, 3) < 0 else ''}{abs(100 * value):.1f}"
 
-    return f"{said(e.value)} [{said(e.low)}, {said(e.high)}]"
+    return f"{said(e.value)} {words.bracket(e, said)}".rstrip()
 
 
 def _cell(text: str) -> Cell:

@@ -83,7 +83,7 @@ def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> D
             axes.errorbar(
                 x, y,
                 xerr=[[max(0.0, x - x_low)], [max(0.0, x_high - x)]],
-                yerr=[[max(0.0, y - y_low)], [max(0.0, y_high - y)]],
+                yerr=None if math.isnan(y_low) else [[max(0.0, y - y_low)], [max(0.0, y_high - y)]],
                 fmt=marker, markersize=9, color=colours[p.series], ecolor=colours[p.series],
                 elinewidth=1.6, capsize=4, capthick=1.6, zorder=3,
             )  # fmt: skip
@@ -92,7 +92,8 @@ def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> D
             )  # the legend's, without bars
         axes.set_xscale("log")
         _plain_log_ticks(axes, [p.latency_ms[0] for p in points], most=8 if wide else 6)
-        low, high = min(scale * p.score[1] for p in points), max(scale * p.score[2] for p in points)
+        known = [scale * v for p in points for v in p.score if not math.isnan(v)]
+        low, high = min(known), max(known)
         room = max(high - low, 1e-9) * 0.12
         axes.set_ylim(low - room, high + room)
         axes.set_xlabel("end-to-end latency, ms (log)  ·  left is faster")

@@ -6,6 +6,7 @@ is inserted as it is, and its text was escaped by matplotlib. The page's own pol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -116,7 +117,7 @@ def render(
         "family": family.replace("_", " "),
         "version": __version__,
         "reference": f"{reference.variant} ({reference.target})" if reference else "the first row",
-        **_headline(title, reference, ships),
+        **_headline(title, rows, reference, ships),
         "pareto": _pareto(rows),
         "waterfalls": _waterfalls(rows),
         "table": _table(rows, ships),
@@ -157,8 +158,12 @@ def fill(template: str, page: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(page=page)
 
 
-def _headline(title: str, reference: Row | None, ships: Row | None) -> dict[str, Any]:
+def _headline(title: str, rows: Sequence[Row], reference: Row | None, ships: Row | None) -> dict[str, Any]:
     """The answer: a headline, a sentence and up to three cards."""
+    if reference is not None and ships is None:
+        built = ", ".join(row.target for row in rows if row.variant == rows[-1].variant)
+        said = f"What ships, “{rows[-1].variant}”, was built for {built} and not run here: measure it there."
+        return {"headline": title, "answer": said, "cards": []}
     if reference is None or ships is None or ships is reference or ships.speedup is None:
         only = ships or reference
         score = headline_score(only) if only else None
@@ -194,15 +199,15 @@ def _headline(title: str, reference: Row | None, ships: Row | None) -> dict[str,
             {
                 "name": f"{what} ({score.split})",
                 "figure": words.score_value(score),
-                "detail": f"from {words.score_value(before)}; difference {words.points(score.difference)} points",
+                "detail": f"from {words.score_value(before)}; difference {words.difference(score)}",
             }
         )
-        low, high = score.difference.low, score.difference.high
-        if low <= 0 <= high:
+        if not score.difference.is_beyond_chance:
             answer += f": no difference in {what} that {score.estimate.samples} samples can show."
         else:
-            verb = "gains" if score.difference.value > 0 else "costs"
-            answer += f": it {verb} {abs(100 * score.difference.value):.1f} points of {what}."
+            verb, size = "gains" if score.difference.value > 0 else "costs", abs(score.difference.value)
+            figure = f"{100 * size:.1f} points" if score.is_share else words.three_figures(size)
+            answer += f": it {verb} {figure} of {what}."
     else:
         answer += "."
     if lost := costs([reference, ships]).worse:
@@ -225,7 +230,7 @@ def _pareto(rows: Sequence[Row]) -> figures.Drawing | None:
     points = []
     for row in rows:
         score = row.score(chosen.split, chosen.task, chosen.metric)
-        if row.latency and row.latency.p50 and score:
+        if row.latency and row.latency.p50 and score and not math.isnan(score.estimate.value):
             p50 = row.latency.p50
             name = row.variant if targets_per_variant[row.variant] == 1 else f"{row.variant}, {row.engine}"
             points.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgemm.measure import metrics
+from edgemm.measure import metrics, words
 from edgemm.measure.class_metrics import macro, one_hot
 
 
@@ -121,3 +121,12 @@ def test_only_a_share_gets_the_binomial_bound() -> None:
 
 def test_nothing_measured_is_not_a_number() -> None:
     assert np.isnan(metrics.estimate(metrics.mean_of(np.ones(0)), clusters=[]).value)
+
+
+def test_one_cluster_says_nothing_of_what_others_would_have_given() -> None:
+    right = metrics.mean_of(np.array([1.0, 1.0, 1.0, 1.0, 0.0]))
+    found = metrics.estimate(right, clusters=["a"] * 5)
+    assert (found.value, np.isnan(found.low), np.isnan(found.high)) == (0.8, True, True)
+    lost = metrics.difference(right, metrics.mean_of(np.ones(5)), clusters=["a"] * 5)
+    assert (pytest.approx(-0.2), False) == (lost.value, lost.is_beyond_chance)
+    assert words.points(lost) == f"{words.MINUS}20.0"

@@ -10,6 +10,8 @@ import struct
 import subprocess
 import sys
 import termios
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,10 @@ import pytest
 from edgemm.measure.metrics import Estimate
 from edgemm.measure.table import Row, Score, rows
 from edgemm.pipeline.listing import print_results
-from edgemm.pipeline.run import far_below
+from edgemm.pipeline.run import far_below, over_budget
+from edgemm.recipe import Recipe
 from edgemm.runtime.timing import summary
+from tests.pipeline.small import RECIPE
 from tests.report.invented import HOSTILE, invented
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +68,7 @@ def test_a_teacher_alone_is_not_compared() -> None:
 
 WIDE = """
 import sys
+from tests.pipeline.small import RECIPE
 from tests.report.invented import invented
 from edgemm.measure.table import rows
 from edgemm.pipeline.listing import print_results
@@ -110,3 +115,13 @@ def test_the_end_table_shows_the_headline_alone_and_no_latencies_of_parts(capsys
     assert re.split(r" {2,}", header) == ["variant, target", "parameters", "bytes", "p50", "faster", "accuracy"]
     assert len(lines) == 6
     assert lines[-1] == "bytes: what one target needs on a device"
+
+
+def test_a_budget_is_not_held_against_another_variant_than_what_ships() -> None:
+    recipe = Recipe.model_validate({**tomllib.loads(RECIPE), "budget": {"latency_ms": 0.1, "size_bytes": 5, "drop": 1}})
+    ran, built = row("pruned", 0.5, -0.4), replace(row("int8", 0.5, -0.4), latency=None, scores=())
+    assert over_budget(recipe, [row("teacher", 0.9, None), ran, built]) == [
+        "budget: what ships was not run here, so its latency and accuracy are not known",
+        "over budget: 10 B, allowed 5 B",
+    ]
+    assert far_below([row("teacher", 0.9, None), ran, built]) == []

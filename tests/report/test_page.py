@@ -13,6 +13,7 @@ from invented import HOSTILE, invented, make_report
 
 from edgemm.measure import words
 from edgemm.measure.measurement import Measurements
+from edgemm.measure.metrics import Estimate
 from edgemm.measure.table import cells, part_cells, rows
 from edgemm.report.figures import Point, Step, pareto, waterfall
 from edgemm.report.page import COMMAND, with_command, write_report
@@ -77,7 +78,7 @@ def test_the_answer_comes_first_with_speed_size_and_accuracy(tmp_path: Path) -> 
     head = text[: text.index("Every variant, every target")]
     assert "25.0×" in head
     assert "36.7×" in head
-    assert re.search(r"difference −[0-9.]+ \[", head)
+    assert re.search(r"difference −[0-9.]+ points \[", head)
     assert "built, not run here" in text
 
 
@@ -250,3 +251,45 @@ def test_figures_use_the_colours_of_the_page_and_say_themselves_in_words() -> No
     steps = waterfall([Step("a", 100, "100 MB"), Step("b", 5, "5 MB"), Step("c", 8, "8 MB")], quantity="size", name="w")
     assert "÷ 20.0" in steps.wide
     assert "× 1.60" in steps.wide  # a stage that makes it larger is drawn, not hidden
+
+
+def test_what_ships_but_was_not_run_here_is_not_replaced_by_what_was(tmp_path: Path) -> None:
+    found = rows(invented("ranks"), resamples=50)
+    last = [row for row in found if row.variant == found[-1].variant]
+    elsewhere = [r for r in found if r not in last] + [dataclasses.replace(r, latency=None, scores=()) for r in last]
+    path = tmp_path / "report.html"
+    write_report(
+        path,
+        title="it",
+        family="x",
+        rows=elsewhere,
+        measurements=invented("ranks"),
+        examples=(),
+        provenance={},
+        reproduce="",
+    )
+    text = "".join(read(path).text)
+    assert (
+        f"What ships, “{last[0].variant}”, was built for {', '.join(r.target for r in last)} and not run here" in text
+    )
+    assert "× faster" not in text[: text.index("Every variant, every target")]
+
+
+def test_a_metric_that_is_none_on_this_data_is_no_figure(tmp_path: Path) -> None:
+    nan = Estimate(float("nan"), float("nan"), float("nan"), 9)
+    found = [
+        dataclasses.replace(row, scores=tuple(dataclasses.replace(s, estimate=nan, difference=nan) for s in row.scores))
+        for row in rows(invented("ranks"), resamples=50)
+    ]
+    path = tmp_path / "report.html"
+    write_report(
+        path,
+        title="it",
+        family="x",
+        rows=found,
+        measurements=invented("ranks"),
+        examples=(),
+        provenance={},
+        reproduce="",
+    )
+    assert "nan" not in "".join(read(path).text).lower().split("raw")[0]
