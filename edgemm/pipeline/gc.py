@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgemm.pipeline.launch import FOLLOWER
-from edgemm.pipeline.runs import STORE_LOCK, keys_in_use
+from edgemm.pipeline.runs import STORE_LOCK, caches_are_read, keys_in_use
 from edgemm.pipeline.store import RECORD, Store, remove, writing
 from edgemm.runtime.errors import InputError
 
@@ -44,7 +44,7 @@ def collect(store: Store, limit_bytes: int, *, dry_run: bool = False) -> Collect
     What a run in progress uses stays, so the store can end above the limit; ``in_use`` says by how much that counts.
     """
     with store.lock(STORE_LOCK), writing(store.root):
-        used_keys = keys_in_use(store)
+        used_keys, read = keys_in_use(store), caches_are_read(store)
         entries = sorted(_entries(store), key=lambda entry: entry.used)
         total = sum(entry.bytes for entry in entries)
         dropped: list[Entry] = []
@@ -53,8 +53,8 @@ def collect(store: Store, limit_bytes: int, *, dry_run: bool = False) -> Collect
             if entry.key is not None and (entry.key in used_keys or store.is_locked(entry.key)):
                 in_use += entry.bytes
                 continue
-            if entry.kind == "cache" and used_keys:
-                in_use += entry.bytes  # which cache a run reads isn't known from outside
+            if entry.kind == "cache" and read:
+                in_use += entry.bytes  # which cache a process reads isn't known from outside
                 continue
             if entry.kind not in ("partial", "superseded") and total <= limit_bytes:
                 continue
@@ -78,13 +78,26 @@ def _entries(store: Store) -> Iterator[Entry]:
         for path in (store.root / kind).iterdir():
             old = store.superseded(path.name) if kind == "artifacts" else []
             for content in old:
-                yield Entry("superseded", content, path.name, 0.0, sum(f.stat().st_size for f in _files(content)))
+                yield Entry("superseded", content, path.name, 0.0, _bytes(_files(content)))
             files = [f for f in _files(path) if not any(f.is_relative_to(content) for content in old)]
             record = path / RECORD
             stamp = record if record.is_file() else path
             key = None if kind == "cache" else path.name.partition(FOLLOWER)[0]
-            used = max((f.stat().st_mtime for f in files), default=0.0) if kind == "scratch" else stamp.stat().st_mtime
-            yield Entry(kind, path, key, used, sum(f.stat().st_size for f in files), _stage(record))
+            used = max((_status(f)[0] for f in files), default=0.0) if kind == "scratch" else _status(stamp)[0]
+            yield Entry(kind, path, key, used, _bytes(files), _stage(record))
+
+
+def _bytes(files: Sequence[Path]) -> int:
+    return sum(_status(file)[1] for file in files)
+
+
+def _status(file: Path) -> tuple[float, int]:
+    """When it was written, and its bytes; a checkpoint may have been replaced since it was listed."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return 0.0, 0
+    return status.st_mtime, status.st_size
 
 
 def _stage(record: Path) -> str:

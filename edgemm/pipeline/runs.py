@@ -11,13 +11,18 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgemm.pipeline.store import Record, Store, remove, write_json, writing
+from filelock import FileLock
 
+from edgemm.pipeline.store import Record, Store, default_store, remove, write_json, writing
+from edgemm.runtime.errors import StoreError
+
+_READER = "reader-"
+_readers: list[FileLock] = []  # the system lets go of them when the process ends
 STORE_LOCK = "store"  # held for the moment of pinning a key, and while collecting
 
 
@@ -115,6 +120,34 @@ def keys_in_use(store: Store, *, but: str | None = None) -> set[str]:
     """Keys that runs in progress use, the run of the id ``but`` aside."""
     running = [run for run in list_runs(store) if run.get("status") == "running" and run["id"] != but]
     return {key for run in running for key in run.get("keys", [])}
+
+
+def read_caches(store: Store) -> None:
+    """From now until this process ends, collecting leaves the caches alone, where samples and features lie."""
+    lock = FileLock(store.root / "locks" / f"{_READER}{secrets.token_hex(4)}.lock")
+    with store.lock(STORE_LOCK), writing(store.root):
+        lock.acquire(timeout=0)
+    _readers.append(lock)
+
+
+def default_cache() -> Path:
+    """The default store's cache for a verb that makes no run, in use from now on."""
+    root = default_store()
+    if (root / "locks").is_dir():  # else there is nothing yet that could be collected
+        with suppress(StoreError):  # one that is only read
+            read_caches(Store(root, only_read=True))
+    return root / "cache"
+
+
+def caches_are_read(store: Store) -> bool:
+    """Whether some process reads the caches; the locks of those that have ended are removed."""
+    found = False
+    for path in (store.root / "locks").glob(f"{_READER}*.lock"):
+        if store.is_locked(path.stem):
+            found = True
+        else:
+            path.unlink(missing_ok=True)
+    return found
 
 
 def _close(run: Run, status: str, error: str) -> None:

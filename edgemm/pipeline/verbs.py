@@ -18,7 +18,8 @@ import numpy as np
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import progress_for
-from edgemm.pipeline.store import default_store, writing_out
+from edgemm.pipeline.runs import default_cache
+from edgemm.pipeline.store import writing_out
 from edgemm.recipe import MeasureConfig, load_recipe
 from edgemm.runtime.errors import BundleError, InputError
 from edgemm.stage import Artifact, Context
@@ -231,7 +232,7 @@ def _opened(recipe: Recipe) -> Dataset:
     """The recipe's data; files of samples that come as bytes are kept where a run would keep them."""
     from edgemm.data import open_dataset
 
-    return open_dataset(recipe.data, cache=default_store() / "cache", progress=progress_for())
+    return open_dataset(recipe.data, cache=default_cache(), progress=progress_for())
 
 
 @contextmanager
@@ -240,6 +241,9 @@ def _folder(out: Path) -> Iterator[tuple[Path, Context]]:
     out = Path(os.path.normpath(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already; name a new folder with --out, or remove it")
+    if out.is_symlink() or os.path.ismount(out):
+        kind = "a link" if out.is_symlink() else "where a disk is mounted"
+        raise InputError(f"{out}: {kind}, which can't be replaced; name a folder inside, --out {out / 'NAME'}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with writing_out(out), tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
         folder, scratch = Path(work) / "out", Path(work) / "scratch"

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +32,9 @@ def disk_is_full(error: BaseException) -> bool:
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write a file at: synced and renamed over ``path`` if the block ends well, else removed.
 
-    The neighbour's name has the process's number, so that two processes may write the same file.
+    The neighbour's name is drawn, so that two processes may write the same file, those of two containers too.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
         with partial.open("r+b") as file:

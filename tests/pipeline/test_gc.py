@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,22 @@ def test_sizes_are_read(text, size):
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(InputError, match="expected a number and a unit"):
         parse_size(text)
+
+
+def test_caches_that_a_process_reads_stay_until_it_ends(tmp_path):
+    store = Store(tmp_path)
+    (store.cache / "files").mkdir(parents=True)
+    (store.cache / "files" / "a.png").write_bytes(b"picture")
+    reading = (
+        "import sys; from edgemm.pipeline.runs import default_cache; default_cache(); print(1, flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", reading], env={**os.environ, "EDGEMM_STORE": str(tmp_path)}, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as reader:  # fmt: skip
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        assert collect(store, 0).in_use == len(b"picture")
+        reader.kill()
+    assert collect(store, 0).left == 0
+    assert not list((tmp_path / "locks").glob("reader-*"))

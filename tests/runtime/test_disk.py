@@ -52,3 +52,12 @@ def test_two_processes_that_write_one_file_do_not_meet_and_a_killed_one_leaves_t
         other.kill()
         other.communicate()
     assert path.read_text() == "whole"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    with replacing(path) as one, replacing(path) as other:  # two containers have the same process number
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
