@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from edgemm.runtime.errors import EdgemmError, InputError
+from edgemm.runtime.errors import EdgemmError, EngineError, InputError
+from edgemm.runtime.fields import printable
 
 if TYPE_CHECKING:
     from edgemm.runtime.bundle import Bundle
@@ -52,7 +54,7 @@ def verify(options: argparse.Namespace) -> int:
     report = bundle.verify()
     if options.json:
         fields = ("target", "files", "samples", "max_abs_error", "problems")
-        print(json.dumps({"ok": report.ok} | {name: getattr(report, name) for name in fields}))
+        print(_json({"ok": report.ok} | {name: getattr(report, name) for name in fields}))
     for problem in report.problems:
         print(f"{options.prefix}error: {problem}", file=sys.stderr)
     if not report.ok:
@@ -89,7 +91,7 @@ def inspect(options: argparse.Namespace) -> int:
     )
     for key in ("licence", "made"):
         if manifest.provenance.get(key):
-            print(f"\n{key}: {manifest.provenance[key]}")
+            print(f"\n{key}: {printable(str(manifest.provenance[key]))}")
     return 0
 
 
@@ -100,17 +102,20 @@ def infer(options: argparse.Namespace) -> int:
     if not given:
         raise InputError(f"infer: nothing to ask; give one or more of {_flags(bundle)}")
     prediction = bundle.predict(top=options.top, **given)
+    for name, value in prediction.outputs.items():
+        if not all(map(math.isfinite, value.ravel().tolist())):
+            raise EngineError(f"bundle '{bundle.manifest.name}': its output '{name}' is not finite for this sample")
     if options.json:
         outputs = {name: value[0].tolist() for name, value in prediction.outputs.items()}
         matches_of = {name: prediction.matches_of(name)[0] for name in prediction.named}
         matches = next(iter(matches_of.values()), None)
-        print(json.dumps({"matches": matches, "matches_of": matches_of, "outputs": outputs}))
+        print(_json({"matches": matches, "matches_of": matches_of, "outputs": outputs}))
     elif prediction.named:
         for name in prediction.named:
             if len(prediction.named) > 1:
                 print(f"by {_asked_by(bundle, name)}")
             for label, score in prediction.matches_of(name)[0]:
-                print(f"{score:8.4f}  {label}")
+                print(f"{score:8.4f}  {printable(label)}")
     else:
         for name, value in prediction.outputs.items():
             shown = " ".join(f"{v:.4f}" for v in value[0].ravel()[:8])
@@ -173,6 +178,19 @@ def _load_npy(path: str) -> Any:
 def _flags(bundle: Bundle) -> str:
     kinds = {name: raw.kind for name, raw in bundle.manifest.inputs.items()}
     return ", ".join(f"--tensor {n}=FILE.npy" if k == "tensor" else f"--{n}" for n, k in kinds.items())
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    """One line of JSON, which knows no infinity: null stands for what is not finite."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: finite(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(value))
 
 
 def _print_table(rows: list[list[str]]) -> None:

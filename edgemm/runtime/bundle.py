@@ -205,6 +205,8 @@ class Bundle:
             raise InputError(f"top: got {top}, expected at least 1")
         samples = self._inputs.samples(given)
         parts, outputs, limit = self._plan(tuple(samples))
+        if not samples:  # placeholders could stand in for everything
+            raise InputError(f"nothing to predict from; give one or more of {', '.join(self.manifest.inputs)}")
         count = max(map(len, samples.values()))
         if limit is None or count <= limit:
             made = self._run(parts, outputs, self._inputs.values(samples))

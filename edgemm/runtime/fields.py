@@ -7,6 +7,7 @@ names the file, the key, what stood there and what was expected. Standard librar
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -34,6 +35,11 @@ def one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+def printable(text: str) -> str:
+    """A text from outside for a terminal: what would steer it, and what no encoding has, is escaped."""
+    return re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
 def show(value: object) -> str:

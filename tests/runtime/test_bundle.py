@@ -316,3 +316,9 @@ def test_frontends_run_on_onnxruntime_in_every_target(dual: Path, target: str) -
     engines = {part.name: part.engine for part in Bundle.open(dual, target=target).parts}
     assert engines.pop("image_frontend") == "onnxruntime"
     assert set(engines.values()) == {"onnxruntime" if target == "cpu" else "openvino"}
+
+
+def test_placeholders_alone_are_no_sample(tmp_path: Path) -> None:
+    bundles.fusion_classifier(tmp_path / "f", placeholders=True)
+    with pytest.raises(InputError, match="nothing to predict from; give one or more of image, text"):
+        Bundle.open(tmp_path / "f").predict()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 
 from edgemm.runtime import Bundle, Prediction, zip_bundle
 from edgemm.runtime.__main__ import main
+from edgemm.runtime.archive import seal
 
 ROOT = Path(__file__).parents[2]
 
@@ -342,3 +344,28 @@ def test_the_bare_environment_embeds_and_predicts_a_quantity(bare: Path, tmp_pat
     for family in ("embedder", "regression"):
         made = in_bare(bare, "-W", "error", "-m", "edgemm.runtime", "verify", tmp_path / family)
         assert (made.returncode, made.stderr) == (0, "")
+
+
+def test_what_a_bundle_says_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "b"
+    manifest = bundles.sensor_classifier(folder)
+    labels = json.loads((folder / manifest.labels).read_text()) if manifest.labels else []
+    (folder / str(manifest.labels)).write_text(json.dumps(["\ud800\x1b]0;x\x07\n", *labels[1:]]))
+    seal(folder, replace(manifest, provenance={"licence": "\x1b[2J"}))
+    np.save(tmp_path / "s.npy", np.zeros(bundles.WIDTH, np.float32))
+    shape = manifest.parts[0].signature.inputs[0].shape[1:]
+    np.save(tmp_path / "s.npy", np.zeros(shape, np.float32))
+    assert main(["infer", str(folder), "--tensor", f"sensor={tmp_path / 's.npy'}", "--top", "99"]) == 0
+    assert main(["inspect", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "\\ud800\\x1b]0;x\\x07\\n" in said
+    assert "\x1b" not in said
+
+
+def test_an_answer_that_is_not_finite_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "b"
+    manifest = bundles.sensor_classifier(folder)
+    shape = manifest.parts[0].signature.inputs[0].shape[1:]
+    np.save(tmp_path / "s.npy", np.full(shape, 3e38, np.float32))
+    assert main(["infer", str(folder), "--tensor", f"sensor={tmp_path / 's.npy'}", "--json"]) == 2
+    assert "output 'logits' is not finite for this sample" in capsys.readouterr().err
