@@ -564,14 +564,11 @@ def test_a_link_and_a_mounted_disk_are_refused_before_the_work_and_not_after(pla
     outs = {"link": "link: a link, which"}
     if mounted(place / "disk", "size=1m"):  # as a container's volume is
         outs["disk"] = "disk: where a disk is mounted, which"
-    try:
-        for out, said in outs.items():
-            with pytest.raises(SystemExit) as left:
-                main(["quantize", "bundle", "--calibration", "calibration.npz", "-o", out])
-            assert left.value.code == 2
-            assert said in capfd.readouterr().err
-    finally:
-        subprocess.run(["umount", place / "disk"], capture_output=True)
+    for out, said in outs.items():
+        with pytest.raises(SystemExit) as left:
+            main(["quantize", "bundle", "--calibration", "calibration.npz", "-o", out])
+        assert left.value.code == 2
+        assert said in capfd.readouterr().err
 
 
 def test_a_quantized_bundle_is_named_as_its_folder(place, capfd):
