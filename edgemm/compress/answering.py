@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from edgemm.compress import losses
 from edgemm.compress.feeds import Feeds
-from edgemm.compress.objectives import Drawn, Fed, weighted
+from edgemm.compress.objectives import Drawn, Fed, usual_norms, weighted
 from edgemm.models.model import Model
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime.errors import ModelError
@@ -68,7 +68,9 @@ class _Answering(Fed):
             distinct, place = torch.unique(items, return_inverse=True) if modality != "text" else (items, None)
             shown = views if place is None else views.new_zeros(len(distinct)).scatter(0, place, views)
             values = self.values(modality, distinct, shown, generator)
-            for name, value in tower_values(self.model, modality, values).items():
+            with usual_norms(self.model, len(distinct)):
+                towers = tower_values(self.model, modality, values)
+            for name, value in towers.items():
                 # index_select: the gradient of value[place] is summed in whatever order the threads come
                 rows = value if place is None else value.index_select(0, place.to(value.device))
                 made[name] = self._filled(name, rows, there, len(one.items))
@@ -268,7 +270,7 @@ class AnswerDistillation(_Answering):
                 lacking = ~one.present
                 if lacking.any():
                     value = value.clone()
-                    value[lacking] = self._teacher.placeholders[name].detach().to(value.dtype)
+                    value[lacking] = self._teacher.placeholders[name].detach().to(value)
                 given[name] = value.to(self.device)
         return given
 

@@ -106,10 +106,12 @@ def corpus_of(
     task: str | None = None,
     extra_texts: Sequence[str] = (),
     unlabelled: bool = False,
+    names: bool = False,
 ) -> Corpus:
     """The corpus of a split.
 
     Args:
+        names: with all other texts of a sample's label for each.
         unlabelled: with the dataset's unlabelled samples after the split's.
         labels: a classifier's classes in its own order; empty: the dataset's.
         task: ``"multi-label"`` and ``"regression"`` fill ``truth``.
@@ -125,17 +127,17 @@ def corpus_of(
         for modality, known in files.items():
             if (path := sample.file(modality)) is not None:
                 known.setdefault(path, len(known))
-    names: list[list[str]] = []
+    said: list[list[str]] = []
     for sample in samples:
-        others = dataset.texts.get(sample.label, ()) if sample.label is not None else ()
-        names.append([] if sample.text is None else list(dict.fromkeys([sample.text, *others])))
-    texts = {text: row for row, text in enumerate(dict.fromkeys(text for own in names for text in own))}
+        others = dataset.texts.get(sample.label, ()) if names and sample.label is not None else ()
+        said.append([] if sample.text is None else list(dict.fromkeys([sample.text, *others])))
+    texts = {text: row for row, text in enumerate(dict.fromkeys(text for own in said for text in own))}
     extra = [text for text in dict.fromkeys(extra_texts) if text not in texts]
-    most = max((len(own) for own in names), default=0)
+    most = max((len(own) for own in said), default=0)
     classes = {label: index for index, label in enumerate(labels or dataset.labels)}
     concepts: dict[tuple[str, str], int] = {}
     keys = [_meaning(sample) for sample in samples]
-    padded = [[texts[t] for t in own] + [texts[own[0]] if own else 0] * (most - len(own)) for own in names]
+    padded = [[texts[t] for t in own] + [texts[own[0]] if own else 0] * (most - len(own)) for own in said]
     return Corpus(
         texts=(*texts, *extra),
         concept=torch.tensor([concepts.setdefault(key, len(concepts)) for key in keys]),
@@ -144,7 +146,7 @@ def corpus_of(
         sha256={m: tuple(dataset.checksums[path] for path in known) for m, known in files.items()},
         rows={m: torch.tensor([_row(known, s.file(m)) for s in samples]) for m, known in files.items()},
         names=torch.tensor(padded) if texts else None,
-        name_counts=torch.tensor([len(own) for own in names]) if texts else None,
+        name_counts=torch.tensor([len(own) for own in said]) if texts else None,
         truth=_truth(dataset.split(split), split, task, classes, more=len(more)),
         extra=len(extra),
         unlabelled=len(more),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from edgemm.compress.learning import LEARNING, Distillation
-from edgemm.compress.teach import schedule_of
+from edgemm.compress.teach import answer_in_units_of_, schedule_of
 from edgemm.compress.trainer import train_
 from edgemm.data import Dataset
 from edgemm.models.inherit import build_student
@@ -52,6 +52,7 @@ def run(
         seed=seed,
         say=lambda line: context.progress.say(f"distill: {line}"),
     )
+    answer_in_units_of_(model, dataset)
     if config.epochs:
         objective = distillation(model, teacher, config, dataset=dataset, seed=seed, context=context)
         train_(
@@ -86,4 +87,7 @@ def distillation(
             f"distill: the student's {len(student.labels)} classes and the teacher's {len(teacher.labels)} are not the "
             "same in the same order; build the student from this teacher"
         )
-    return LEARNING[student.family].distilling(student, teacher, config, dataset=dataset, seed=seed, context=context)
+    distilling = LEARNING[student.family].distilling
+    with torch.random.fork_rng(devices=[]):  # what the losses draw for themselves depends on the seed alone
+        torch.manual_seed(seed)
+        return distilling(student, teacher, config, dataset=dataset, seed=seed, context=context)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgemm.compress import losses
 from edgemm.compress.feeds import Feeds, fast_arithmetic
-from edgemm.compress.objectives import LARGEST_SCALE, Drawn, Fed, weighted
+from edgemm.compress.objectives import LARGEST_SCALE, Drawn, Fed, usual_norms, weighted
 from edgemm.models.efficientnet import EfficientNetLite
 from edgemm.models.heads import unit
 from edgemm.models.model import Model
@@ -69,7 +69,8 @@ class ContrastiveTeaching(Fed):
         if len(there) == 0:
             return torch.zeros(len(one.items), embedding_width(self.model), device=self.device)
         values = self.values(modality, one.items[there], one.views[there], generator)
-        made: Tensor = self.model(values)[f"{modality}_embedding"]
+        with usual_norms(self.model, len(there)):
+            made: Tensor = self.model(values)[f"{modality}_embedding"]
         return scattered(made, there, len(one.items))
 
 
@@ -87,8 +88,10 @@ class IdentityTeaching(Fed):
         one = self.draw(rows, generator)[self.modality]
         values = self.values(self.modality, one.items, one.views, generator)
         identity = self.corpus.concept[rows].to(self.device)
+        with usual_norms(self.model, len(rows)):
+            made = self.model(values)[f"{self.modality}_embedding"]
         return losses.angular_margin(
-            self.model(values)[f"{self.modality}_embedding"],
+            made,
             self.prototypes,
             identity,
             margin=self.margin,
@@ -139,7 +142,8 @@ class EmbeddingDistillation(Fed):
             if modality == "text":
                 made, features = self._texts(items)
             else:
-                made, features = self._tower(modality, self.values(modality, items, views, generator))
+                with usual_norms(self.model, len(items)):
+                    made, features = self._tower(modality, self.values(modality, items, views, generator))
             target = self._of_teacher(self.teacher_embeddings[modality], items, views).to(self.device)
             student[modality] = scattered(made[: len(there)], there, count)
             teacher[modality] = scattered(target[: len(there)], there, count)

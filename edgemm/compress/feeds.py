@@ -70,6 +70,7 @@ class Feeds:
         cached: modality -> name -> (V, U, ...) of U distinct files in V views, or (U, ...) of texts.
         frozen: modalities whose cached values are a frozen tower's, and not only a frontend's.
         pixels: (U, 3, S, S) uint8 that a trained image tower is fed.
+        shown: (V, U, P) augmentation of each view of a trained image tower's files; None: any is drawn.
         tokens: what a trained text tower is fed.
     """
 
@@ -78,6 +79,7 @@ class Feeds:
     cached: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
     pixels: Tensor | None = None
+    shown: Tensor | None = None
     tokens: Tokens | None = None
 
     @property
@@ -104,7 +106,8 @@ class Feeds:
                 x = augmentation.apply(x, augment)
             frontend = frontend_of(self.model, "image")
             assert frontend is not None
-            return {frontend.signature.outputs[0].name: _image_frontend(frontend).normalise(x)}
+            module = _image_frontend(frontend)
+            return {frontend.signature.outputs[0].name: module.normalise(x.to(module.scale.device))}
         if modality == "text":
             return {name: rows[items].float() for name, rows in self.cached["text"].items()}
         chosen = torch.zeros_like(items) if views is None else views

@@ -19,7 +19,7 @@ from edgemm.compress.embedding import (
     check_pairs,
     check_widths,
 )
-from edgemm.compress.feeds import Feeds, feeds_of, joint_answers
+from edgemm.compress.feeds import Feeds, feeds_of, joint_answers, view_parameters
 from edgemm.compress.objectives import augmentation_of
 from edgemm.compress.trainer import Objective
 from edgemm.data import Dataset
@@ -50,10 +50,12 @@ class Learning:
     Args:
         teaching: of the feeds of the model and the stage's section, what it is taught by.
         distilling: what the student is distilled by.
+        names: any text of a sample's label is as good as its own, as a retriever's are; a classifier's are questions.
     """
 
     teaching: Callable[[Feeds, TeachConfig], Objective]
     distilling: Distilling
+    names: bool = True
 
 
 def _contrastive(feeds: Feeds, config: TeachConfig) -> Objective:
@@ -78,12 +80,12 @@ def _embedding(
     """From the embeddings that the teacher's cached towers lead to, and the features before them."""
     check_hidden(student, teacher, config)
     extra = extra_texts(teacher, dataset, count=config.extra_texts, seed=seed) if "text" in student.inputs else []
-    plain, corpus = (corpus_of(dataset, extra_texts=texts, unlabelled=True) for texts in ([], extra))
+    plain, corpus = (corpus_of(dataset, extra_texts=texts, unlabelled=True, names=True) for texts in ([], extra))
     check_widths(student, teacher, config)
     cached = _cached(teacher, plain, config, seed=seed, context=context)
     if len(student.inputs) > 1:
         check_pairs(cached, stage="distill")
-    fed = feeds_of(student, corpus, context, frozen=[], title="student")
+    fed = _fed(student, corpus, config, seed=seed, context=context)
     tables = {modality: dict(rows) for modality, rows in cached.cached.items()}
     if corpus.extra:
         names = [part.name for part in teacher.chain]
@@ -129,12 +131,22 @@ def _answering(
     for model in (student, teacher):
         if not model.placeholders:
             corpus.require(model.inputs, stage="distill")
-    fed = feeds_of(student, corpus, context, frozen=[], title="student")
+    fed = _fed(student, corpus, config, seed=seed, context=context)
     if any(part.role == "tower" and part.modality is not None for part in teacher.chain):
         cached = _cached(teacher, corpus, config, seed=seed, context=context)
         return AnswerDistillation(fed, config, teacher=teacher, teacher_feeds=cached)
     answers = joint_answers(teacher, corpus, context, title="teacher: answers")
     return AnswerDistillation(fed, config, teacher=teacher, teacher_feeds=None, answers=answers)
+
+
+def _fed(student: Model, corpus: Corpus, config: DistillConfig, *, seed: int, context: Context) -> Feeds:
+    """The student's feeds, of the views of each image that the teacher's outputs are cached for."""
+    fed = feeds_of(student, corpus, context, frozen=[], title="student")
+    if fed.pixels is not None and config.views > 1:
+        count, augmented = len(fed.pixels), augmentation_of(config)
+        views = [view_parameters(augmented, count, view, seed=seed) for view in range(config.views)]
+        fed.shown = torch.stack(views)
+    return fed
 
 
 def _cached(teacher: Model, corpus: Corpus, config: DistillConfig, *, seed: int, context: Context) -> Feeds:
@@ -185,6 +197,6 @@ def extra_texts(teacher: Model, dataset: Dataset, *, count: int, seed: int) -> l
 LEARNING: Mapping[str, Learning] = {
     "dual-encoder": Learning(_contrastive, _embedding),
     "embedder": Learning(_identities, _embedding),
-    "fusion-classifier": Learning(_labels, _answering),
+    "fusion-classifier": Learning(_labels, _answering, names=False),
 }
 """Family -> how it learns."""

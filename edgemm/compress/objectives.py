@@ -8,18 +8,20 @@ families. They are in ``embedding.py`` (dual encoders, embedders) and ``answerin
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.feeds import Feeds
 from edgemm.compress.trainer import Objective
 from edgemm.models.kinds import resolve
+from edgemm.models.model import Model
 from edgemm.recipe import Compared, DistillConfig, TeachConfig
 
 LARGEST_SCALE = 100.0  # as in CLIP
@@ -118,7 +120,8 @@ class Fed(Objective):
         """What the model is fed for (n,) items of one modality, on its device."""
         augment = None
         if modality == "image" and self.feeds.pixels is not None:
-            augment = self.augmented.draw(len(items), generator)
+            shown = self.feeds.shown
+            augment = self.augmented.draw(len(items), generator) if shown is None else shown[views, items]
         values = self.feeds.values(modality, items, views=views, augment=augment)
         if self.feature_dropout and modality in self.feeds.frozen:
             values = {name: F.dropout(value, self.feature_dropout) for name, value in values.items()}
@@ -127,15 +130,28 @@ class Fed(Objective):
         return {name: value.to(self.device) for name, value in values.items()}
 
     def examples(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """The values of one sample in which every modality is there, or as many as can be."""
+        """The values of every modality: of one sample where one has them all, or as many as can be, else of others."""
         everything = torch.arange(len(self.corpus))
         present = {m: self.corpus.present(m, everything) for m in self.feeds.modalities}
-        row = torch.stack(list(present.values())).sum(0).argmax()[None]
+        row = torch.stack(list(present.values())).sum(0).argmax()
         values: dict[str, Tensor] = {}
-        for modality, one in self.draw(row, generator).items():
-            if bool(one.present):
-                values |= self.values(modality, one.items, one.views, generator)
+        for modality, has in present.items():
+            one = self.draw((row if has[row] else has.int().argmax())[None], generator)[modality]
+            values |= self.values(modality, one.items, one.views, generator)
         return values
+
+
+@contextmanager
+def usual_norms(model: Model, count: int) -> Iterator[None]:
+    """Batch norms go by what they have seen before where ``count`` is 1: one row alone has no spread."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for norm in norms if count == 1 else ():
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def masked(features: Tensor, most: float, generator: torch.Generator) -> Tensor:

@@ -63,17 +63,21 @@ def _model(section: TeacherSection, dataset: Dataset, *, family: str, task: Task
         return teacher_from_source(section.source, family=family, labels=dataset.labels, task=task)
     answer = Answer(dataset.labels, task)
     model = build_model(section, family=family, answer=answer, texts=dataset.all_texts(), seed=seed)
-    if task == "regression":
-        start_at_mean_(model, dataset)
+    answer_in_units_of_(model, dataset)
     return model
 
 
-def start_at_mean_(model: Model, dataset: Dataset) -> None:
-    """Let every head of a regression start with the mean of the training samples' quantities, in place."""
-    values = [sample.value for sample in dataset.split("train") if sample.value is not None]
+def answer_in_units_of_(model: Model, dataset: Dataset) -> None:
+    """Let every head of a regression answer about the mean of the training samples' quantities, in place.
+
+    In units of their spread; a head that has units already, inherited from a teacher, keeps them.
+    """
+    values = torch.tensor([s.value for s in dataset.split("train") if s.value is not None], dtype=torch.float64)
     for part in model.chain:
-        if isinstance(part.module, MlpHead) and values:
-            torch.nn.init.constant_(part.module.out.bias, sum(values) / len(values))
+        head = part.module
+        if isinstance(head, MlpHead) and head.quantity and len(values) and head.mean == 0 and head.spread == 1:
+            head.mean.fill_(values.mean())
+            head.spread.fill_(values.std(correction=0) or 1.0)
 
 
 def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, context: Context) -> None:
@@ -90,13 +94,17 @@ def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, co
             "teach: nothing to learn, every part is a frozen tower; set teach.epochs = 0 to take the teacher as it is, "
             "or teach.freeze = 'none' to train it"
         )
-    corpus = corpus_of(dataset, labels=model.labels, task=model.task)
+    learning = LEARNING[model.family]
+    corpus = corpus_of(dataset, labels=model.labels, task=model.task, names=learning.names)
     feeds = feeds_of(
         model, corpus, context, frozen=frozen, views=config.views, augmented=augmentation_of(config), seed=seed,
         title="teacher",
     )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):  # what the losses draw for themselves depends on the seed alone
+        torch.manual_seed(seed)
+        objective = learning.teaching(feeds, config)
     train_(
-        LEARNING[model.family].teaching(feeds, config),
+        objective,
         schedule_of(config),
         samples=len(corpus),
         seed=seed,

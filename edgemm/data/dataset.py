@@ -84,7 +84,8 @@ class Dataset:
         splits: name -> samples, in a fixed order; ``train`` is the one to learn from. Those of ``unlabelled`` need no
             truth: only the student learns from them, by what the teacher makes of them.
         labels: distinct labels of the train split, sorted: the classes of a classifier.
-        texts: label -> every text that names it, the first being the usual one (retrieval only).
+        texts: label -> every text that names it, the first being the usual one: what a retriever is trained on, so
+            nothing of a sample that is held back.
         evaluate: the splits to measure on.
         broken: one line for each sample, each kind of them, or each column that was left out.
         shown_groups: groups whose images and sounds may be shown in reports and shipped in bundles; empty: all.
@@ -154,7 +155,7 @@ def from_splits(splits: Mapping[str, list[Sample]]) -> Dataset:
         splits,
         labels=distinct_labels(splits["train"]),
         evaluate=tuple(name for name in splits if name not in ("train", UNLABELLED)) or ("train",),
-        texts=texts_of(splits),
+        texts=texts_of(splits["train"]),
     )
 
 
@@ -169,13 +170,12 @@ def unique_texts(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
 
 
-def texts_of(splits: Mapping[str, list[Sample]]) -> dict[str, tuple[str, ...]]:
+def texts_of(samples: Iterable[Sample]) -> dict[str, tuple[str, ...]]:
     """Label -> every text of its samples, for ``Dataset.texts``."""
     found: dict[str, list[str]] = {}
-    for samples in splits.values():
-        for sample in samples:
-            if sample.label is not None and sample.text is not None:
-                found.setdefault(sample.label, []).append(sample.text)
+    for sample in samples:
+        if sample.label is not None and sample.text is not None:
+            found.setdefault(sample.label, []).append(sample.text)
     return {label: unique_texts(texts) for label, texts in found.items()}
 
 

@@ -76,7 +76,7 @@ def tuxpaint(config: DataConfig) -> Dataset:
         splits,
         labels=distinct_labels(splits["train"]),
         evaluate=("unseen",),
-        texts=texts_of(splits) if config.label == "concept" else {},
+        texts=texts_of(splits["train"]) if config.label == "concept" else {},
         broken=tuple(f"{count} {what}" for count, what in left_out if count),
     )
 

@@ -156,6 +156,7 @@ def _head(
         "classes": classes,
         "hidden": section.head_hidden,
         "dropout": section.dropout,
+        "quantity": answer.task == "regression",
     }
     return part(
         name, "head", modality, "mlp-head", config, [features], TensorSpec(output, "float32", ("batch", classes))

@@ -41,10 +41,21 @@ class MlpHead(nn.Module):
     Args:
         classes: outputs; 1 for a quantity.
         hidden: width of the hidden layer; 0 for a linear one.
+        quantity: the layers answer in units of ``spread`` about ``mean``, which the head remembers: a step of training
+            is as large for prices in cents as for years, and as small.
     """
 
-    def __init__(self, *, width: int, classes: int, hidden: int = 0, dropout: float = 0.0) -> None:
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(
+        self, *, width: int, classes: int, hidden: int = 0, dropout: float = 0.0, quantity: bool = False
+    ) -> None:
         super().__init__()
+        self.quantity = quantity
+        if quantity:
+            self.register_buffer("mean", torch.zeros(1))
+            self.register_buffer("spread", torch.ones(1))
         self.dropout = nn.Dropout(dropout)
         self.up = nn.Linear(width, hidden) if hidden else None
         self.out = nn.Linear(hidden or width, classes)
@@ -55,7 +66,7 @@ class MlpHead(nn.Module):
         if self.up is not None:
             x = self.dropout(F.relu(self.up(x)))
         result: Tensor = self.out(x)
-        return result
+        return result * self.spread + self.mean if self.quantity else result
 
 
 class Decision(nn.Module):

@@ -41,7 +41,7 @@ def test_other_names_of_a_concept_are_drawn_as_often_as_its_own() -> None:
         Sample("1", image=Path("a"), text="cat", label="cat"),
         Sample("2", image=Path("b"), text="dog", label="dog"),
     ]
-    corpus = corpus_of(dataset(samples, texts={"cat": ("cat", "kitten", "puss"), "dog": ("dog",)}))
+    corpus = corpus_of(dataset(samples, texts={"cat": ("cat", "kitten", "puss"), "dog": ("dog",)}), names=True)
     rows = torch.zeros(3000, dtype=torch.int64)
     drawn = corpus.choose_texts(rows, torch.Generator().manual_seed(0)).bincount(minlength=4) / 3000
     # own: 1/2 + 1/2 * 1/3; three standard errors of 3000 draws are under .03
