@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgemm.data.broken import Broken
@@ -19,6 +19,7 @@ from edgemm.runtime.fields import one_line
 
 _ENDINGS = (".csv", ".jsonl", ".parquet")
 _PARQUET_ROWS = 16  # in memory at a time
+_LONGEST_CELL = 2**31 - 1  # characters; csv's own limit, 131072, is below an honest text's
 
 
 def table(config: DataConfig, *, cache: Path, broken: Broken) -> Dataset:
@@ -62,7 +63,7 @@ def read_rows(path: Path, *, key: str) -> Iterator[tuple[int, Mapping[str, objec
         key: of the recipe, that names the file.
 
     Raises:
-        DataError: a file that can't be read.
+        DataError: a file that can't be read, or two columns of one name.
     """
     if path.suffix not in _ENDINGS:
         raise DataError(f"{key}: got {path}, expected a .csv, .jsonl or .parquet file")
@@ -72,10 +73,7 @@ def read_rows(path: Path, *, key: str) -> Iterator[tuple[int, Mapping[str, objec
             return
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".csv":
-                for number, row in enumerate(csv.DictReader(file), 1):
-                    if None in row or None in row.values():
-                        raise DataError(f"{path}, row {number}: more or fewer cells than the header has names")
-                    yield number, row
+                yield from _csv_rows(file, path)
                 return
             for number, line in enumerate(file, 1):
                 if not line.strip():
@@ -93,6 +91,26 @@ def read_rows(path: Path, *, key: str) -> Iterator[tuple[int, Mapping[str, objec
         raise DataError(f"{key}: can't read {path} ({error.strerror or one_line(error)})") from error
 
 
+def _csv_rows(file: Iterable[str], path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    reader, number = csv.DictReader(file, strict=True), 0
+    try:
+        _check_names(reader.fieldnames or (), path)
+        for number, row in enumerate(reader, 1):
+            if None in row or None in row.values():
+                raise DataError(f"{path}, row {number}: more or fewer cells than the header has names")
+            yield number, row
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, row {number + 1}: not CSV ({error}); close every quote, and double one that is inside quotes"
+        ) from error
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    if doubled := sorted(name for name in set(names) if name and names.count(name) > 1):  # empty ones are never read
+        raise DataError(f"{path}: two columns are called '{doubled[0]}'; rename one, or take it out")
+
+
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
     try:
         import pyarrow.lib
@@ -102,6 +120,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            _check_names(file.schema_arrow.names, path)
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 for row in batch.to_pylist():
                     number += 1

@@ -249,6 +249,35 @@ def test_unknown_and_doubled_columns_are_named(tmp_path: Path) -> None:
         csv(tmp_path, "text,label,labels\na,b,c\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ('text,label\na,x\n"b,y\nc,x\n', 2),  # the quote is never closed
+        ('text,label\n"a,x\nb,y\n"c",x\n', 1),  # or by the next one
+        ('text,"label\na,x\n', 1),
+    ],
+)
+def test_a_quote_that_is_left_open_swallows_no_rows(tmp_path: Path, text: str, row: int) -> None:
+    with pytest.raises(DataError, match=rf"d.csv, row {row}: not CSV \(.*\); close every quote") as caught:
+        csv(tmp_path, text, max_broken=9)
+    assert "\n" not in str(caught.value)
+
+
+def test_quoted_cells_hold_commas_lines_and_quotes_and_are_as_long_as_they_like(tmp_path: Path) -> None:
+    data = csv(tmp_path, f'text,label\n"a, ""b""\nc",x\n5" nail,x\n{"a" * 200_000},x\n')
+    assert [s.text for s in data.split("train")] == ['a, "b"\nc', '5" nail', "a" * 200_000]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"d.csv: two columns are called 'text'; rename one, or take it out"):
+        csv(tmp_path, "image,text,text,label\n,a,b,x\n")
+    columns = [pyarrow.array(["a"]), pyarrow.array(["b"])]
+    pyarrow.parquet.write_table(pyarrow.table(columns, names=["text", "text"]), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"d.parquet: two columns are called 'text'"):
+        opened(tmp_path / "d.parquet")
+    assert csv(tmp_path, "text,,\na,,\n").split("train")[0].text == "a"  # a spreadsheet's empty columns
+
+
 def test_a_name_a_slip_away_from_a_columns_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data.columns: unknown 'clutser'; did you mean 'cluster'\?$"):
         csv(tmp_path, "text,patient\na,1\n", columns={"clutser": "patient"})
