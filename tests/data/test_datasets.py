@@ -236,6 +236,15 @@ def test_a_truncated_image_shows_when_the_data_is_opened(tmp_path: Path, kind: s
     assert "\n" not in str(caught.value)
 
 
+def test_an_image_too_large_to_decode_is_a_broken_sample(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    Image.new("1", (12_000, 9_000)).save(tmp_path / "large.png")
+    rows = "image,text\na.png,one\nlarge.png,two\n"
+    with pytest.raises(DataError, match=r"large.png: 12000×9000 pixels, expected at most 100000000; mend it"):
+        table(tmp_path, rows)
+    assert len(table(tmp_path, rows, max_broken=1).split("train")) == 1
+
+
 def test_an_unknown_split_is_told_with_the_known_ones(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"no split 'val' in the data; there are train"):
