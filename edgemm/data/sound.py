@@ -5,7 +5,8 @@ from __future__ import annotations
 from edgemm.runtime.errors import DataError, InputError
 from edgemm.runtime.waveforms import RATES, read_audio
 
-_OGG_LAST_PAGE = 4  # flag of a page's header, RFC 3533
+_OGG_HEADER = 27  # bytes of a page before the sizes of its segments
+_OGG_LAST_PAGE = 4  # flag of a page's header
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # what a writer to a pipe leaves there
 
 
@@ -26,5 +27,14 @@ def check_sound(data: bytes) -> None:
         announced = int.from_bytes(data[4:8], "little" if data[:4] == b"RIFF" else "big") + 8
         if announced - 8 not in _UNKNOWN_SIZES and announced > len(data):
             raise DataError(f"truncated sound: {len(data)} bytes of {announced}")
-    if data[:4] == b"OggS" and not data[data.rfind(b"OggS") + 5] & _OGG_LAST_PAGE:
+    if data[:4] == b"OggS" and not _is_last(data[data.rfind(b"OggS") :]):
         raise DataError("truncated OGG (no last page)")
+
+
+def _is_last(page: bytes) -> bool:
+    """Whether a page of an OGG is whole and says that no other follows. Source: RFC 3533, section 6."""
+    if len(page) < _OGG_HEADER:
+        return False
+    count = page[_OGG_HEADER - 1]
+    sizes = page[_OGG_HEADER : _OGG_HEADER + count]
+    return bool(page[5] & _OGG_LAST_PAGE) and len(page) >= _OGG_HEADER + count + sum(sizes)

@@ -221,6 +221,14 @@ def test_whole_sounds_pass(tmp_path: Path, kind: str, subtype: str | None) -> No
     assert len(csv(tmp_path, "audio\na\n").split("train")) == 1
 
 
+@pytest.mark.parametrize("left", [4, 5, 6, 26, 30, -1], ids=lambda left: f"{left} bytes of it")
+def test_an_ogg_whose_last_page_is_cut_is_told_by_name(tmp_path: Path, left: int) -> None:
+    whole = sound("OGG", seconds=10)
+    write(tmp_path / "a.ogg", whole[:-1] if left < 0 else whole[: whole.rfind(b"OggS") + left])
+    with pytest.raises(DataError, match=r"train sample '1': .*a.ogg: truncated OGG \(no last page\)"):
+        csv(tmp_path, "audio\na.ogg\n")
+
+
 def test_not_a_number_in_a_sound_is_told(tmp_path: Path) -> None:
     import soundfile
 
