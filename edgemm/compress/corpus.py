@@ -114,10 +114,10 @@ def corpus_of(
         names: with all other texts of a sample's label for each.
         unlabelled: with the dataset's unlabelled samples after the split's.
         labels: a classifier's classes in its own order; empty: the dataset's.
-        task: ``"multi-label"`` and ``"regression"`` fill ``truth``.
+        task: of a model that answers; ``"multi-label"`` and ``"regression"`` fill ``truth``.
 
     Raises:
-        DataError: a sample without the labels or the value that the task needs.
+        DataError: a sample without the value, or with the labels of another task than this; or none with any.
     """
     more = dataset.unlabelled if unlabelled else []
     samples = [*dataset.split(split), *more]
@@ -171,6 +171,8 @@ def _truth(
         if lacking := next((s for s in samples if s.value is None), None):
             raise DataError(f"split '{split}', sample '{lacking.id}': no value, which a regression learns from")
         return torch.tensor([*([s.value] for s in samples), *([0.0] for _ in range(more))], dtype=torch.float32)
+    if task is not None:
+        _check_labels(samples, split, task)
     if task == "multi-label":
         right = torch.zeros(len(samples) + more, len(classes))
         for row, sample in enumerate(samples):
@@ -178,6 +180,19 @@ def _truth(
                 right[row, classes[label]] = 1
         return right
     return None
+
+
+def _check_labels(samples: Sequence[Sample], split: str, task: str) -> None:
+    """``labels = ()`` says that no class is right; beside a label it says that the data is for another task."""
+    wanted, other = ("labels", "label") if task == "multi-label" else ("label", "labels")
+    lacking = [s for s in samples if not getattr(s, wanted)]
+    if mistaken := next((s for s in lacking if getattr(s, other)), None):
+        raise DataError(
+            f"split '{split}', sample '{mistaken.id}': {other} and no {wanted}, which a {task} classifier learns from; "
+            f'data.columns = {{ {wanted} = "..." }} maps a column, or set another task'
+        )
+    if len(lacking) == len(samples):
+        raise DataError(f"split '{split}': no sample has {wanted}, which a {task} classifier learns from")
 
 
 def made_up_texts(

@@ -125,6 +125,8 @@ def test_a_sample_without_a_label_counts_for_no_class(
 def test_balance_is_refused_where_a_sample_has_several_classes(
     tmp_path: Path, uneven: Dataset, teacher_section: TeacherSection, balance: str
 ) -> None:
+    several = [replace(s, label=None, labels=(str(s.label),)) for s in uneven.split("train")]
+    uneven = replace(uneven, splits={"train": several})
     with pytest.raises(ModelError, match=rf"teach.balance: '{balance}' is for single-label classes, .* multi-label"):
         teaching(tmp_path, uneven, teacher_section, task="multi-label", balance=balance)
 

@@ -76,6 +76,28 @@ def test_several_labels_and_quantities_become_rows_of_numbers() -> None:
         corpus_of(amounts, task="regression")
 
 
+def test_labels_of_another_task_are_not_taken_for_none() -> None:
+    one, several, none = Sample("1", text="x", label="a"), Sample("2", text="y", labels=("b",)), Sample("3", text="z")
+    bare = Sample("4", text="w")
+
+    def truth(task: str, *samples: Sample) -> object:
+        splits = {"train": list(samples), "unlabelled": [bare]}
+        data = Dataset(splits, labels=("a", "b"), evaluate=("train",))
+        made = corpus_of(data, task=task, unlabelled=True).truth
+        return None if made is None else made.tolist()
+
+    with pytest.raises(DataError, match="sample '2': labels and no label, which a single-label classifier learns from"):
+        truth("single-label", one, several)
+    with pytest.raises(DataError, match="sample '1': label and no labels, which a multi-label classifier learns from"):
+        truth("multi-label", several, one)
+    with pytest.raises(DataError, match="split 'train': no sample has label, which a single-label classifier"):
+        truth("single-label", none)
+    with pytest.raises(DataError, match="split 'train': no sample has labels, which a multi-label classifier"):
+        truth("multi-label", none)
+    assert truth("single-label", one, none) is None
+    assert truth("multi-label", several, none) == [[0, 1], [0, 0], [0, 0]]  # of the second no class is right
+
+
 def test_classes_are_counted_in_the_order_of_the_model_that_learns_them() -> None:
     data = Dataset(
         {"train": [Sample("1", text="x", label="no match"), Sample("2", text="y", label="match")]},
