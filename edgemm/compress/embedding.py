@@ -23,16 +23,30 @@ LENGTHS = 4  # groups that the texts of a batch are sorted into by length
 FEWEST = 2  # samples that a contrastive loss needs
 
 
-def check_pairs(feeds: Feeds, *, stage: str) -> None:
-    """A dual encoder learns from pairs. Raises DataError where two modalities never come together."""
+def check_pairs(feeds: Feeds, *, stage: str, each: bool = True) -> None:
+    """A dual encoder learns from pairs.
+
+    Args:
+        each: whether nothing but its pairs teaches a modality.
+
+    Raises:
+        DataError: no two modalities come together, or with ``each`` one that never comes with another.
+    """
     everything = torch.arange(len(feeds.corpus))
     modalities = feeds.modalities
     if lacking := [m for m in feeds.model.inputs if m not in modalities]:
         raise DataError(f"{stage}: no sample of {feeds.corpus.where} has '{lacking[0]}', which the model learns from")
     present = {m: feeds.corpus.present(m, everything) for m in modalities}
-    if not any(int((present[a] & present[b]).sum()) >= FEWEST for a, b in itertools.combinations(modalities, 2)):
+    couples = itertools.combinations(modalities, 2)
+    paired = {m for a, b in couples if int((present[a] & present[b]).sum()) >= FEWEST for m in (a, b)}
+    if not paired:
         raise DataError(
             f"{stage}: a dual encoder needs samples of {feeds.corpus.where} that have two of {list(modalities)}"
+        )
+    if each and (lone := [m for m in modalities if m not in paired]):
+        raise DataError(
+            f"{stage}: '{lone[0]}' comes with no other modality in {feeds.corpus.where}, so nothing teaches it; give "
+            f"{FEWEST} samples or more that have both, or leave its tower out"
         )
 
 

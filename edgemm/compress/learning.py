@@ -84,7 +84,8 @@ def _embedding(
     check_widths(student, teacher, config)
     cached = _cached(teacher, plain, config, seed=seed, context=context)
     if len(student.inputs) > 1:
-        check_pairs(cached, stage="distill")
+        alone = bool(config.hidden or any(config.losses("embeddings")))  # no pairs are needed for these
+        check_pairs(cached, stage="distill", each=not alone)
     fed = _fed(student, corpus, config, seed=seed, context=context)
     tables = {modality: dict(rows) for modality, rows in cached.cached.items()}
     if corpus.extra:

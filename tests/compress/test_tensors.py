@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 
 from edgemm.compress import distill, prune, teach
 from edgemm.compress.corpus import corpus_of
+from edgemm.compress.distill import distillation
 from edgemm.compress.feeds import feeds_of
+from edgemm.compress.teach import teach_
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import raw_value_stream
 from edgemm.models.families import Answer, build_model
@@ -25,7 +28,7 @@ from edgemm.recipe import (
     TensorTower,
 )
 from edgemm.runtime.arrays import as_dtype
-from edgemm.runtime.errors import InputError, ModelError
+from edgemm.runtime.errors import DataError, InputError, ModelError
 from edgemm.stage import Artifact, Context
 
 FRAMES = TensorTower(kind="frames-cnn", shape=(4, 8, 8, 3), hidden=(8, 16), features=16)
@@ -62,6 +65,29 @@ def test_numbers_reach_a_tower_as_they_are(dataset: Dataset, tmp_path: Path) -> 
         first = next(iter(raw_value_stream(dataset.split("train"), model)))[name]
         np.testing.assert_array_equal(first, expected[:1])
         assert first.dtype == np.float32
+
+
+def test_a_modality_that_comes_with_no_other_is_told_unless_the_teacher_has_it_too(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    towers = {name: TensorTower(shape=(2,), hidden=(8,), features=8) for name in ("near", "pressure", "far")}
+    section = TeacherSection(tensors=towers, embed_dim=8, projection="tower")
+    samples = [
+        replace(s, tensors=dict.fromkeys(("near", "pressure") if index % 2 else ("far",), s.tensors["pressure"]))
+        for index, s in enumerate(dataset.split("train"))
+    ]
+    lone = replace(dataset, splits={"train": samples})
+    teacher, student = (build_model(section, family="dual-encoder", seed=seed) for seed in (0, 1))
+    context = Context(scratch=tmp_path / "scratch", cache=tmp_path / "cache")
+    told = "'far' comes with no other modality in split 'train', so nothing teaches it; give 2 samples or more"
+    with pytest.raises(DataError, match=f"teach: {told}"):
+        teach_(teacher, TeachConfig(freeze="none"), dataset=lone, seed=0, context=context)
+    with pytest.raises(DataError, match=f"distill: {told}"):
+        distillation(student, teacher, DistillConfig(feature=0), dataset=lone, seed=0, context=context)
+    distillation(student, teacher, DistillConfig(feature=1), dataset=lone, seed=0, context=context)
+    apart = replace(dataset, splits={"train": [s for s in samples if "far" in s.tensors]})
+    with pytest.raises(DataError, match="no sample of split 'train' has 'near', which the model learns from"):
+        teach_(teacher, TeachConfig(freeze="none"), dataset=apart, seed=0, context=context)
 
 
 @pytest.mark.parametrize(
