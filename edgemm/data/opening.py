@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgemm.data.broken import Broken
 from edgemm.data.check import checked
-from edgemm.data.dataset import UNLABELLED, Dataset, strided_samples
+from edgemm.data.dataset import UNLABELLED, Dataset, distinct_labels, strided_samples, texts_of
 from edgemm.data.pairs import with_pairs
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
@@ -81,6 +81,13 @@ def _reader(config: DataConfig, *, cache: Path, broken: Broken, progress: Progre
 
 
 def _limited(dataset: Dataset, limit: int) -> Dataset:
-    """An even stride over every split, so that a limit keeps the mix of vendors and answers."""
-    splits = {name: strided_samples(samples, limit) for name, samples in dataset.splits.items()}
-    return replace(dataset, splits=splits)
+    """An even stride over every split, so that a limit keeps the mix of vendors and answers.
+
+    Labels and texts that were the samples' are those of what is left.
+    """
+    whole = dataset.splits
+    splits = {name: strided_samples(samples, limit) for name, samples in whole.items()}
+    dataset = replace(dataset, splits=splits)
+    if dataset.labels == distinct_labels(whole["train"]):
+        dataset = replace(dataset, labels=distinct_labels(splits["train"]))
+    return replace(dataset, texts=texts_of(splits)) if dataset.texts == texts_of(whole) else dataset

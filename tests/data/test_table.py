@@ -246,6 +246,14 @@ def test_a_class_that_loses_its_last_training_sample_is_an_error(tmp_path: Path)
     assert data.broken[-1] == "split 'test': no readable sample of class 'owl' is left"
 
 
+def test_a_limit_leaves_the_labels_and_texts_of_the_samples_it_leaves(tmp_path: Path) -> None:
+    rows = "text,label\na,x\nb,y\nc,x\nd,z\n"
+    assert csv(tmp_path, rows).labels == ("x", "y", "z")
+    limited = csv(tmp_path, rows, limit=2)
+    assert [s.text for s in limited.split("train")] == ["a", "c"]
+    assert (limited.labels, limited.texts) == (("x",), {"x": ("a", "c")})
+
+
 def test_unknown_and_doubled_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data.columns: unknown 'picture'; there are image, text"):
         csv(tmp_path, "text\na\n", columns={"picture": "text"})
