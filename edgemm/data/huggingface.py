@@ -156,6 +156,7 @@ def _samples(
     progress: Progress,
 ) -> list[Sample]:
     samples: list[Sample] = []
+    names: set[str] = set()
     columns: dict[str, str] | None = None
     locate = _locator(config, cache)
     with progress.task(f"reading split '{split}'", total=0) as task:
@@ -167,6 +168,9 @@ def _samples(
             named = {ours: _named(cell_of(row, theirs), features.get(theirs)) for ours, theirs in columns.items()}
             named["split"] = split  # which one a row is of is said by the data's own
             name = f"{split}/{row.get('__key__', number)}"
+            while name in names:  # a shard's keys may be another's
+                name = f"{name}#{number}"
+            names.add(name)
             try:
                 reader = RowReader({ours: ours for ours in named}, config.tensors, locate, cache)
                 samples.append(reader.sample(named, name)[1])

@@ -119,6 +119,14 @@ def test_a_sample_of_a_shard_may_lack_a_member(tmp_path: Path) -> None:
     ]
 
 
+def test_samples_of_shards_whose_keys_repeat_have_ids_of_their_own(tmp_path: Path) -> None:
+    for index in range(3):
+        tar(tmp_path / f"{index}.tar", [("0.txt", f"one of {index}".encode()), ("1.txt", f"two of {index}".encode())])
+    files = {"train": str(tmp_path / "*.tar")}
+    samples = opened(tmp_path / "cache", name="webdataset", files=files, columns={"text": "txt"}).split("train")
+    assert [s.id for s in samples] == ["train/0", "train/1", "train/0#2", "train/1#3", "train/0#4", "train/1#5"]
+
+
 def test_names_that_climb_out_of_a_tar_write_nothing_outside_the_cache(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "er"
     folder.mkdir(parents=True)
