@@ -7,6 +7,7 @@ label is the class's folder; for identities the same. Files of a class that shar
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,12 @@ def folder(config: DataConfig) -> Dataset:
         raise DataError(f"{root}: no folder 'train'; found {', '.join(found)}")
     splits = {
         split: [
-            Sample(f"{split}/{label}/{stem}", image=parts.get("image"), audio=parts.get("audio"), label=label)
+            Sample(
+                f"{split}/{label}/{stem}",
+                image=parts.get("image"),
+                audio=parts.get("audio"),
+                label=unicodedata.normalize("NFC", label),
+            )
             for (label, stem), parts in samples.items()
         ]
         for split, samples in found.items()

@@ -6,7 +6,8 @@ What a cell may be:
   Face writes it. A tensor may also be a (nested) list of numbers.
 - ``text``: a string.
 - ``label``, ``group``, ``cluster``, ``split``: a string or a number. ``value``: a finite number. ``labels``: a list, or
-  one string with ``|`` between; an empty one says that no class is right.
+  one string with ``|`` between; an empty one says that no class is right. Labels, groups and clusters that
+  differ only in how Unicode composes their letters are one.
 
 An empty or null ``image``, ``audio``, ``text`` or tensor is a modality that the sample lacks (a text of white space is
 none, and broken). A sample that lacks all is broken, and so is one whose ``label``, ``labels`` or ``value`` is empty
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import io
 import math
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +74,8 @@ class RowReader:
             label=_needed("label", cells["label"]) if "label" in cells else None,
             labels=_labels(cells["labels"]) if "labels" in cells else (),
             value=_number(cells["value"]) if "value" in cells else None,
-            group=plain("group", cells.get("group")),
-            cluster=plain("cluster", cells.get("cluster")),
+            group=_named("group", cells.get("group")),
+            cluster=_named("cluster", cells.get("cluster")),
         )
         if sample.image is None and sample.audio is None and sample.text is None and not tensors:
             empty = [ours for ours in cells if ours in MODALITIES or ours in self.tensors]
@@ -177,8 +179,13 @@ def plain(ours: str, cell: object) -> str | None:
     return str(cell).strip() or None
 
 
-def _needed(ours: str, cell: object) -> str:
+def _named(ours: str, cell: object) -> str | None:
     found = plain(ours, cell)
+    return None if found is None else unicodedata.normalize("NFC", found)
+
+
+def _needed(ours: str, cell: object) -> str:
+    found = _named(ours, cell)
     if found is None:
         raise DataError(f"{ours} is empty")
     return found

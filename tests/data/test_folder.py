@@ -47,6 +47,13 @@ def test_a_picture_and_a_sound_of_one_name_are_one_sample(tmp_path: Path) -> Non
     assert sample.audio == tmp_path / "d" / "cat" / "1.ogg"
 
 
+def test_a_class_is_one_however_the_letters_of_its_folder_are_composed(tmp_path: Path) -> None:
+    write(tmp_path / "d" / "train" / "caf\u00e9" / "1.png", png())
+    write(tmp_path / "d" / "test" / "cafe\u0301" / "2.png", png(1))
+    data = opened(tmp_path / "d")
+    assert {s.label for samples in data.splits.values() for s in samples} == set(data.labels) == {"caf\u00e9"}
+
+
 def test_files_of_other_endings_are_counted_not_forgotten(tmp_path: Path) -> None:
     for name in ("1.png", "2.heic", "3.heic", "README"):
         write(tmp_path / "d" / "cat" / name, png())

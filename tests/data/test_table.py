@@ -118,6 +118,15 @@ def test_numbers_that_name_are_read_as_whole_and_nan_as_none(tmp_path: Path) -> 
     assert clusters == ["7", "7", "7", None, None]
 
 
+def test_a_label_group_or_cluster_is_one_however_its_letters_are_composed(tmp_path: Path) -> None:
+    names = ("caf\u00e9", "cafe\u0301")
+    for label in ("label", "labels"):
+        text = "".join(f"a,{name},{name},{name}\n" for name in names)
+        data = csv(tmp_path, f"text,{label},group,cluster\n{text}")
+        assert data.labels == names[:1]
+        assert {(s.label or s.labels[0], s.group, s.cluster) for s in data.split("train")} == {names[:1] * 3}
+
+
 def test_a_sample_may_lack_modalities_but_not_all(tmp_path: Path) -> None:
     write(tmp_path / "a.png", png())
     write(tmp_path / "a.wav", sound())
