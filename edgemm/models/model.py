@@ -59,7 +59,7 @@ class Model(nn.Module):
         placeholders: value -> (1, ...) that stands in for it where its modality is missing; learnt like a weight.
 
     Raises:
-        ModelError: two parts of one name, or a part whose inputs nothing makes.
+        ModelError: two parts of one name, a name that torch keeps for itself, or a part whose inputs nothing makes.
     """
 
     def __init__(
@@ -82,7 +82,14 @@ class Model(nn.Module):
         self.task = task
         self.placeholders = nn.ParameterDict(dict(placeholders or {}))
         self.tokenizer_json: str | None = None  # content of tokenizer.json where a modality is text
-        self.modules_by_part = nn.ModuleDict({part.name: part.module for part in self.chain})
+        self.modules_by_part = nn.ModuleDict()
+        for part in self.chain:
+            try:
+                self.modules_by_part[part.name] = part.module
+            except KeyError as error:  # a dot, or what torch's modules and dictionaries have already: type, values ...
+                raise ModelError(
+                    f"part '{part.name}': torch takes no part of this name; rename it, or its modality"
+                ) from error
         self._check_chain()
 
     def _check_chain(self) -> None:

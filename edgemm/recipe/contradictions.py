@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from edgemm.recipe.fusions import FUSIONS
@@ -114,6 +115,13 @@ def _towers_named(recipe: Recipe) -> Iterator[str]:
     """Which modalities the models have: enough for the family, the same in both, and known to the data."""
     needed = {"dual-encoder": (2, 8), "embedder": (1, 1), "fusion-classifier": (1, 8)}
     low, high = needed[recipe.family]
+    for name in recipe.data.tensors:  # a modality names parts, and their files
+        if not re.fullmatch(r"\w[\w-]*", name):
+            plain = re.sub(r"[^\w-]+", "_", name).strip("_-") or "sensor"
+            yield (
+                f"data.tensors: got '{name}', expected a name of letters, digits, '_' and '-'; call it '{plain}', and "
+                f'say data.columns.{plain} = "{name}"'
+            )
     built: list[tuple[str, ModelSection]] = [("student", recipe.student)] if "distill" in recipe.stages else []
     if recipe.teacher.source is None:
         built.insert(0, ("teacher", recipe.teacher))

@@ -329,6 +329,13 @@ def test_a_section_that_contradicts_itself_is_told(family: str, section: dict[st
         build_model(TeacherSection.model_validate(values), family=family, seed=0)
 
 
+@pytest.mark.parametrize("name", ["values", "type", "training", "imu.acc"])
+def test_a_name_that_torch_keeps_for_itself_is_told(name: str) -> None:
+    section = TeacherSection.model_validate({"tensors": {name: {"shape": [2]}}})
+    with pytest.raises(ModelError, match=rf"part '{name}': torch takes no part of this name; rename it"):
+        build_model(section, family="embedder", seed=0)
+
+
 def test_a_student_smaller_than_its_own_weights_starts_from_what_matters_most_of_them(teacher: Model) -> None:
     image = ImageTower(weights="package:efficientnet-lite0", input_size=64, blocks=(1, 1, 2), channels=(16, 16, 40))
     text = TextTower(weights="package:minilm-l6", layers=2, ffn=512)

@@ -83,6 +83,7 @@ def test_every_field_that_names_a_place_is_known(recipe):
     [
         (['family="embedder"'], r"names 2 towers \(image, text\), an embedder has 1 tower"),
         (["student.tensors={sensor={shape=[4]}}"], r"student\.tensors\.sensor: not among data\.tensors"),
+        (["data.tensors=['imu.acc']"], r"data\.tensors: got 'imu\.acc', .* say data\.columns\.imu_acc = \"imu\.acc\""),
         (["data.tensors=['sensor']", "student.tensors={sensor={shape=[4]}}"], r"expected the same modalities"),
         (["distill.modality_dropout=0.2"], r"distill\.modality_dropout: needs a fusion-classifier with student"),
         (['data.pairs="p.csv"'], r"data\.pairs: for an embedder, which is measured by verification; a dual-encoder is"),
