@@ -28,11 +28,15 @@ def anchor_paths_(values: Any, model: type[BaseModel], folder: Path) -> None:
 
 
 def _anchored(value: str, folder: Path) -> str:
-    """``value`` under ``folder`` where it is a relative path, or one behind 'file:' or 'folder:'."""
+    """``value`` under ``folder`` where it is a relative path, or one behind 'file:' or 'folder:'.
+
+    One behind 'hf:' may be a name on the hub as well: it is a path where there is such a folder.
+    """
     scheme, colon, rest = value.partition(":")
     if not colon:
         return str(folder / value) if value else value
-    return f"{scheme}:{folder / rest}" if scheme in ("file", "folder") else value
+    is_path = scheme in ("file", "folder") or (scheme == "hf" and rest and (folder / rest).is_dir())
+    return f"{scheme}:{folder / rest}" if is_path else value
 
 
 def path_fields(section: BaseModel) -> Iterator[tuple[tuple[str, ...], str]]:

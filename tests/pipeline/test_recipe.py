@@ -72,6 +72,18 @@ def test_paths_are_relative_to_the_file_and_those_of_set_to_the_working_folder(r
     assert load_recipe(recipe, ["teacher.text.weights=package:minilm-l6"]).teacher.text.weights == "package:minilm-l6"
 
 
+def test_a_folder_behind_hf_is_relative_to_the_file_and_a_name_on_the_hub_stays_one(recipe):
+    (recipe.parent / "mine" / "bert").mkdir(parents=True)
+    recipe.write_text(
+        SMALLEST.replace("[teacher.text]\n", '[teacher.text]\nweights = "hf:mine/bert"\n').replace(
+            "[student.text]\n", '[student.text]\nweights = "hf:acme/bert"\n'
+        )
+    )
+    loaded = load_recipe(recipe)
+    assert loaded.teacher.text.weights == f"hf:{recipe.parent / 'mine' / 'bert'}"
+    assert loaded.student.text.weights == "hf:acme/bert"
+
+
 def test_every_field_that_names_a_place_is_known(recipe):
     weights = SMALLEST.replace("[student.image]\n", '[student.image]\nweights = "file:a.pth"\n')
     recipe.write_text(weights + 'root = "data"\n')
