@@ -10,6 +10,7 @@ from edgemm.recipe.messages import or_nearest
 from edgemm.recipe.models import AudioTower, ImageTower, ModelSection, TensorTower, TextTower
 from edgemm.recipe.paths import path_fields
 from edgemm.recipe.recipe import STAGES, Recipe, StageName
+from edgemm.recipe.section import Section
 
 
 def contradictions(recipe: Recipe) -> Iterator[str]:
@@ -40,6 +41,7 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
             yield f"data.pairs: for data of kind 'folder' or 'table', got '{recipe.data.kind}'"
         if recipe.family != "embedder":
             yield f"data.pairs: for an embedder, which is measured by verification; a {recipe.family} is not"
+    yield from _unread_options(recipe)
     if "distill" in recipe.stages:
         yield from _useless_losses(recipe)
     if recipe.pack.gallery_encoder == "teacher":
@@ -74,6 +76,49 @@ def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
+_EMBED, _PAIR, _ANSWER = ("dual-encoder", "embedder"), ("dual-encoder",), ("fusion-classifier",)
+_READ_BY_FAMILIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "teach": {"label_smoothing": _ANSWER, "balance": _ANSWER, "margin": ("embedder",)},
+    "distill": {
+        "affinity": _PAIR, "interactive": _PAIR, "contrastive": _PAIR, "similarity": _EMBED, "hidden": _EMBED,
+        "gram": _ANSWER, "unimodal": _ANSWER, "task": _ANSWER, "kd": _ANSWER, "mixed": _ANSWER,
+    },
+}  # fmt: skip
+_READ_BY_FUSIONS: Mapping[str, tuple[str, ...]] = {  # of edgemm's own; one from outside takes what it likes
+    "concat": ("hadamard",),
+    "query": ("cross-attention",),
+    "layers": ("early",),
+    "heads": ("cross-attention", "early"),
+    "norm": ("hadamard", "concat", "sum", "mean", "gated", "hierarchical", "hybrid"),
+}
+
+
+def _unread_options(recipe: Recipe) -> Iterator[str]:
+    """Options that are given, and that nothing reads: of another family, another task or another fusion."""
+    sections = {"teach": recipe.teach, "distill": recipe.distill}
+    for stage in [name for name in ("teach", "distill") if name in recipe.stages]:
+        for option, families in _READ_BY_FAMILIES[stage].items():
+            if recipe.family not in families and _is_given(sections[stage], option):
+                read = " or ".join(_a(family) for family in families)
+                yield f"{stage}.{option}: for {read}; {_a(recipe.family)} doesn't read it, leave it out"
+    for option in ("label_smoothing", "balance"):
+        if recipe.family == "fusion-classifier" and recipe.task != "single-label" and _is_given(recipe.teach, option):
+            yield f"teach.{option}: for the task 'single-label', got '{recipe.task}'; leave it out"
+    for name, section in (("teacher", recipe.teacher), ("student", recipe.student)):
+        mode = section.fusion.mode
+        if recipe.family != "fusion-classifier" or not (FUSIONS[mode].made_by or "edgemm.").startswith("edgemm."):
+            continue
+        for option, modes in _READ_BY_FUSIONS.items():
+            if mode not in modes and _is_given(section.fusion, option):
+                yield f"{name}.fusion.{option}: for mode {' or '.join(modes)}; '{mode}' doesn't read it, leave it out"
+
+
+def _is_given(section: Section, option: str) -> bool:
+    """Whether the recipe says something by it: neither what holds anyway, nor nothing."""
+    value = getattr(section, option)
+    return bool(value) and value != type(section).model_fields[option].default
+
+
 def _useless_losses(recipe: Recipe) -> Iterator[str]:
     """Losses that are missing where something is to be learnt, or that can't be."""
     distill, classifies = recipe.distill, recipe.family == "fusion-classifier"
@@ -94,8 +139,10 @@ def _useless_losses(recipe: Recipe) -> Iterator[str]:
                     f"prune.ratios.{name}: no loss of [distill] teaches it, so nothing would rank or recover its "
                     "channels; give distill.kd or distill.task a weight, or leave it out"
                 )
-    if distill.extra_texts and recipe.student.text is None:
-        yield "distill.extra_texts: the student has no text tower; set it to 0"
+    if recipe.student.text is None:
+        for option in ("extra_texts", "mixed"):
+            if getattr(distill, option):
+                yield f"distill.{option}: the student has no text tower; set it to 0"
     elif distill.extra_texts and not (distill.feature if classifies else features or distill.hidden):
         yield "distill.extra_texts: nothing compares student and teacher on them; give distill.feature a weight"
 

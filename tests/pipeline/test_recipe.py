@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import pkgutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from edgemm.recipe import (
     path_fields,
     recipe_schema,
 )
+from edgemm.recipe.contradictions import _READ_BY_FUSIONS
 from edgemm.runtime.errors import RecipeError
 
 SECTIONS = "[teacher.image]\n[teacher.text]\n[student.image]\n[student.text]\n"
@@ -143,6 +146,54 @@ def test_losses_that_teach_nothing_are_refused(recipe, changes, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(recipe, changes)
     load_recipe(recipe, [*FUSED, "prune.ratios={text=0.5}"])  # the towers learn features, the head is the teacher's
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["distill.gram=1"], r"distill\.gram: for a fusion-classifier; a dual-encoder doesn't read it, leave it out"),
+        (["distill.kd=0.8"], r"distill\.kd: for a fusion-classifier; a dual-encoder"),
+        (["distill.mixed=2"], r"distill\.mixed: for a fusion-classifier; a dual-encoder"),
+        (["teach.balance=weights"], r"teach\.balance: for a fusion-classifier; a dual-encoder"),
+        (["teach.margin=0.5"], r"teach\.margin: for an embedder; a dual-encoder"),
+        ([*FUSED[:1], "distill.hidden=1"], r"distill\.hidden: for a dual-encoder or an embedder; a fusion-classifier"),
+        (
+            [*FUSED[:1], "task=multi-label", "teach.label_smoothing=0.1"],
+            r"label_smoothing: for the task 'single-label'",
+        ),
+        (
+            [*FUSED[:1], "student.fusion.mode=sum", "student.fusion.concat=true"],
+            r"student\.fusion\.concat: for mode hada",
+        ),
+        ([*FUSED[:1], "teacher.fusion.layers=4"], r"fusion\.layers: for mode early; 'hadamard' doesn't read it"),
+        (
+            [*FUSED[:1], "teacher.fusion.mode=late", "teacher.fusion.heads=2"],
+            r"fusion\.heads: for mode cross-attention or early; 'late' doesn't",
+        ),
+        (
+            [*FUSED[:1], "teacher={image={}}", "student={image={}}", "distill.mixed=1"],
+            r"distill\.mixed: the student has no text tower",
+        ),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(recipe, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe, changes)
+
+
+def test_an_option_that_says_what_holds_anyway_is_not_refused(recipe, monkeypatch):
+    load_recipe(recipe, ["distill.gram=0", "distill.kd=0.5", "teach.balance=none", "teach.margin=0.3"])
+    load_recipe(recipe, [*FUSED[:1], "student.fusion.concat=false", "student.fusion.layers=2", "distill.affinity=0"])
+    monkeypatch.setitem(FUSIONS, "maximum", Joining("mine:Maximum", "may read what it likes"))
+    load_recipe(recipe, [*FUSED[:1], "student.fusion.mode=maximum", "student.fusion.layers=4"])
+
+
+def test_what_each_fusion_reads_is_what_its_constructor_takes():
+    for mode, joining in FUSIONS.items():
+        taken = inspect.signature(pkgutil.resolve_name(joining.made_by)).parameters if joining.made_by else {}
+        assert {
+            option for option, modes in _READ_BY_FUSIONS.items() if mode in modes
+        } == _READ_BY_FUSIONS.keys() & taken
 
 
 def test_a_mistyped_word_of_a_longer_key_finds_it():
