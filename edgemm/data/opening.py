@@ -90,4 +90,4 @@ def _limited(dataset: Dataset, limit: int) -> Dataset:
     dataset = replace(dataset, splits=splits)
     if dataset.labels == distinct_labels(whole["train"]):
         dataset = replace(dataset, labels=distinct_labels(splits["train"]))
-    return replace(dataset, texts=texts_of(splits)) if dataset.texts == texts_of(whole) else dataset
+    return replace(dataset, texts=texts_of(splits["train"])) if dataset.texts == texts_of(whole["train"]) else dataset

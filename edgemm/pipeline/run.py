@@ -23,7 +23,7 @@ from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.node import Node, run_nodes
 from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import duration, progress_for
-from edgemm.pipeline.runs import read_caches, running
+from edgemm.pipeline.runs import reading_caches, running
 from edgemm.pipeline.store import Record, Store, writing_out
 from edgemm.recipe import STAGES, Recipe, load_recipe, nearest
 from edgemm.runtime.archive import open_archive
@@ -84,33 +84,33 @@ def run_recipe(
     from edgemm.pipeline.fitness import data_notes
     from edgemm.pipeline.stages import corridor_nodes
 
-    read_caches(opened)
-    dataset = open_dataset(recipe.data, cache=opened.cache, progress=progress)
-    for line in data_notes(recipe, dataset):
-        progress.say(line)
-    nodes = corridor_nodes(recipe, dataset)
-    if last is not None:
-        nodes = [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(last)]
-    again = [n.name for n in nodes if first is not None and STAGES.index(n.stage) >= STAGES.index(first)]
+    with reading_caches(opened):
+        dataset = open_dataset(recipe.data, cache=opened.cache, progress=progress)
+        for line in data_notes(recipe, dataset):
+            progress.say(line)
+        nodes = corridor_nodes(recipe, dataset)
+        if last is not None:
+            nodes = [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(last)]
+        again = [n.name for n in nodes if first is not None and STAGES.index(n.stage) >= STAGES.index(first)]
 
-    started = time.monotonic()
-    count = iter(range(1, len(nodes) + 1))
+        started = time.monotonic()
+        count = iter(range(1, len(nodes) + 1))
 
-    def finished(node: Node, record: Record) -> None:
-        how = "cached" if record.cached else duration(record.seconds)
-        size = words.size(record.bytes)
-        progress.say(f"{node.name:<18} {how:>12} {size:>9}   {node.makes} ({next(count)} of {len(nodes)})")
+        def finished(node: Node, record: Record) -> None:
+            how = "cached" if record.cached else duration(record.seconds)
+            size = words.size(record.bytes)
+            progress.say(f"{node.name:<18} {how:>12} {size:>9}   {node.makes} ({next(count)} of {len(nodes)})")
 
-    with _ends_on_signals():
-        if leads:
-            with running(opened, recipe.name, recipe=str(path), overrides=overrides) as run:
-                _run_of_all(run.id)
-                made = run_nodes(nodes, store=opened, run=run, progress=progress, again=again, on_finished=finished)
-        else:
-            run_nodes(nodes, store=opened, run=_run_of_all(""), progress=progress)
-            return
-        progress.say(f"{'total':<18} {duration(time.monotonic() - started):>12}")
-        _conclude(recipe, dataset, made, out, progress, command=_run_command(path, overrides, targets))
+        with _ends_on_signals():
+            if leads:
+                with running(opened, recipe.name, recipe=str(path), overrides=overrides) as run:
+                    _run_of_all(run.id)
+                    made = run_nodes(nodes, store=opened, run=run, progress=progress, again=again, on_finished=finished)
+            else:
+                run_nodes(nodes, store=opened, run=_run_of_all(""), progress=progress)
+                return
+            progress.say(f"{'total':<18} {duration(time.monotonic() - started):>12}")
+            _conclude(recipe, dataset, made, out, progress, command=_run_command(path, overrides, targets))
 
 
 def with_targets(recipe: Recipe, names: Sequence[str]) -> Recipe:

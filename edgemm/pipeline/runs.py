@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from edgemm.pipeline.store import Record, Store, default_store, remove, write_js
 from edgemm.runtime.errors import StoreError
 
 _READER = "reader-"
-_readers: list[FileLock] = []  # the system lets go of them when the process ends
+_to_the_end = ExitStack()
 STORE_LOCK = "store"  # held for the moment of pinning a key, and while collecting
 
 
@@ -122,20 +122,26 @@ def keys_in_use(store: Store, *, but: str | None = None) -> set[str]:
     return {key for run in running for key in run.get("keys", [])}
 
 
-def read_caches(store: Store) -> None:
-    """From now until this process ends, collecting leaves the caches alone, where samples and features lie."""
-    lock = FileLock(store.root / "locks" / f"{_READER}{secrets.token_hex(4)}.lock")
+@contextmanager
+def reading_caches(store: Store) -> Iterator[None]:
+    """Meanwhile collecting leaves the caches alone, where samples and features lie."""
+    path = store.root / "locks" / f"{_READER}{secrets.token_hex(4)}.lock"
+    lock = FileLock(path)  # the system lets go of it where the process dies
     with store.lock(STORE_LOCK), writing(store.root):
         lock.acquire(timeout=0)
-    _readers.append(lock)
+    try:
+        yield
+    finally:
+        lock.release()
+        path.unlink(missing_ok=True)
 
 
 def default_cache() -> Path:
-    """The default store's cache for a verb that makes no run, in use from now on."""
+    """The default store's cache for a verb that makes no run, in use until the process ends."""
     root = default_store()
     if (root / "locks").is_dir():  # else there is nothing yet that could be collected
         with suppress(StoreError):  # one that is only read
-            read_caches(Store(root, only_read=True))
+            _to_the_end.enter_context(reading_caches(Store(root, only_read=True)))
     return root / "cache"
 
 
