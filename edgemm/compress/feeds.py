@@ -303,6 +303,7 @@ def _file_rows(
 
         key = cache_key(
             parts=digest,
+            reading=[repr(raw), repr(lengths)],  # a sample rate, which no part may say
             files=corpus.sha256[modality],
             dtype="float16" if parts else dtype,
             arithmetic=str(fast_dtype()),
@@ -356,6 +357,7 @@ def _text_rows(model: Model, parts: list[Part], corpus: Corpus, context: Context
 
     key = cache_key(
         parts=parts_digest(parts),
+        reading=repr(model.inputs["text"]),
         texts=corpus.texts,
         tokenizer=hashlib.sha256((model.tokenizer_json or "").encode()).hexdigest(),
         dtype="float16",
@@ -386,6 +388,7 @@ def joint_answers(model: Model, corpus: Corpus, context: Context, *, title: str)
 
     key = cache_key(
         parts=parts_digest(model.chain),
+        reading=repr(model.inputs),
         files={m: [corpus.sha256[m][i] for i in rows] for m, rows in ((m, r.tolist()) for m, r in corpus.rows.items())},
         texts=[corpus.texts[i] for i in corpus.names[:, 0].tolist()] if corpus.names is not None else None,
         tokenizer=hashlib.sha256((model.tokenizer_json or "").encode()).hexdigest(),
