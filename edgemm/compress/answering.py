@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from edgemm.compress import losses
 from edgemm.compress.feeds import Feeds
-from edgemm.compress.objectives import Drawn, Fed, usual_norms, weighted
+from edgemm.compress.objectives import Drawn, Fed, weighted
 from edgemm.models.model import Model
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime.errors import ModelError
@@ -67,10 +68,8 @@ class _Answering(Fed):
             # many questions, few images: each distinct file of the batch goes through the tower once
             distinct, place = torch.unique(items, return_inverse=True) if modality != "text" else (items, None)
             shown = views if place is None else views.new_zeros(len(distinct)).scatter(0, place, views)
-            values = self.values(modality, distinct, shown, generator)
-            with usual_norms(self.model, len(distinct)):
-                towers = tower_values(self.model, modality, values)
-            for name, value in towers.items():
+            tower = partial(tower_values, self.model, modality)
+            for name, value in self.through(modality, distinct, shown, generator, tower).items():
                 # index_select: the gradient of value[place] is summed in whatever order the threads come
                 rows = value if place is None else value.index_select(0, place.to(value.device))
                 made[name] = self._filled(name, rows, there, len(one.items))
@@ -206,6 +205,8 @@ class AnswerDistillation(_Answering):
         self.centres: dict[str, Tensor] = {}  # pooled features share a large mean, which would hide what differs
         made = {spec.name: spec for part in self.model.chain for spec in part.signature.outputs}
         theirs = {spec.name: spec for part in teacher.chain for spec in part.signature.outputs}
+        sized = [s.name for s in (*made.values(), *theirs.values()) if any(isinstance(n, str) for n in s.shape[1:])]
+        self.padded = {"text_features", *sized}  # of as many tokens as a text or a sound has
         cached = teacher_feeds.cached if teacher_feeds is not None else {}
         for name, rows in [(name, rows) for values in cached.values() for name, rows in values.items()]:
             if config.feature and name in made and rows.is_floating_point():
@@ -306,8 +307,8 @@ class AnswerDistillation(_Answering):
         return self.config.feature * distance / len(self.adapters)
 
     def _compared(self, name: str, features: Tensor) -> Tensor:
-        """(B, W): features that are pooled, or the mean over tokens; of a text's over those that are no padding."""
-        return losses.pooled(features, padded=name == "text_features")
+        """(B, W): features that are pooled, or the mean over tokens; over those that are no padding where there is."""
+        return losses.pooled(features, padded=name in self.padded)
 
     def _of_made_up_texts(self, generator: torch.Generator) -> Tensor:
         """Distances of features of made-up texts, which the text tower alone is run for."""

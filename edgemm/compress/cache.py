@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
 from edgemm.runtime.disk import replacing, write_array
 from edgemm.stage import Context
@@ -45,7 +48,7 @@ def cached_rows(
         title: what is shown in progress while something has to be computed.
 
     Returns:
-        name -> (count, ...) in the dtype that ``compute`` gave.
+        name -> (count, ...) in the dtype that ``compute`` gave; what it gave of several sizes is ``joined``.
     """
     folder = (context.cache or context.scratch) / "rows" / key
     ranges = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
@@ -63,10 +66,21 @@ def cached_rows(
                 task.advance(len(rows))
     # the empty range gives shape and dtype of a table without rows
     return {
-        name: np.concatenate([np.load(_file(folder, name, r), allow_pickle=False) for r in ranges])
+        name: joined([torch.from_numpy(np.load(_file(folder, name, r), allow_pickle=False)) for r in ranges]).numpy()
         for name in names
         if ranges
     }
+
+
+def joined(pieces: Sequence[Tensor]) -> Tensor:
+    """(n, ...) each to (all n, ...), where their sizes differ padded with zeros to the largest."""
+    largest = [max(sizes) for sizes in zip(*(piece.shape[1:] for piece in pieces), strict=True)]
+
+    def padded(piece: Tensor) -> Tensor:
+        lacking = [n for most, size in zip(largest, piece.shape[1:], strict=True) for n in (most - size, 0)]
+        return F.pad(piece, lacking[::-1]) if any(lacking) else piece
+
+    return torch.cat([padded(piece) for piece in pieces])
 
 
 def _file(folder: Path, name: str, rows: range) -> Path:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from edgemm.compress import losses
 from edgemm.compress.feeds import Feeds, fast_arithmetic
-from edgemm.compress.objectives import LARGEST_SCALE, Drawn, Fed, usual_norms, weighted
+from edgemm.compress.objectives import LARGEST_SCALE, Drawn, Fed, weighted
 from edgemm.models.efficientnet import EfficientNetLite
 from edgemm.models.heads import unit
 from edgemm.models.model import Model
@@ -82,10 +83,8 @@ class ContrastiveTeaching(Fed):
         there = one.present.nonzero().flatten()
         if len(there) == 0:
             return torch.zeros(len(one.items), embedding_width(self.model), device=self.device)
-        values = self.values(modality, one.items[there], one.views[there], generator)
-        with usual_norms(self.model, len(there)):
-            made: Tensor = self.model(values)[f"{modality}_embedding"]
-        return scattered(made, there, len(one.items))
+        made = self.through(modality, one.items[there], one.views[there], generator, self.model)
+        return scattered(made[f"{modality}_embedding"], there, len(one.items))
 
 
 class IdentityTeaching(Fed):
@@ -100,12 +99,10 @@ class IdentityTeaching(Fed):
     def forward(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """See Objective."""
         one = self.draw(rows, generator)[self.modality]
-        values = self.values(self.modality, one.items, one.views, generator)
+        made = self.through(self.modality, one.items, one.views, generator, self.model)
         identity = self.corpus.concept[rows].to(self.device)
-        with usual_norms(self.model, len(rows)):
-            made = self.model(values)[f"{self.modality}_embedding"]
         return losses.angular_margin(
-            made,
+            made[f"{self.modality}_embedding"],
             self.prototypes,
             identity,
             margin=self.margin,
@@ -154,10 +151,10 @@ class EmbeddingDistillation(Fed):
             if len(items) == 0:  # none of this batch has it; its pairs are left out as well
                 continue
             if modality == "text":
-                made, features = self._texts(items)
+                found = self._texts(items)
             else:
-                with usual_norms(self.model, len(items)):
-                    made, features = self._tower(modality, self.values(modality, items, views, generator))
+                found = self.through(modality, items, views, generator, partial(self._tower, modality))
+            made, features = found["embedding"], found.get("features")
             target = self._of_teacher(self.teacher_embeddings[modality], items, views).to(self.device)
             student[modality] = scattered(made[: len(there)], there, count)
             teacher[modality] = scattered(target[: len(there)], there, count)
@@ -196,24 +193,22 @@ class EmbeddingDistillation(Fed):
         """The teacher's (n, D) float32 for items of files (V, U, D) or texts (U, D)."""
         return (rows[items] if rows.ndim == 2 else rows[views, items]).float()
 
-    def _texts(self, items: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embeddings and features of (n,) texts, short and long ones apart: padding is paid for like any token."""
+    def _texts(self, items: Tensor) -> Mapping[str, Tensor]:
+        """``_tower`` of (n,) texts, short and long ones apart: padding is paid for like any token."""
         tokens = self.feeds.tokens
         lengths = torch.zeros(len(items)) if tokens is None else tokens.mask[items].sum(1)
         order = torch.argsort(lengths, stable=True)
-        made = []
+        each = []
         # a transformer trains in bfloat16 in half the time; convolutions would take twice as long
         with fast_arithmetic():
             for piece in order.chunk(LENGTHS):
                 values = self.feeds.values("text", items[piece])
-                made.append(self._tower("text", {name: value.to(self.device) for name, value in values.items()}))
+                each.append(self._tower("text", {name: value.to(self.device) for name, value in values.items()}))
         back = torch.argsort(order).to(self.device)
-        embeddings = torch.cat([embedding.float() for embedding, _ in made])[back]
-        features = [found.float() for _, found in made if found is not None]
-        return embeddings, torch.cat(features)[back] if features else None
+        return {name: torch.cat([made[name].float() for made in each])[back] for name in each[0]}
 
-    def _tower(self, modality: str, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Embeddings of one modality, and the features they are projected from where they can be had."""
+    def _tower(self, modality: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``embedding`` of one modality, and the ``features`` it is projected from where they can be had."""
         part = self.model.part(modality)
         module = part.module
         if (
@@ -222,9 +217,10 @@ class EmbeddingDistillation(Fed):
             and module.projection is not None
         ):
             features: Tensor = module.pooled(*(values[name] for name in part.signature.input_names))
-            return unit(module.projection(features)), features
+            return {"embedding": unit(module.projection(features)), "features": features}
         made = self.model(values)
-        return made[f"{modality}_embedding"], made.get(f"{modality}_features")
+        names = {"embedding": f"{modality}_embedding", "features": f"{modality}_features"}
+        return {key: made[name] for key, name in names.items() if name in made}
 
     def _hidden(self, modality: str, features: Tensor | None, teacher: Tensor) -> Tensor:
         """Distance of centred features; nothing where a pruned student has fewer."""

@@ -18,20 +18,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgemm.compress import augmentation
 from edgemm.compress.arithmetic import has_bfloat16
 from edgemm.compress.augmentation import Augmentation
-from edgemm.compress.cache import Rows, cache_key, cached_rows
+from edgemm.compress.cache import Rows, cache_key, cached_rows, joined
 from edgemm.compress.corpus import Corpus
 from edgemm.compress.trainer import keep_freed_memory
 from edgemm.data.batches import fewest_tokens, read_file, text_encoder
 from edgemm.data.image import read_image
 from edgemm.models.frontend import ImageFrontend
 from edgemm.models.model import Model, Part, raw_values
-from edgemm.runtime.errors import ModelError
+from edgemm.runtime.errors import DataError, ModelError
 from edgemm.runtime.manifest import TextInput
+from edgemm.runtime.signature import TensorSpec
 from edgemm.stage import Context
 
 FILE_CHUNK = 256
@@ -68,6 +70,7 @@ class Feeds:
 
     Args:
         cached: modality -> name -> (V, U, ...) of U distinct files in V views, or (U, ...) of texts.
+        shapes: name of a cached value of any size, padded with zeros to the largest -> (U, dims) how large each is.
         frozen: modalities whose cached values are a frozen tower's, and not only a frontend's.
         pixels: (U, 3, S, S) uint8 that a trained image tower is fed.
         shown: (V, U, P) augmentation of each view of a trained image tower's files; None: any is drawn.
@@ -77,6 +80,7 @@ class Feeds:
     model: Model
     corpus: Corpus
     cached: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    shapes: dict[str, Tensor] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
     pixels: Tensor | None = None
     shown: Tensor | None = None
@@ -95,6 +99,9 @@ class Feeds:
         Args:
             views: (B,) which cached view of each; the plain one without it.
             augment: (B, P) parameters of the view that a trained image tower is fed; the plain image without it.
+
+        Returns:
+            (B, ...); of any size, those of this batch are padded with zeros to the largest of it.
         """
         if modality == "text" and not self.cached.get("text"):
             assert self.tokens is not None
@@ -112,7 +119,18 @@ class Feeds:
             return {name: rows[items].float() for name, rows in self.cached["text"].items()}
         chosen = torch.zeros_like(items) if views is None else views
         found = {name: rows[chosen, items] for name, rows in self.cached[modality].items()}
+        for name in found.keys() & self.shapes.keys():
+            for axis, size in enumerate(self.shapes[name][items].amax(0).tolist(), start=1):
+                found[name] = found[name].narrow(axis, 0, size)
         return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+
+    def groups(self, modality: str, items: Tensor) -> list[Tensor]:
+        """Places in (B,) items that a tower is run on together: of one size, since the device pads no sound."""
+        sizes = [self.shapes[name][items] for name in self.cached.get(modality, ()) if name in self.shapes]
+        if modality in self.frozen or not sizes:  # what joins frozen towers' tokens knows padding
+            return [torch.arange(len(items))]
+        _, group = torch.unique(torch.cat(sizes, dim=1), dim=0, return_inverse=True)
+        return [(group == i).nonzero().flatten() for i in range(int(group.max()) + 1)]
 
 
 def feeds_of(
@@ -135,7 +153,7 @@ def feeds_of(
 
     Raises:
         ModelError: a frontend other than ImageFrontend before a trained image tower.
-        DataError: a file that can't be decoded.
+        DataError: a file that can't be decoded, or makes a value of another shape than the model says.
     """
     feeds = Feeds(model, corpus)
     names = set(frozen)
@@ -152,10 +170,11 @@ def feeds_of(
         elif modality == "image" and not tower:
             feeds.pixels = _pixel_table(model, corpus, context, title=title)
         else:
-            feeds.cached[modality] = _file_rows(
+            feeds.cached[modality], shapes = _file_rows(
                 model, modality, parts, corpus, context,
                 views=views if modality == "image" else 1, augmented=augmented, seed=seed, title=title,
             )  # fmt: skip
+            feeds.shapes |= shapes
     return feeds
 
 
@@ -228,28 +247,27 @@ def fast_arithmetic(*, enabled: bool = True) -> torch.autocast:
 @torch.inference_mode()
 def _run(
     parts: Sequence[Part], modules: Mapping[str, nn.Module], groups: list[_Values], names: tuple[str, ...]
-) -> Rows:
-    """What the parts make of samples, which come in groups of one shape each: name -> (all samples, ...) float16.
+) -> list[_Values]:
+    """What the parts make of samples, which come in groups of one shape each and stay so: name -> (n, ...) float16.
 
     Without parts that is what they are given, in its own dtype: a sensor's numbers may be larger than a float16's.
     After each part, neighbours that have become alike (images of any size after their frontend) go on together.
     """
     for part in parts:
-        groups = _joined(groups)
+        groups = _regrouped(groups)
         for values in groups:
             with fast_arithmetic(enabled=part.role != "frontend"):
                 values.update(part.run(values, module=modules[part.name]))
             for name in [n for n in part.signature.input_names if n not in names]:
                 del values[name]
-    made = {name: torch.cat([values[name] for values in groups]) for name in names}
-    return {name: (value.half() if parts else value).numpy() for name, value in made.items()}
+    return [{name: values[name].half() if parts else values[name] for name in names} for values in groups]
 
 
-def _joined(groups: list[_Values]) -> list[_Values]:
+def _regrouped(groups: list[_Values]) -> list[_Values]:
     """Neighbours of one shape as one group, up to ``BATCH`` samples."""
-    joined: list[list[_Values]] = []
+    together: list[list[_Values]] = []
     for values in groups:
-        last = joined[-1] if joined else None
+        last = together[-1] if together else None
         shapes = {name: value.shape[1:] for name, value in values.items()}
         if (
             last is not None
@@ -258,8 +276,8 @@ def _joined(groups: list[_Values]) -> list[_Values]:
         ):
             last.append(values)
         else:
-            joined.append([values])
-    return [{name: torch.cat([v[name] for v in group]) for name in group[0]} for group in joined]
+            together.append([values])
+    return [{name: torch.cat([v[name] for v in group]) for name in group[0]} for group in together]
 
 
 def _file_rows(
@@ -273,8 +291,11 @@ def _file_rows(
     augmented: Augmentation | None,
     seed: int,
     title: str,
-) -> dict[str, Tensor]:
-    """What frontend and frozen tower of one modality make of its files; (V, U, ...), the first view being plain."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What frontend and frozen tower of one modality make of its files; (V, U, ...), the first view being plain.
+
+    And the ``shapes`` of those that are not all of one.
+    """
     keep_freed_memory()
     raw = model.inputs[modality]
     assert raw.kind != "text"
@@ -282,14 +303,18 @@ def _file_rows(
     modules = {part.name: _for_inference(part.module) for part in parts}
     files = corpus.files[modality]
     digest = parts_digest(parts)
-    dtype = next(s.dtype for part in model.chain for s in part.signature.inputs if s.name == raw.feeds)
-    lengths = next((part.signature.dims["samples"] for part in parts if "samples" in part.signature.dims), None)
+    takes = next(part.signature for part in model.chain if raw.feeds in part.signature.input_names)
+    dtype = next(spec.dtype for spec in takes.inputs if spec.name == raw.feeds)
+    lengths = takes.dims.get("samples")
+    specs = {spec.name: spec for part in model.chain for spec in (*part.signature.inputs, *part.signature.outputs)}
+    sized = {name: f"{name} shape" for name in names if any(isinstance(size, str) for size in specs[name].shape[1:])}
+    kept = (*names, *sized.values())
     tables = []
     for view in range(views):
         moved = None if view == 0 else view_parameters(augmented or Augmentation(), len(files), view, seed=seed)
 
         def compute(rows: range, moved: Tensor | None = moved) -> Rows:
-            made: list[Rows] = []
+            made: list[_Values] = []
             for start in range(rows.start, rows.stop, BATCH):
                 groups: list[_Values] = []
                 for row in range(start, min(start + BATCH, rows.stop)):
@@ -298,8 +323,12 @@ def _file_rows(
                         as_chw = augmentation.apply(value.permute(0, 3, 1, 2).float(), moved[row : row + 1])
                         value = as_chw.round().byte().permute(0, 2, 3, 1)
                     groups.append({raw.feeds: value})
-                made.append(_run(parts, modules, groups, names))
-            return {name: np.concatenate([batch[name] for batch in made]) for name in names}
+                made += _run(parts, modules, groups, names)
+            for values in made:
+                for name in names:
+                    _check_shape(specs[name], values[name], modality)
+                values.update({s: torch.tensor([values[n].shape[1:]] * len(values[n])) for n, s in sized.items()})
+            return {name: joined([values[name] for values in made]).numpy() for name in kept}
 
         key = cache_key(
             parts=digest,
@@ -309,13 +338,23 @@ def _file_rows(
             arithmetic=str(fast_dtype()),
             view=None if view == 0 else [repr(augmented), view, seed],
         )
-        note = "" if views == 1 else f", view {view + 1} of {views}"
-        tables.append(
-            cached_rows(
-                context, key, names, compute, count=len(files), chunk=FILE_CHUNK, title=f"{title}: {modality}{note}"
-            )
+        at = f"{title}: {modality}" if views == 1 else f"{title}: {modality}, view {view + 1} of {views}"
+        tables.append(cached_rows(context, key, kept, compute, count=len(files), chunk=FILE_CHUNK, title=at))
+    shapes = {name: torch.from_numpy(tables[0][key]) for name, key in sized.items()}
+    rows = {name: torch.stack([torch.from_numpy(table[name]) for table in tables]) for name in names}
+    return rows, {name: sizes for name, sizes in shapes.items() if (sizes != sizes[:1]).any()}
+
+
+def _check_shape(spec: TensorSpec, value: Tensor, modality: str) -> None:
+    """Only what a signature leaves open may differ from file to file."""
+    fits = value.ndim == len(spec.shape) and all(
+        isinstance(size, str) or size == got for size, got in zip(spec.shape[1:], value.shape[1:], strict=True)
+    )
+    if not fits:
+        raise DataError(
+            f"{modality}: a file makes '{spec.name}' of shape {list(value.shape[1:])}, expected {list(spec.shape[1:])};"
+            " give files of that size, or name in the part's signature what differs from file to file"
         )
-    return {name: torch.stack([torch.from_numpy(table[name]) for table in tables]) for name in names}
 
 
 def _pixel_table(model: Model, corpus: Corpus, context: Context, *, title: str) -> Tensor:
@@ -348,10 +387,11 @@ def _text_rows(model: Model, parts: list[Part], corpus: Corpus, context: Context
         made: dict[str, list[NDArray[np.generic]]] = {name: [] for name in names}
         for start in range(0, len(order), 4 * BATCH):
             values = tokens.values(torch.tensor(order[start : start + 4 * BATCH]))
-            for name, value in _run(parts, {p.name: p.module for p in parts}, [values], names).items():
+            (found,) = _run(parts, {p.name: p.module for p in parts}, [values], names)
+            for name, value in found.items():
                 if by_tokens and value.ndim == 3:  # (B, T, W), padded to one length for all
-                    value = np.pad(value, ((0, 0), (0, tokens.ids.shape[1] - value.shape[1]), (0, 0)))
-                made[name].append(value)
+                    value = F.pad(value, (0, 0, 0, tokens.ids.shape[1] - value.shape[1]))
+                made[name].append(value.numpy())
         place = np.argsort(order)
         return {name: np.concatenate(values)[place] for name, values in made.items()}
 
@@ -377,8 +417,9 @@ def joint_answers(model: Model, corpus: Corpus, context: Context, *, title: str)
     @torch.inference_mode()
     def compute(rows: range) -> Rows:
         made = []
-        for start in range(rows.start, rows.stop, BATCH):
-            batch = torch.arange(start, min(start + BATCH, rows.stop))
+        step = 1 if feeds.shapes else BATCH  # the device pads no sound
+        for start in range(rows.start, rows.stop, step):
+            batch = torch.arange(start, min(start + step, rows.stop))
             values: _Values = {}
             for modality in feeds.modalities:
                 items = corpus.choose_texts(batch, None) if modality == "text" else corpus.rows[modality][batch]

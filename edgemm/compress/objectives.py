@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgemm.compress.augmentation import Augmentation
+from edgemm.compress.cache import joined
 from edgemm.compress.feeds import Feeds
 from edgemm.compress.trainer import Objective
 from edgemm.models.kinds import resolve
@@ -128,6 +129,25 @@ class Fed(Objective):
         elif modality == "audio" and self.mask:
             values = {name: masked(value, self.mask, generator) for name, value in values.items()}
         return {name: value.to(self.device) for name, value in values.items()}
+
+    def through(
+        self,
+        modality: str,
+        items: Tensor,
+        views: Tensor,
+        generator: torch.Generator,
+        run: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
+    ) -> Mapping[str, Tensor]:
+        """What ``run`` makes of (n,) items of one modality, those of one size at a time: name -> (n, ...)."""
+        groups = self.feeds.groups(modality, items)
+        each = []
+        for place in groups:
+            with usual_norms(self.model, len(place)):
+                each.append(run(self.values(modality, items[place], views[place], generator)))
+        if len(each) == 1:
+            return each[0]
+        back = torch.argsort(torch.cat(groups)).to(self.device)
+        return {name: joined([made[name] for made in each])[back] for name in each[0]}
 
     def examples(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The values of every modality: of one sample where one has them all, or as many as can be, else of others."""

@@ -144,7 +144,9 @@ def _fusion(towers: Sequence[Tower], section: ModelSection) -> Part:
     }
     spec = TensorSpec("fused", "float32", ("batch", fusion_from(**config).out_width))
     longest = max((tower.raw.max_tokens for tower in towers if isinstance(tower.raw, TextInput)), default=0)
-    return part("fusion", "fusion", None, "fusion", config, [tower.features for tower in towers], spec, tokens=longest)
+    dims = {name: size for tower in towers for name, size in tower.parts[-1].signature.dims.items()}
+    seen = [tower.features for tower in towers]
+    return part("fusion", "fusion", None, "fusion", config, seen, spec, tokens=longest, dims=dims)
 
 
 def _head(

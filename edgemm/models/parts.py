@@ -25,10 +25,11 @@ def part(
     output: TensorSpec,
     *,
     tokens: int = 0,
+    dims: Mapping[str, DimRange] = {},
 ) -> Part:
-    """A part with one output and the usual ranges for the dimensions it names."""
+    """A part with one output and the usual ranges for the dimensions it names, or those of ``dims``."""
     names = {d for spec in (*inputs, output) for d in spec.shape if isinstance(d, str)}
-    known = {"batch": BATCH, "height": SIDE, "width": SIDE}
+    known = {**dims, "batch": BATCH, "height": SIDE, "width": SIDE}
     if tokens:
         known["tokens"] = DimRange(1, min(16, tokens), tokens)
     signature = Signature(tuple(inputs), (output,), {n: known[n] for n in sorted(names)})
