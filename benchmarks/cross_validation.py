@@ -77,7 +77,7 @@ def taught(recipe: Recipe, dataset: Dataset, texts: list[str], seed: int, contex
     model = build_model(
         recipe.teacher, family=recipe.family, answer=Answer(dataset.labels, recipe.task), texts=texts, seed=seed
     )
-    teach_(model, recipe.teach, dataset=dataset, seed=seed, context=context)
+    teach_(model, recipe.teach, section=recipe.teacher, dataset=dataset, seed=seed, context=context)
     return model.requires_grad_(False)
 
 

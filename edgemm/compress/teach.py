@@ -1,7 +1,7 @@
 """Stage teach: a teacher from parts, or one that is trained already, as a model folder.
 
 With frozen towers only projections, fusion and head learn, on features that are made once; a second run with other
-settings starts from the cache and takes seconds.
+settings starts from the cache and takes seconds. A tower that comes without weights is always trained.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(
     """
     torch.set_num_threads(threads)
     model = _model(teacher, dataset, family=family, task=task, seed=seed)
-    teach_(model, config, dataset=dataset, seed=seed, context=context)
+    teach_(model, config, section=teacher, dataset=dataset, seed=seed, context=context)
     save_model(model, out)
 
 
@@ -80,11 +80,23 @@ def answer_in_units_of_(model: Model, dataset: Dataset) -> None:
             head.spread.fill_(values.std(correction=0) or 1.0)
 
 
-def teach_(model: Model, config: TeachConfig, *, dataset: Dataset, seed: int, context: Context) -> None:
-    """Train ``model`` in place on split ``train``: contrastively, or for its labels."""
+def teach_(
+    model: Model, config: TeachConfig, *, section: TeacherSection, dataset: Dataset, seed: int, context: Context
+) -> None:
+    """Train ``model`` in place on split ``train``: contrastively, or for its labels.
+
+    Args:
+        section: which of the towers come with weights, and can be frozen.
+    """
     frozen = {part.name for part in model.chain if part.role == "frontend"}
     if config.freeze == "towers":
-        frozen |= {part.name for part in model.chain if part.role == "tower"}
+        towers = {} if section.source else section.towers
+        random = [modality for modality, tower in towers.items() if tower.weights is None]
+        frozen |= {part.name for part in model.chain if part.role == "tower" and part.modality not in random}
+        if random and config.epochs:
+            context.progress.say(
+                f"teach: trained, since there are no weights to keep: the tower of {', '.join(random)}"
+            )
     for part in model.chain:
         part.module.requires_grad_(part.name not in frozen)
     if config.epochs == 0:

@@ -206,7 +206,8 @@ def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
             tokenizer_json=tokenizer,
             seed=recipe.seed,
         )
-        teach_(model, recipe.teach, dataset=dataset, seed=recipe.seed, context=context)
+        # the recipe's own section, which says what comes with weights and is frozen
+        teach_(model, recipe.teach, section=recipe.teacher, dataset=dataset, seed=recipe.seed, context=context)
         save_model(model, out)
 
     return replace(node, work=draw)

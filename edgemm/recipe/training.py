@@ -52,7 +52,9 @@ class TeachConfig(TrainingSection):
 
     epochs: int = Field(10, ge=0, description="Passes over the training split; 0 takes the model as it is.")
     freeze: Literal["towers", "none"] = Field(
-        "towers", description="towers: only projections, fusion and head learn, on cached features; none: everything."
+        "towers",
+        description="towers: those that come with weights stay as they are, and the rest learns, on their cached "
+        "features; none: everything learns.",
     )
     contrast_scale: float = Field(20.0, gt=0, le=100, description="First inverse temperature (dual-encoder).")
     feature_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the features of frozen towers.")

@@ -14,7 +14,7 @@ from edgemm.data import Dataset
 from edgemm.models.store import load_model
 from edgemm.recipe import AugmentConfig, DistillConfig, PruneConfig, StudentSection, TeachConfig, TeacherSection
 from edgemm.runtime.errors import ModelError
-from edgemm.stage import Artifact, Context
+from edgemm.stage import Artifact, Context, Silent
 
 SMALL = AugmentConfig(zoom=0.05, shift=0.02, rotate=0, colour=0.02)
 # batch norms average over about a hundred steps, so there have to be a few hundred
@@ -106,28 +106,54 @@ def test_a_classifier_of_image_and_text_is_taught_distilled_and_pruned(
 def test_frozen_towers_keep_their_weights_and_are_encoded_once(
     tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection
 ) -> None:
-    config = TeachConfig(epochs=2, batch=24, freeze="towers", views=2)
+    untaught = tmp_path / "untaught"
+    teach.run(
+        TeachConfig(epochs=0), {}, untaught, context(tmp_path / "0"), teacher=teacher_section, dataset=shapes,
+        family="dual-encoder", seed=0, threads=1,
+    )  # fmt: skip
+    config, section = TeachConfig(epochs=2, batch=24, views=2), TeacherSection(source=f"folder:{untaught}")
     for again in ("a", "b"):
         teach.run(
             config, {}, tmp_path / again, Context(scratch=tmp_path / f"scratch-{again}", cache=tmp_path / "cache"),
-            teacher=teacher_section, dataset=shapes, family="dual-encoder", seed=0, threads=1,
+            teacher=section, dataset=shapes, family="dual-encoder", seed=0, threads=1,
         )  # fmt: skip
         rows = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
         if again == "a":
             first = rows
     assert rows == first
     assert len(rows) == 3  # two views of the images, and the texts
-    untaught = tmp_path / "untaught"
-    teach.run(
-        TeachConfig(epochs=0), {}, untaught, context(tmp_path / "0"), teacher=teacher_section, dataset=shapes,
-        family="dual-encoder", seed=0, threads=1,
-    )  # fmt: skip
     for part in ("image", "text"):
         taught, plain = (load_model(p).part(part).module.state_dict() for p in (tmp_path / "a", untaught))
         assert all(torch.equal(value, plain[name]) for name, value in taught.items())
     assert (tmp_path / "a" / "weights.safetensors").read_bytes() == (
         tmp_path / "b" / "weights.safetensors"
     ).read_bytes()
+
+
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_only_towers_with_weights_are_frozen(tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection) -> None:
+    heard = Heard()
+    for folder, epochs in (("untaught", 0), ("taught", 1)):
+        teach.run(
+            TeachConfig(epochs=epochs, batch=8), {}, tmp_path / folder, Context(scratch=tmp_path, progress=heard),
+            teacher=teacher_section, dataset=shapes, family="dual-encoder", seed=0, threads=1,
+        )  # fmt: skip
+    before, after = (load_model(tmp_path / folder) for folder in ("untaught", "taught"))
+    changed = {
+        name: any(not torch.equal(value, after.part(name).module.state_dict()[key]) for key, value in state.items())
+        for name, state in ((part.name, part.module.state_dict()) for part in before.chain if part.role != "frontend")
+    }
+    assert changed == {"image": True, "image_projection": True, "text": False, "text_projection": True}
+    assert "teach: trained, since there are no weights to keep: the tower of image" in heard.lines
 
 
 def test_embeddings_of_different_widths_are_an_error_that_names_the_way_out(
