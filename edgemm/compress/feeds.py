@@ -153,7 +153,8 @@ def feeds_of(
 
     Raises:
         ModelError: a frontend other than ImageFrontend before a trained image tower.
-        DataError: a file that can't be decoded, or makes a value of another shape than the model says.
+        DataError: a file that can't be decoded, or makes a value of another shape than the model says, or one that is
+            too large for the cache.
     """
     feeds = Feeds(model, corpus)
     names = set(frozen)
@@ -260,7 +261,20 @@ def _run(
                 values.update(part.run(values, module=modules[part.name]))
             for name in [n for n in part.signature.input_names if n not in names]:
                 del values[name]
-    return [{name: values[name].half() if parts else values[name] for name in names} for values in groups]
+    return [
+        {name: _half(name, values[name], parts[-1]) if parts else values[name] for name in names} for values in groups
+    ]
+
+
+def _half(name: str, value: Tensor, part: Part) -> Tensor:
+    """The value as float16, which has to hold it."""
+    half = value.half()
+    if (half.isinf() & value.isfinite()).any():
+        raise DataError(
+            f"{part.modality}: '{name}' reaches {float(value.abs().max()):.3g} after part '{part.name}', and is cached "
+            f"as float16, which ends at 65504; scale the values of {part.modality} in the data to a spread of about 1"
+        )
+    return half
 
 
 def _regrouped(groups: list[_Values]) -> list[_Values]:

@@ -90,6 +90,16 @@ def test_a_modality_that_comes_with_no_other_is_told_unless_the_teacher_has_it_t
         teach_(teacher, TeachConfig(freeze="none"), dataset=apart, seed=0, context=context)
 
 
+def test_features_that_no_float16_holds_are_told(dataset: Dataset, tmp_path: Path) -> None:
+    section = TeacherSection(tensors={"film": FRAMES, "pressure": PRESSURE})
+    model = build_model(section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0)
+    message = r"pressure: 'pressure_features' reaches .*e\+\d+ after part 'pressure', .* scale the values of pressure"
+    with torch.no_grad():
+        model.part("pressure").module.norm.running_var.fill_(1e-12)
+    with pytest.raises(DataError, match=message):
+        feeds_of(model, corpus_of(dataset), Context(scratch=tmp_path), frozen=["pressure"], title="model")
+
+
 @pytest.mark.parametrize(
     ("given", "dtype", "told"),
     [
