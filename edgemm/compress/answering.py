@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from edgemm.compress import losses
 from edgemm.compress.feeds import Feeds
 from edgemm.compress.objectives import Drawn, Fed, weighted
 from edgemm.models.model import Model
+from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime.errors import ModelError
 
@@ -97,6 +98,16 @@ def tower_values(model: Model, modality: str, values: Mapping[str, Tensor]) -> d
     own = {p.name for p in model.chain if p.modality == modality and p.role in ("frontend", "tower")}
     wanted = {n for part in model.chain if part.name not in own for n in part.signature.input_names}
     return {name: value for name, value in known.items() if name in wanted}
+
+
+def pieces(model: Model, texts: Sequence[str]) -> list[list[str]]:
+    """The tokens of texts, as strings, that a model is given."""
+    raw = model.inputs["text"]
+    assert raw.kind == "text"
+    tokenizer = tokenizer_from_json(model.tokenizer_json or "")
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(raw.max_tokens)
+    return [encoding.tokens for encoding in tokenizer.encode_batch(texts)]
 
 
 class AnswerTeaching(_Answering):
@@ -207,6 +218,7 @@ class AnswerDistillation(_Answering):
         theirs = {spec.name: spec for part in teacher.chain for spec in part.signature.outputs}
         sized = [s.name for s in (*made.values(), *theirs.values()) if any(isinstance(n, str) for n in s.shape[1:])]
         self.padded = {"text_features", *sized}  # of as many tokens as a text or a sound has
+        self.same_tokens = self._same_tokens() if self.of_features else set()
         cached = teacher_feeds.cached if teacher_feeds is not None else {}
         for name, rows in [(name, rows) for values in cached.values() for name, rows in values.items()]:
             if config.feature and name in made and rows.is_floating_point():
@@ -226,6 +238,21 @@ class AnswerDistillation(_Answering):
             {n for part in m.chain for n in part.signature.output_names} for m in (self.model, self._teacher)
         )
         return [name for name in names if name in ours and name in theirs]
+
+    def _same_tokens(self) -> set[str]:
+        """Padded features whose tokens are the same ones in student and teacher."""
+        models = (self.model, self._teacher)
+        ours, theirs = (
+            {s.name: [p.signature.dims.get(str(n)) for n in s.shape] for p in m.chain for s in p.signature.outputs}
+            for m in models
+        )
+        same = {name for name in self.padded & ours.keys() if ours[name] == theirs.get(name)}
+        if len(ours.get("text_features", ())) == len(theirs.get("text_features", ())) == 3:
+            # with a trimmed vocabulary a word may be other pieces
+            texts = self.corpus.texts[: len(self.corpus.texts) - self.corpus.extra]
+            alike = pieces(models[0], texts) == pieces(models[1], texts)
+            same = same | {"text_features"} if alike else same - {"text_features"}
+        return same
 
     @property
     def _teacher(self) -> Model:
@@ -294,9 +321,22 @@ class AnswerDistillation(_Answering):
             loss = loss + self._distance(name, made[name][rows], given[name][rows])
         for name, rows in where.items():
             if name in made and name in given and rows.any():
+                ours, theirs = self._alike(name, made[name][rows], given[name][rows])
                 for weight, compare in self.of_features:
-                    loss = loss + weight / len(where) * compare(made[name][rows], given[name][rows])
+                    loss = loss + weight / len(where) * compare(ours, theirs)
         return loss
+
+    def _alike(self, name: str, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (n, ...) of student and teacher: the tokens that a batch has where they are the same, else pooled.
+
+        Each is padded to the longest it was made with, which says nothing of the other.
+        """
+        if name not in self.padded or ours.ndim != 3 or theirs.ndim != 3:
+            return ours, theirs
+        if name in self.same_tokens:
+            longest = min(ours.shape[1], theirs.shape[1])
+            return ours[:, :longest], theirs[:, :longest]
+        return losses.pooled(ours, padded=True), losses.pooled(theirs, padded=True)
 
     def _distance(self, name: str, ours: Tensor, theirs: Tensor) -> Tensor:
         """What the loss counts of the distance between features (n, ...) of student and teacher."""

@@ -152,30 +152,35 @@ def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def token_gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """The same between the tokens of each sample.
+    """The same between the tokens of each sample, those that are padding aside.
 
     Args:
-        student, teacher: (B, N, D) and (B, N, E) float32 of equally many tokens; the teacher's detached.
+        student, teacher: (B, N, D) and (B, N, E) float32 of the same tokens; the teacher's detached, and all zero where
+            a token is padding.
 
     Returns:
-        Scalar in [0, 4].
+        Scalar in [0, 4], mean over samples of the mean over each one's pairs of tokens.
     """
     a, b = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
-    return F.mse_loss(a @ a.transpose(1, 2), b @ b.transpose(1, 2))
+    there = (teacher != 0).any(2).to(a.dtype)
+    pairs = there[:, :, None] * there[:, None, :]
+    error = (a @ a.transpose(1, 2) - b @ b.transpose(1, 2)).square() * pairs
+    return (error.sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)).mean()
 
 
 def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """``token_gram_distance`` where both have equally many tokens, else ``similarity_distance`` of what is pooled.
 
     Args:
-        student, teacher: (B, D) or (B, N, D) float32, each of any width; the teacher's detached.
+        student, teacher: (B, D) or (B, N, D) float32, each of any width; the teacher's detached. Tokens that are all
+            zero are padding.
 
     Returns:
         Scalar in [0, 4].
     """
     if student.ndim == 3 and teacher.ndim == 3 and student.shape[1] == teacher.shape[1]:
         return token_gram_distance(student, teacher)
-    return similarity_distance(pooled(student), pooled(teacher))
+    return similarity_distance(pooled(student), pooled(teacher))  # of which only the direction counts
 
 
 def pooled(value: Tensor, *, padded: bool = False) -> Tensor:

@@ -78,7 +78,8 @@ class Loss:
         function: ``"module:function"``, a function of two tensors, the student's and the teacher's, and of those of
             ``temperature``, ``task`` and ``spread`` that it names.
         of: what it is given: of a dual encoder and an embedder each modality's ``"embeddings"``; of a fusion classifier
-            each modality's ``"features"``, the ``"answers"``, or single modalities' decisions, the ``"voices"``.
+            each modality's ``"features"`` (a text's or a sound's tokens where both have the same ones, padded with
+            zeros, else their means), the ``"answers"``, or single modalities' decisions, the ``"voices"``.
     """
 
     function: str
@@ -104,7 +105,8 @@ class DistillConfig(TrainingSection):
     gram: Annotated[float, Loss("edgemm.compress.losses:gram_distance", "features")] = Field(
         0.0,
         ge=0,
-        description="Weight of the same within each modality, of tokens where it has them (fusion-classifier).",
+        description="Weight of the same within each modality; of a sample's tokens where student and teacher have the "
+        "same ones (fusion-classifier).",
     )
     unimodal: Annotated[float, Loss("edgemm.compress.losses:voice_kd", "voices")] = Field(
         0.0,

@@ -11,15 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from edgemm.compress import losses
 from edgemm.compress.answering import AnswerTeaching
 from edgemm.compress.corpus import corpus_of
 from edgemm.compress.distill import distillation
 from edgemm.compress.feeds import feeds_of
 from edgemm.compress.objectives import Drawn
 from edgemm.data import Dataset, open_dataset
+from edgemm.data.batches import text_encoder
 from edgemm.models.families import Answer, build_model
+from edgemm.models.model import Model
 from edgemm.recipe import AugmentConfig, DataConfig, DistillConfig, Fusion, TeachConfig, TeacherSection
 from edgemm.runtime.errors import ModelError
 from edgemm.stage import Context
@@ -216,25 +220,35 @@ def test_a_modality_that_is_taken_away_is_its_placeholder(
         assert torch.equal(~stands_in, kept[modality])
 
 
-def test_features_of_texts_are_compared_without_their_padding(
-    tmp_path: Path, table: Path, teacher_section: TeacherSection
-) -> None:
+@pytest.fixture
+def wordy(tmp_path: Path, table: Path) -> Dataset:
+    """Seven samples of two words, and one of four."""
     rows = [json.loads(line) for line in table.read_text().splitlines()]
     long = table.with_name("long.jsonl")
     rows = [{**row, "split": "train"} for row in rows[:8]]
     made = [*rows[:7], {**rows[7], "text": f"{rows[7]['text']} what colour"}]
     long.write_text("\n".join(json.dumps(row) for row in made))
-    dataset = open_dataset(DataConfig(kind="table", root=str(long)), cache=tmp_path / "data")
+    return open_dataset(DataConfig(kind="table", root=str(long)), cache=tmp_path / "data")
+
+
+def of_tokens(teacher_section: TeacherSection) -> TeacherSection:
+    """The teacher, joined by its towers' tokens."""
     assert teacher_section.image is not None
     assert teacher_section.text is not None
     tokens = {"output": "tokens"}
-    section = teacher_section.model_copy(
+    return teacher_section.model_copy(
         update={
             "image": teacher_section.image.model_copy(update=tokens),
             "text": teacher_section.text.model_copy(update=tokens),
             "fusion": Fusion(mode="early", width=16, heads=2, layers=1),
         }
     )
+
+
+def test_features_of_texts_are_compared_without_their_padding(
+    tmp_path: Path, wordy: Dataset, teacher_section: TeacherSection
+) -> None:
+    section, dataset = of_tokens(teacher_section), wordy
     student, teacher = (
         build_model(section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0) for _ in "ab"
     )
@@ -253,3 +267,66 @@ def test_features_of_texts_are_compared_without_their_padding(
         mixed = distillation(one, other, answering, dataset=dataset, seed=0, context=context).eval()
         with torch.no_grad():
             assert torch.isfinite(mixed(torch.arange(4), torch.Generator().manual_seed(0)))
+
+
+STILL = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
+GRAM = DistillConfig(task=0, kd=0, feature=0, gram=1.0, augment=STILL)
+
+
+def gram_of_text(student: Model, teacher: Model, dataset: Dataset, folder: Path, rows: Tensor) -> Tensor:
+    """``distill.gram`` of a batch, without what it counts of the image."""
+    context = Context(scratch=folder, cache=folder)
+    objective = distillation(student, teacher, GRAM, dataset=dataset, seed=0, context=context).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        drawn = {"text": objective.draw(rows, generator)["text"]}
+        kept = objective.kept(drawn, generator)
+        return objective._of_features(objective.features(drawn, kept, generator), objective._given(drawn), drawn, kept)
+
+
+def test_grams_of_texts_are_of_one_formula_whatever_is_the_longest_of_a_batch(
+    tmp_path: Path, wordy: Dataset, teacher_section: TeacherSection
+) -> None:
+    section = of_tokens(teacher_section)
+    student, teacher = (
+        build_model(section, family="fusion-classifier", answer=Answer(wordy.labels), seed=0) for _ in "ab"
+    )
+    with torch.no_grad():
+        for parameter in student.part("text").module.layers.parameters():
+            parameter.mul_(1.5)
+    made = []
+    for model in (student, teacher):
+        for text in [sample.text for sample in wordy.split("train")]:
+            ids, mask = text_encoder(model, model.inputs["text"]).encode([text])
+            with torch.no_grad():
+                made.append(model.part("text").module(torch.from_numpy(ids), torch.from_numpy(mask)))
+    each = torch.stack([losses.token_gram_distance(a, b) for a, b in zip(made[:8], made[8:], strict=True)])
+    assert each.min() > 0.01
+    for rows in (torch.arange(4), torch.arange(8), torch.tensor([7])):
+        got = gram_of_text(student, teacher, wordy, tmp_path, rows)
+        assert got.item() == pytest.approx(each[rows].mean().item(), rel=0.05)  # the teacher's are made in bfloat16
+
+
+def test_texts_that_student_and_teacher_split_otherwise_are_compared_pooled(
+    tmp_path: Path, wordy: Dataset, teacher_section: TeacherSection
+) -> None:
+    section = of_tokens(teacher_section)
+    student, teacher = (
+        build_model(section, family="fusion-classifier", answer=Answer(wordy.labels), seed=0) for _ in "ab"
+    )
+    assert teacher.tokenizer_json is not None
+    student.tokenizer_json = teacher.tokenizer_json.replace('"square"', '"squared"')  # as many tokens, one unknown
+    with torch.no_grad():
+        for parameter in student.part("text").module.layers.parameters():
+            parameter.mul_(1.5)
+    rows = torch.tensor([0, 7])  # as long as the longest
+    made = []
+    for model in (student, teacher):
+        texts = [wordy.split("train")[row].text for row in rows]
+        ids, mask = text_encoder(model, model.inputs["text"]).encode(texts)
+        with torch.no_grad():
+            tokens = model.part("text").module(torch.from_numpy(ids), torch.from_numpy(mask))
+        made.append(losses.pooled(tokens, padded=True))
+    expected = losses.similarity_distance(*made).item()
+    assert expected > 1e-4
+    assert gram_of_text(student, teacher, wordy, tmp_path, rows).item() == pytest.approx(expected, rel=0.05)

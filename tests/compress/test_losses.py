@@ -155,6 +155,20 @@ def test_token_gram_distance_compares_the_tokens_of_each_sample_alone() -> None:
     assert losses.token_gram_distance(student, teacher).item() == pytest.approx(sum(each) / 3, rel=TOLERANCE)
 
 
+def test_token_gram_distance_leaves_padding_out_and_counts_every_sample_alike() -> None:
+    student, teacher, lengths = random(0, 3, 4, 5), random(1, 3, 4, 7), (4, 1, 2)
+    for row, length in enumerate(lengths):
+        teacher[row, length:] = 0
+    each = [
+        mean_squared_difference_of_cosines(ours[:length], theirs[:length])
+        for ours, theirs, length in zip(student.double().tolist(), teacher.double().tolist(), lengths, strict=True)
+    ]
+    for compare in (losses.token_gram_distance, losses.gram_distance):
+        for most in (4, 6):  # whatever both are padded to
+            ours, theirs = (F.pad(value, (0, 0, 0, most - 4)) for value in (student, teacher))
+            assert compare(ours, theirs).item() == pytest.approx(sum(each) / 3, rel=TOLERANCE)
+
+
 @pytest.mark.parametrize("compare", [losses.similarity_distance, losses.token_gram_distance, losses.gram_distance])
 def test_distances_of_similarities_ignore_turns_and_lengths_and_nothing_else(compare: Compare) -> None:
     shape = (6, 5) if compare is losses.similarity_distance else (3, 6, 5)
