@@ -61,6 +61,20 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
                 pairs=dataset.pairs.get(split, ()),
             )  # fmt: skip
     check_calibration(recipe, dataset)
+    if recipe.family == "fusion-classifier":
+        check_classes(recipe, dataset)
+
+
+def check_classes(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise DataError where there is nothing to tell apart, or nothing of a split that can be told."""
+    if recipe.task == "single-label" and len(dataset.labels) == 1:
+        raise DataError(f"every training sample is of class '{dataset.labels[0]}'; a classifier needs two at least")
+    for split in dataset.evaluate if recipe.task != "regression" else ():
+        if (names := set(distinct_labels(dataset.split(split)))) and names.isdisjoint(dataset.labels):
+            raise DataError(
+                f"split '{split}': no sample is of a class that a training sample has; expected the same classes, "
+                "spelt the same"
+            )
 
 
 def check_modalities(config: DataConfig, dataset: Dataset, modalities: Sequence[str]) -> None:

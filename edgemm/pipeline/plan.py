@@ -87,8 +87,9 @@ def print_plan(nodes: Sequence[Node], store: Path) -> None:
         size = words.size(record.bytes) if record else "-"
         took = duration(record.seconds) if record else "-"
         reads = ", ".join(dict.fromkeys(node.inputs.values())) or "data"
-        lines.append([node.name, "cached" if record else "to do", reads, node.makes, size, took])
-    print_table(["stage", "", "reads", "makes", "size", "took"], lines, left=4)
+        key = record.artifact.key[:12] if record else "-"
+        lines.append([node.name, "cached" if record else "to do", reads, node.makes, key, size, took])
+    print_table(["stage", "", "reads", "makes", "key", "size", "took"], lines, left=5)
 
 
 def try_out(recipe: Recipe, dataset: Dataset) -> None:

@@ -15,6 +15,7 @@ from edgemm.pipeline.facts import portable
 from edgemm.pipeline.launch import threads_each
 from edgemm.pipeline.pack import Source, assemble, finish
 from edgemm.recipe import Recipe, TargetConfig
+from edgemm.runtime.errors import ModelError
 from edgemm.stage import Context, Inputs
 
 if TYPE_CHECKING:
@@ -26,6 +27,17 @@ class Work:
 
     def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
         self.recipe, self.dataset = recipe, dataset
+
+    def _check_student(self) -> None:
+        """Raise ModelError where weights that the student names don't fit it: before a day of teaching."""
+        from edgemm.models.towers import tower_of
+
+        for modality, tower in self.recipe.student.towers.items():
+            if tower.weights:
+                try:
+                    tower_of(modality, tower, smaller=True, texts=self.dataset.all_texts())
+                except ModelError as error:
+                    raise ModelError(f"student.{modality}: {error}") from error
 
     @property
     def teachers_gallery(self) -> bool:
@@ -50,6 +62,8 @@ class Work:
         """The teacher: from its parts, or as it comes."""
         from edgemm.compress import teach
 
+        if "distill" in self.recipe.stages:
+            self._check_student()
         teach.run(
             self.recipe.teach,
             inputs,

@@ -229,6 +229,10 @@ def _impossible_models(recipe: Recipe) -> Iterator[str]:
                 continue
             if isinstance(tower, TextTower):
                 continue
+            if isinstance(tower, ImageTower | AudioTower):
+                for scale, given in (("width", "channels"), ("depth", "blocks")):
+                    if getattr(tower, scale) != 1 and getattr(tower, given):
+                        yield f"{name}.{modality}.{scale}: {given} says that already; leave one of them out"
             if tower.weights and tower.kind != type(tower).model_fields["kind"].default:
                 yield f"{name}.{modality}: a tower of kind '{tower.kind}' loads no weights; leave out kind or weights"
         text = section.text

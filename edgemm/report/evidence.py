@@ -169,10 +169,26 @@ def class_tables(rows: Sequence[Row], measurements: Measurements) -> list[dict[s
                 "title": f"{split}: {task}, class by class",
                 "header": header,
                 "rows": lines,
-                "note": f"The {len(order)} most frequent classes; {left} more are not shown." if left else "",
+                "note": " ".join(
+                    note
+                    for note in (
+                        f"The {len(order)} most frequent classes; {left} more are not shown." if left else "",
+                        _unknown(next(iter(found.values()))),
+                    )
+                    if note
+                ),
             }
         )
     return blocks
+
+
+def _unknown(m: Measurement) -> str:
+    """The sentence on samples of which a right class is none of the model's; empty where there are none."""
+    truth = m.details["truth"] if m.kind != "ranks" else []
+    count = sum(-1 in row if isinstance(row, list) else row == -1 for row in truth)
+    if not count:
+        return ""
+    return f"{count} of {len(truth)} samples are of classes that the model was not taught: they count as wrong above."
 
 
 def _per_class(m: Measurement) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -208,7 +224,7 @@ def confusions(rows: Sequence[Row], measurements: Measurements) -> list[dict[str
         )
         counts, shown = _most_frequent(counts, labels)
         drawing = figures.confusion(counts, labels=shown, name=f"confusion-{len(found)}")
-        found.append({"title": f"{split}: answers of {name}", "drawing": drawing, "note": ""})
+        found.append({"title": f"{split}: answers of {name}", "drawing": drawing, "note": _unknown(m)})
     return found
 
 

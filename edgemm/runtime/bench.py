@@ -93,6 +93,7 @@ def report_lines(result: Mapping[str, Any]) -> list[str]:
     loads = ", ".join(f"{name} {ms:.1f} ms" for name, ms in result["load_ms"].items())
     machine = result["environment"]
     lines.append(f"{count} interleaved rounds; loading: {loads}")
+    lines.append("one sample again and again, which caches favour: a report takes several, in turn with other variants")
     lines.append(
         f"{machine['cpu'] or machine['machine']}, {machine['cores']} cores, load {(machine['load'] or ['?'])[0]}, "
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())

@@ -145,6 +145,24 @@ CASES: dict[str, tuple[Spoil, tuple[str, ...], str]] = {
         "split 'test': 2 image samples of 2 identities; verification needs two identities (labels) at least, and two "
         "samples of one",
     ),
+    "a single class": (
+        both(table(label="even"), recipe()), RUN,
+        "every training sample is of class 'even'; a classifier needs two at least",
+    ),
+    "classes that are spelt otherwise to test": (
+        both(table(label=lambda number: f"{parity(number)} " if number < 6 else parity(number).upper()), recipe()), RUN,
+        "split 'test': no sample is of a class that a training sample has; expected the same classes, spelt the same",
+    ),
+    "weights that don't fit the student, before a teacher is taught": (
+        both(
+            table(label=parity),
+            recipe(student=('image = { weights = "package:efficientnet-lite0", depth = 2.0, input_size = 32 }',)),
+        ), RUN, "student.image: image weights: stage 2: blocks 4, and the checkpoint has 2",
+    ),
+    "weights of the student that are none": (
+        both(table(label=parity), recipe(student=('image = { weights = "package:efficientnet-lite9" }',))), RUN,
+        "student.image: image weights: got 'package:efficientnet-lite9', expected package:efficientnet-lite0, ",
+    ),
     "no column of values": (
         both(table(label=parity), recipe(task="regression")), RUN,
         "split 'test': no sample has a value, which a regression is measured by; is the column called otherwise? "

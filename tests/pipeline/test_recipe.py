@@ -129,6 +129,16 @@ def test_towers_that_contradict_the_family_are_refused(recipe, changes, message,
         load_recipe(recipe, changes)
 
 
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [("depth=2.0", r"student\.image\.depth: blocks says that"), ("width=2.0", r"student\.image\.width: channels says")],
+)
+def test_a_scale_of_what_is_given_is_refused(recipe, scale, message):
+    given = ["student.image.blocks=[1,1]", "student.image.channels=[8,16]", "student.image.expand=[1,6]"]
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe, [*given, f"student.image.{scale}"])
+
+
 FUSED = ['family="fusion-classifier"', "distill.task=0", "distill.kd=0"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,20 @@ def test_the_table_of_classes_counts_as_by_hand(tmp_path: Path) -> None:
     page = make_report(tmp_path, "answers").read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "Confusion of 4 classes" in page
+
+
+def test_samples_of_classes_that_no_model_was_taught_are_counted(tmp_path: Path) -> None:
+    found = invented("answers")
+    known = found.of("answers")[0].details["truth"]
+    unknown = [-1, -1, *known[2:]]
+    changed = [
+        replace(m, details={**m.details, "truth": unknown}) if m.kind == "answers" else m for m in found.measurements
+    ]
+    lacking = replace(found, measurements=tuple(changed))
+    said = f"2 of {len(known)} samples are of classes that the model was not taught: they count as wrong above."
+    for made in (evidence.class_tables, evidence.confusions):
+        assert [block["note"] for block in made(rows(lacking, resamples=20), lacking)] == [said]
+        assert [block["note"] for block in made(rows(found, resamples=20), found)] == [""]
 
 
 def test_a_curve_of_many_thresholds_is_thinned_and_keeps_its_ends() -> None:
