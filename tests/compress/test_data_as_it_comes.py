@@ -115,7 +115,12 @@ def test_a_modality_of_one_sample_in_a_batch_is_trained_on(tmp_path: Path) -> No
     section = TeacherSection(tensors={"a": tower(), "b": tower()}, fusion=Fusion(missing="placeholder"))
     model = build_model(section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0)
     teach.teach_(
-        model, TeachConfig(freeze="none", epochs=2, batch=8), dataset=dataset, seed=0, context=Context(scratch=tmp_path)
+        model,
+        TeachConfig(freeze="none", epochs=2, batch=8),
+        section=section,
+        dataset=dataset,
+        seed=0,
+        context=Context(scratch=tmp_path),
     )
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 

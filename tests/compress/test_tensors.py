@@ -81,13 +81,13 @@ def test_a_modality_that_comes_with_no_other_is_told_unless_the_teacher_has_it_t
     context = Context(scratch=tmp_path / "scratch", cache=tmp_path / "cache")
     told = "'far' comes with no other modality in split 'train', so nothing teaches it; give 2 samples or more"
     with pytest.raises(DataError, match=f"teach: {told}"):
-        teach_(teacher, TeachConfig(freeze="none"), dataset=lone, seed=0, context=context)
+        teach_(teacher, TeachConfig(freeze="none"), section=section, dataset=lone, seed=0, context=context)
     with pytest.raises(DataError, match=f"distill: {told}"):
         distillation(student, teacher, DistillConfig(feature=0), dataset=lone, seed=0, context=context)
     distillation(student, teacher, DistillConfig(feature=1), dataset=lone, seed=0, context=context)
     apart = replace(dataset, splits={"train": [s for s in samples if "far" in s.tensors]})
     with pytest.raises(DataError, match="no sample of split 'train' has 'near', which the model learns from"):
-        teach_(teacher, TeachConfig(freeze="none"), dataset=apart, seed=0, context=context)
+        teach_(teacher, TeachConfig(freeze="none"), section=section, dataset=apart, seed=0, context=context)
 
 
 def test_features_that_no_float16_holds_are_told(dataset: Dataset, tmp_path: Path) -> None:
