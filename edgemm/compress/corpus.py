@@ -183,16 +183,16 @@ def _truth(
 
 
 def _check_labels(samples: Sequence[Sample], split: str, task: str) -> None:
-    """``labels = ()`` says that no class is right; beside a label it says that the data is for another task."""
+    """A sample may be of no class, but not all: where they have what another task learns from, the error says so."""
     wanted, other = ("labels", "label") if task == "multi-label" else ("label", "labels")
-    lacking = [s for s in samples if not getattr(s, wanted)]
-    if mistaken := next((s for s in lacking if getattr(s, other)), None):
+    if any(getattr(s, wanted) for s in samples):
+        return
+    if mistaken := next((s for s in samples if getattr(s, other)), None):
         raise DataError(
             f"split '{split}', sample '{mistaken.id}': {other} and no {wanted}, which a {task} classifier learns from; "
             f'data.columns = {{ {wanted} = "..." }} maps a column, or set another task'
         )
-    if len(lacking) == len(samples):
-        raise DataError(f"split '{split}': no sample has {wanted}, which a {task} classifier learns from")
+    raise DataError(f"split '{split}': no sample has {wanted}, which a {task} classifier learns from")
 
 
 def made_up_texts(

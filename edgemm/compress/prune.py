@@ -64,7 +64,13 @@ def run(
         part.name: macs_and_parameters(part, examples[part.name]) for part in student.chain if part.name in examples
     }
     if config.importance == "taylor":
-        _accumulate_gradients_(objective, config.ratios, batches=config.batches, batch=config.batch, seed=seed)
+        _accumulate_gradients_(
+            objective,
+            [name for name, ratio in config.ratios.items() if ratio],
+            batches=config.batches,
+            batch=config.batch,
+            seed=seed,
+        )
     for name, ratio in config.ratios.items():
         prune_part_(
             student.part(name), examples[name], ratio=ratio, importance=config.importance, round_to=config.round_to,
@@ -115,7 +121,7 @@ def _examples(objective: Fed, student: Model) -> dict[str, tuple[Tensor, ...]]:
     }
 
 
-def _accumulate_gradients_(objective: Fed, ratios: Iterable[str], *, batches: int, batch: int, seed: int) -> None:
+def _accumulate_gradients_(objective: Fed, pruned: Iterable[str], *, batches: int, batch: int, seed: int) -> None:
     """Leave the gradient of the loss over a few batches in the parameters (batch norms keep their statistics)."""
     objective.eval()
     objective.zero_grad(set_to_none=True)
@@ -125,7 +131,7 @@ def _accumulate_gradients_(objective: Fed, ratios: Iterable[str], *, batches: in
     for step in range(min(batches, count // size)):
         generator = torch.Generator().manual_seed(seed * 1009 + step)
         objective(order[step * size : (step + 1) * size], generator).backward()
-    for name in ratios:
+    for name in pruned:
         if all(p.grad is None for p in objective.model.part(name).module.parameters()):
             raise ModelError(
                 f"prune.ratios.{name}: no sample of the first {batches} batches has what its channels are ranked by; "

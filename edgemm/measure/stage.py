@@ -173,15 +173,14 @@ def _entries(variants: Mapping[str, Path], context: Context, threads: int, threa
         manifest = open_archive(path).manifest
         for i, target in enumerate(manifest.targets):
             digest = target_digest(manifest, target)
-            if i and any((e.sha256, e.target.threads) == (digest, target.threads) for e in entries):
+            own = (target.threads or threads) if threads_of_all is None else threads_of_all
+            if i and any((e.sha256, e.threads) == (digest, own) for e in entries):
                 continue
             if problem := unbuilt(manifest, target):
                 raise BundleError(f"{path}: {problem}")
             bundle, note = _open(path, target, context, variant)
-            own = target.threads or (threads if bundle is not None else 0)
-            if threads_of_all is not None:
-                own = threads_of_all
-            entries.append(_Entry(variant, path, target, manifest, digest, own, bundle, note))
+            ran = own if bundle is not None else target.threads
+            entries.append(_Entry(variant, path, target, manifest, digest, ran, bundle, note))
     return entries
 
 
@@ -335,6 +334,7 @@ def _latencies(
         )
     found: list[Measurement] = []
     for name, entry in distinct.items():
+        by = {"threads": entry.threads}
         warm = asdict(taken.warm_up[name])
         if not warm["stable"]:
             context.progress.say(
@@ -342,13 +342,17 @@ def _latencies(
                 "holds, and milliseconds alone may differ on a quieter machine"
             )
         found.append(
-            _measurement("latency", entry, table.END_TO_END, "ns", taken.end_to_end[name], here, {"warm_up": warm})
+            _measurement(
+                "latency", entry, table.END_TO_END, "ns", taken.end_to_end[name], here, {**by, "warm_up": warm}
+            )
         )
-        found += [_measurement("latency", entry, part, "ns", ns, here) for part, ns in taken.parts[name].items()]
+        found += [_measurement("latency", entry, part, "ns", ns, here, by) for part, ns in taken.parts[name].items()]
         for subject in ("import", "open", "first"):
             values = [getattr(start, f"{subject}_ns") for start in starts[name]]
-            found.append(_measurement("cold-start", entry, subject, "ns", values, here))
-        found.append(_measurement("peak-memory", entry, "process", "bytes", [s.peak_bytes for s in starts[name]], here))
+            found.append(_measurement("cold-start", entry, subject, "ns", values, here, by))
+        found.append(
+            _measurement("peak-memory", entry, "process", "bytes", [s.peak_bytes for s in starts[name]], here, by)
+        )
     if taken.image_decoding is not None:
         first = next(iter(distinct.values()))
         found.append(_measurement("latency", first, table.IMAGE_DECODING, "ns", taken.image_decoding, here))

@@ -18,8 +18,8 @@ from edgemm.measure.towers import Embedded, Search
 from edgemm.pipeline.cases import Viewer, answer_cases, search_cases
 from edgemm.pipeline.listing import print_cells
 from edgemm.pipeline.progress import progress_for
-from edgemm.pipeline.runs import default_cache
-from edgemm.pipeline.store import writing_out
+from edgemm.pipeline.runs import cache_in_use
+from edgemm.pipeline.store import default_store, writing_out
 from edgemm.recipe import load_recipe
 from edgemm.report.explain import Explanation, Section, write_explanation
 from edgemm.runtime.bundle import Bundle
@@ -53,7 +53,7 @@ def explain(paths: Sequence[Path], recipe: Path, overrides: Sequence[str], *, sp
         raise InputError(f"{out}: a file; name a folder with --out")
     loaded = load_recipe(recipe, overrides)
     bundles = _opened(paths)
-    dataset = open_dataset(loaded.data, cache=default_cache(), progress=progress_for())
+    dataset = open_dataset(loaded.data, cache=cache_in_use(default_store()), progress=progress_for())
     names = (split,) if split else dataset.evaluate
     splits = {name: dataset.split(name) for name in names}
     found = explain_bundles(bundles, splits, shown_groups=dataset.shown_groups, progress=progress_for())

@@ -61,7 +61,7 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
                 pairs=dataset.pairs.get(split, ()),
             )  # fmt: skip
     check_calibration(recipe, dataset)
-    if recipe.family == "fusion-classifier":
+    if recipe.family == "fusion-classifier" and (recipe.teach.epochs or "distill" in recipe.stages):
         check_classes(recipe, dataset)
 
 

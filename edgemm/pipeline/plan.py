@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from edgemm.data import Dataset, open_dataset
+from edgemm.data import Dataset, Sample, open_dataset
 from edgemm.data.dataset import strided_samples
 from edgemm.measure import words
 from edgemm.pipeline.fitness import data_notes
@@ -24,7 +24,7 @@ from edgemm.pipeline.node import Node, key_of
 from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import duration, progress_for
 from edgemm.pipeline.run import check_engines, with_targets
-from edgemm.pipeline.runs import running
+from edgemm.pipeline.runs import cache_in_use, running
 from edgemm.pipeline.stages import corridor_nodes
 from edgemm.pipeline.store import Record, Store
 from edgemm.recipe import (
@@ -59,7 +59,7 @@ def plan_recipe(path: Path, overrides: Sequence[str], *, store: Path, targets: S
     if recipe.factories:
         look_in_(Path(), path.parent)
     check_engines(recipe)
-    dataset = open_dataset(recipe.data, cache=store / "cache", progress=progress_for())
+    dataset = open_dataset(recipe.data, cache=cache_in_use(store), progress=progress_for())
     splits = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
     print(f"{recipe.name}: {recipe.family}, seed {recipe.seed}; samples: {splits}")
     for line in data_notes(recipe, dataset):
@@ -154,12 +154,18 @@ def smaller(recipe: Recipe) -> Recipe:
 
 
 def few_samples(dataset: Dataset) -> Dataset:
-    """The same data with an even stride of a few samples of each split, of those that may ship where there are any."""
+    """A few samples of each split, of those that may ship where there are any; evaluated on those to train on.
+
+    An even stride of each kind that there is: of what modalities a sample has, and whether a class is right.
+    """
     splits = {}
     for name, all_samples in dataset.splits.items():
-        samples = [s for s in all_samples if s.group in dataset.shown_groups] or all_samples
-        splits[name] = strided_samples(samples, SAMPLES)
-    return replace(dataset, splits=splits, pairs={})
+        kinds: dict[tuple[object, ...], list[Sample]] = {}
+        for sample in [s for s in all_samples if s.group in dataset.shown_groups] or all_samples:
+            kinds.setdefault((sample.modalities(), bool(sample.labels)), []).append(sample)
+        each = max(2, SAMPLES // len(kinds))
+        splits[name] = [sample for samples in kinds.values() for sample in strided_samples(samples, each)]
+    return replace(dataset, splits=splits, pairs={}, evaluate=("train",))
 
 
 def _shallow(section: _Section, *, loads: bool) -> _Section:
@@ -193,7 +199,7 @@ def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
         return node
 
     def draw(inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG001
-        from edgemm.compress.teach import teach_
+        from edgemm.compress.teach import answer_in_units_of_, teach_
         from edgemm.models.families import Answer, build_model
         from edgemm.models.store import save_model
         from edgemm.models.towers import weightless
@@ -208,6 +214,7 @@ def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
             seed=recipe.seed,
         )
         # the recipe's own section, which says what comes with weights and is frozen
+        answer_in_units_of_(model, dataset)
         teach_(model, recipe.teach, section=recipe.teacher, dataset=dataset, seed=recipe.seed, context=context)
         save_model(model, out)
 

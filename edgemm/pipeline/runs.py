@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from edgemm.pipeline.store import Record, Store, default_store, remove, write_json, writing
+from edgemm.pipeline.store import Record, Store, remove, write_json, writing
 from edgemm.runtime.errors import StoreError
 
 _READER = "reader-"
@@ -136,9 +136,8 @@ def reading_caches(store: Store) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def default_cache() -> Path:
-    """The default store's cache for a verb that makes no run, in use until the process ends."""
-    root = default_store()
+def cache_in_use(root: Path) -> Path:
+    """A store's cache for a verb that makes no run there, in use until the process ends."""
     if (root / "locks").is_dir():  # else there is nothing yet that could be collected
         with suppress(StoreError):  # one that is only read
             _to_the_end.enter_context(reading_caches(Store(root, only_read=True)))

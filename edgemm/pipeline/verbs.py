@@ -18,8 +18,8 @@ import numpy as np
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import progress_for
-from edgemm.pipeline.runs import default_cache
-from edgemm.pipeline.store import writing_out
+from edgemm.pipeline.runs import cache_in_use
+from edgemm.pipeline.store import default_store, writing_out
 from edgemm.recipe import MeasureConfig, load_recipe
 from edgemm.runtime.errors import BundleError, InputError
 from edgemm.stage import Artifact, Context
@@ -232,7 +232,7 @@ def _opened(recipe: Recipe) -> Dataset:
     """The recipe's data; files of samples that come as bytes are kept where a run would keep them."""
     from edgemm.data import open_dataset
 
-    return open_dataset(recipe.data, cache=default_cache(), progress=progress_for())
+    return open_dataset(recipe.data, cache=cache_in_use(default_store()), progress=progress_for())
 
 
 @contextmanager

@@ -558,6 +558,31 @@ def test_pack_replaces_what_it_wrote_before(place):
         assert left.value.code == 0
 
 
+def test_a_dry_run_finds_the_few_samples_that_have_what_is_learnt_from(place, capfd):
+    rows = []
+    for number in range(60):  # most of no class, and of the few with one an even stride would find none
+        name = f"rows/{number}.png"
+        write(place / name, png(4 * number))
+        labels = ["even"] if number % 7 == 3 else []
+        rows.append(json.dumps({"image": name, "labels": labels, "split": "test" if number > 50 else "train"}) + "\n")
+    (place / "rows.jsonl").write_text("".join(rows))
+    bad_families.recipe(task="multi-label")(place)
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "recipe.toml"])
+    assert left.value.code == 0, capfd.readouterr().err
+
+
+def test_a_dry_run_distils_a_quantity_by_features_alone(place, capfd):
+    bad_families.both(bad_families.table(value=lambda number: 1990 + number), bad_families.recipe(task="regression"))(
+        place
+    )
+    recipe = (place / "recipe.toml").read_text()
+    (place / "recipe.toml").write_text(f"{recipe}\n[distill]\nkd = 0.0\ntask = 0.0\n")
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "recipe.toml"])
+    assert left.value.code == 0, capfd.readouterr().err
+
+
 def test_a_link_and_a_mounted_disk_are_refused_before_the_work_and_not_after(place, capfd):
     (place / "elsewhere").mkdir()
     (place / "link").symlink_to("elsewhere")

@@ -129,3 +129,11 @@ def test_made_up_texts_are_words_then_exchanged_and_random_ones_and_never_what_i
     assert "big sky" in texts
     assert not {"apple", "red apple", "big apple"} & set(texts)
     assert texts == made(0) != made(1)
+
+
+def test_a_sample_of_no_class_is_one_among_others_whatever_else_it_has() -> None:
+    samples = [Sample("1", text="x", label="group", labels=("a",)), Sample("2", text="y", label="group")]
+    data = Dataset({"train": samples}, labels=("a", "b"), evaluate=("train",))
+    truth = corpus_of(data, task="multi-label").truth
+    assert truth is not None
+    assert truth.tolist() == [[1, 0], [0, 0]]

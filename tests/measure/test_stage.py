@@ -384,17 +384,23 @@ def test_the_inputs_of_a_latency_are_spread_and_are_all_timed(count: int, taken:
     assert timed == set(said)
 
 
-def test_targets_that_differ_in_threads_alone_are_two_rows(tmp_path: Path) -> None:
-    path = retriever(tmp_path / "b")
-    manifest = open_archive(path).manifest
+def test_targets_that_differ_in_threads_alone_are_two_rows_of_their_own_latencies(tmp_path: Path) -> None:
+    captured, ships = retriever(tmp_path / "a"), retriever(tmp_path / "b")
+    manifest = open_archive(ships).manifest
     one = replace(manifest.targets[0], name="one", threads=1)
-    seal(path, replace(manifest, targets=(one, replace(one, name="two", threads=2))))
+    seal(ships, replace(manifest, targets=(one, replace(one, name="two", threads=2))))
     found = measure_bundles(
-        {"b": path}, splits={"test": retrieval_samples(tmp_path)}, config=FAST, out=tmp_path / "out",
-        context=Context(tmp_path),
+        {"captured": captured, "ships": ships}, splits={"test": retrieval_samples(tmp_path)},
+        config=FAST, out=tmp_path / "out", context=Context(tmp_path), threads=1,
     )  # fmt: skip
-    shown = table.rows(found, resamples=50)
-    assert [row.target for row in shown] == ["one", "two"]
-    assert shown[1].speedup is not None
-    latencies = found.of("latency", subject=table.END_TO_END)
-    assert [m.target for m in latencies] == ["one", "two"]
+    shown = {f"{row.variant} {row.target}": row for row in table.rows(found, resamples=50)}
+    medians = {
+        m.details["threads"]: float(np.median(m.samples)) / 1e6 for m in found.of("latency", subject=table.END_TO_END)
+    }
+    assert sorted(medians) == [1, 2]
+    for name, threads in (("captured", 1), ("ships one", 1), ("ships two", 2)):
+        row = next(row for key, row in shown.items() if key.startswith(name))
+        assert row.latency is not None
+        assert row.latency.p50 is not None
+        assert row.latency.p50.value_ms == pytest.approx(medians[threads])
+    assert shown["ships two"].speedup is not None

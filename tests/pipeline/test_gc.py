@@ -94,12 +94,12 @@ def test_caches_that_a_process_reads_stay_until_it_ends(tmp_path):
     (store.cache / "files").mkdir(parents=True)
     (store.cache / "files" / "a.png").write_bytes(b"picture")
     reading = (
-        "import sys; from edgemm.pipeline.runs import default_cache; default_cache(); print(1, flush=True); input()"
+        "import sys; from pathlib import Path; from edgemm.pipeline.runs import cache_in_use; "
+        "cache_in_use(Path(sys.argv[1])); print(1, flush=True); input()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", reading], env={**os.environ, "EDGEMM_STORE": str(tmp_path)}, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as reader:  # fmt: skip
+        [sys.executable, "-c", reading, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
         assert reader.stdout is not None
         reader.stdout.readline()
         assert collect(store, 0).in_use == len(b"picture")
