@@ -187,7 +187,7 @@ def _nanoseconds(m: Measurement) -> Any:
 
 def _same_bytes(measurements: Sequence[Measurement], size: Measurement) -> list[Measurement]:
     """Those of the same bytes on as many threads; where a variant was measured under its own name too, those alone."""
-    threads = size.details["threads"]
+    threads = size.details.get("threads")
     same = [m for m in measurements if m.sha256 == size.sha256 and m.details.get("threads", threads) == threads]
     own = [m for m in same if (m.variant, m.target) == (size.variant, size.target)]
     return own or same

@@ -87,9 +87,9 @@ def test_labels_of_another_task_are_not_taken_for_none() -> None:
         return None if made is None else made.tolist()
 
     with pytest.raises(DataError, match="sample '2': labels and no label, which a single-label classifier learns from"):
-        truth("single-label", one, several)
+        truth("single-label", several)
     with pytest.raises(DataError, match="sample '1': label and no labels, which a multi-label classifier learns from"):
-        truth("multi-label", several, one)
+        truth("multi-label", one)
     with pytest.raises(DataError, match="split 'train': no sample has label, which a single-label classifier"):
         truth("single-label", none)
     with pytest.raises(DataError, match="split 'train': no sample has labels, which a multi-label classifier"):
