@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from edgemm.data import Dataset
 from edgemm.models.model import Model, Part
 from edgemm.models.store import load_model, save_model
 from edgemm.recipe import DistillConfig, PruneConfig
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import ModelError
 from edgemm.stage import Context, Inputs
 
@@ -104,9 +104,8 @@ def run(
     student.eval()
     save_model(student, out)
     _check_reloaded(student, out, examples, factories=factories)
-    partial = out / f"{REPORT}.partial"
-    partial.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    os.replace(partial, out / REPORT)
+    with replacing(out / REPORT) as partial:
+        partial.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
 def _examples(objective: Fed, student: Model) -> dict[str, tuple[Tensor, ...]]:

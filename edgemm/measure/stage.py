@@ -122,6 +122,7 @@ def measure_bundles(
         splits,
         config,
         context,
+        here,
         shown_groups=shown_groups,
         checksums=checksums,
         gallery_encoder=gallery_encoder,
@@ -236,6 +237,7 @@ def _accuracies(
     splits: Mapping[str, Sequence[Sample]],
     config: MeasureConfig,
     context: Context,
+    here: Environment,
     *,
     shown_groups: Sequence[str],
     checksums: Mapping[Path, str] | None,
@@ -244,7 +246,6 @@ def _accuracies(
 ) -> dict[str, list[Scored]]:
     """Scores by digest of the measured bytes; those kept from an earlier run are not taken again."""
     found: dict[str, list[Scored]] = {entry.sha256: [] for entry in entries}
-    machine = environment()
     encoder = next((entry for entry in entries if entry.variant == gallery_encoder), None)
     for split, samples in splits.items():
         data = accuracy.samples_digest(split, samples, checksums=checksums)
@@ -258,7 +259,7 @@ def _accuracies(
                     kept_scores.version(package)
                     for package in (ENGINES[entry.target.engine][0], "Pillow", "soundfile", "tokenizers")
                 ),
-                *(machine["cpu"], machine["flags"]),  # which decide the kernels
+                *(here.facts["cpu"], here.facts["flags"]),  # which decide the kernels
                 *(config.prompts, config.examples),
                 *shown_groups,
                 *map(astuple, pairs.get(split, ())),

@@ -258,16 +258,7 @@ def test_what_ships_but_was_not_run_here_is_not_replaced_by_what_was(tmp_path: P
     last = [row for row in found if row.variant == found[-1].variant]
     elsewhere = [r for r in found if r not in last] + [dataclasses.replace(r, latency=None, scores=()) for r in last]
     path = tmp_path / "report.html"
-    write_report(
-        path,
-        title="it",
-        family="x",
-        rows=elsewhere,
-        measurements=invented("ranks"),
-        examples=(),
-        provenance={},
-        reproduce="",
-    )
+    write_report(path, title="it", family="x", rows=elsewhere, measurements=invented("ranks"))
     text = "".join(read(path).text)
     assert (
         f"What ships, “{last[0].variant}”, was built for {', '.join(r.target for r in last)} and not run here" in text
@@ -282,14 +273,5 @@ def test_a_metric_that_is_none_on_this_data_is_no_figure(tmp_path: Path) -> None
         for row in rows(invented("ranks"), resamples=50)
     ]
     path = tmp_path / "report.html"
-    write_report(
-        path,
-        title="it",
-        family="x",
-        rows=found,
-        measurements=invented("ranks"),
-        examples=(),
-        provenance={},
-        reproduce="",
-    )
+    write_report(path, title="it", family="x", rows=found, measurements=invented("ranks"))
     assert "nan" not in "".join(read(path).text).lower().split("raw")[0]
