@@ -165,6 +165,7 @@ class Bundle:
             raise InputError(f"threads: got {threads!r}, expected an integer of at least 0")
         self._threads = threads
         self._plans.clear()
+        self._rankers.clear()
         self._parts = {
             entry.name: Part(self.archive, entry, self.target, threads=threads) for entry in self.manifest.parts
         }
@@ -414,9 +415,9 @@ class Bundle:
                 )
             searched = [n for n in outputs if made[n].ndim == 2 and made[n].shape[1] == vectors.shape[1]]
             if searched:
-                rows = vectors.astype(np.float32)
+                rows = np.array(vectors, np.float32, order="C")
                 rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-                return dict.fromkeys(searched, GallerySet(np.ascontiguousarray(rows.T), labels))
+                return dict.fromkeys(searched, GallerySet(rows, labels, self.threads))
         return {}
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,18 +34,56 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class GallerySet:
-    """Embeddings to search: ``vectors`` float32 (D, N) with columns of length 1, and their N labels."""
+    """Embeddings to search: ``vectors`` float32 (N, D) with rows of length 1, their N labels, threads for a search.
+
+    ``threads`` as a bundle has them, 0: one per core. Scores don't depend on the number, to the bit.
+    """
 
     vectors: np.ndarray
     labels: tuple[str, ...]
+    threads: int = 1
 
     def scores(self, embeddings: np.ndarray) -> np.ndarray:
         """Cosine similarity to every entry; (batch, N) float32 in -1..1."""
         lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True)
-        return np.asarray((embeddings / np.maximum(lengths, 1e-12)).astype(np.float32) @ self.vectors)
+        asked = (embeddings / np.maximum(lengths, 1e-12)).astype(np.float32)
+        found = np.empty((len(asked), len(self.vectors)), np.float32)
+
+        def search(rows: slice) -> None:
+            # einsum, not matmul: numpy's BLAS takes every core, whatever was asked for, and for one query both wait
+            # for memory alone (100,000 x 256 on one thread: 3.1 ms; reading as many bytes: 2.9 ms).
+            np.einsum("nd,bd->bn", self.vectors[rows], asked, out=found[:, rows], optimize=False)
+
+        count = max(1, min(self.threads or os.cpu_count() or 1, self.vectors.size // _WORTH_A_THREAD))
+        edges = [len(self.vectors) * i // count for i in range(count + 1)]
+        pieces = [slice(a, b) for a, b in pairwise(edges)]
+        if count == 1:
+            search(pieces[0])
+        else:
+            with ThreadPoolExecutor(count) as threads:  # made for each search, so that a forked process has them too
+                list(threads.map(search, pieces))
+        return found
 
 
 Ranker = LabelSet | GallerySet
+
+_WORTH_A_THREAD = 4_000_000  # numbers; a thread takes 0.1 ms to start, and reads as many in 0.5
+_FEW = 256  # scores that are sorted sooner than looked through
+
+
+def best_of(scores: np.ndarray, top: int) -> np.ndarray:
+    """Places of the ``top`` highest of (N,) scores, best first; of equal ones the first in place comes first.
+
+    The same as ``np.argsort(-scores, kind="stable")[:top]``, without sorting what is not asked for.
+    """
+    count = len(scores)
+    if top < count and count > _FEW:
+        least = np.partition(scores, count - top)[count - top]
+        above = np.flatnonzero(scores > least)
+        found = np.concatenate([above, np.flatnonzero(scores == least)[: top - len(above)]])
+        if len(found) == top:  # fewer where some are NaN, which equals nothing
+            return np.asarray(found[np.argsort(-scores[found], kind="stable")])
+    return np.argsort(-scores, kind="stable")[:top]
 
 
 @dataclass(frozen=True)
@@ -84,8 +125,6 @@ class Prediction:
             raise InputError(f"matches_of: nothing names '{output}'; there is {', '.join(self._ranked) or 'nothing'}")
         ranker = self._ranked[output]
         scores = ranker.scores(self.outputs[output])
-        best = np.argsort(-scores, axis=-1, kind="stable")[:, : self.top]
         return tuple(
-            tuple((ranker.labels[column], float(row[column])) for column in columns)
-            for row, columns in zip(scores, best, strict=True)
+            tuple((ranker.labels[place], float(row[place])) for place in best_of(row, self.top)) for row in scores
         )
