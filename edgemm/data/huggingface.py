@@ -21,6 +21,7 @@ from edgemm.data.rows import RowReader, cell_of, mapped_columns, misspelt_column
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError, EdgemmError
 from edgemm.runtime.fields import one_line
+from edgemm.runtime.hints import pip_install
 from edgemm.stage import Progress
 
 BUILDERS = ("imagefolder", "audiofolder", "webdataset", "parquet", "json", "csv")
@@ -73,7 +74,7 @@ def _streams(config: DataConfig) -> Mapping[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise DataError('data.kind: datasets is not installed; pip install "edgemm[build]"') from error
+        raise DataError(f"data.kind: datasets is not installed; {pip_install('datasets')}") from error
     if _is_on_hub(config):
         _check_hub(config)
     datasets.disable_progress_bars()

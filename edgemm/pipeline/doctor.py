@@ -9,17 +9,13 @@ from importlib import metadata
 from importlib.util import find_spec
 
 from edgemm.pipeline.listing import print_table
+from edgemm.runtime.hints import pip_install
+from edgemm.runtime.session import ENGINES
 
-_ENGINES = {
-    "onnxruntime": ("onnxruntime", "onnxruntime", "pip install edgemm"),
-    "openvino": ("openvino", "openvino", 'pip install "edgemm[openvino]"'),
-    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt-rtx", 'pip install "edgemm[tensorrt-rtx]"'),
-    "tensorrt": ("tensorrt", "tensorrt", 'pip install "edgemm[tensorrt]"'),
-}
 _INPUTS = {
-    "text": ("tokenizers", "tokenizers", 'pip install "edgemm[text]"'),
-    "image": ("PIL", "Pillow", 'pip install "edgemm[image]"'),
-    "audio": ("soundfile", "soundfile", 'pip install "edgemm[audio]"'),
+    "text": ("tokenizers", ("tokenizers",)),
+    "image": ("PIL", ("Pillow",)),
+    "audio": ("soundfile", ("soundfile",)),
 }
 _WORKBENCH = (
     "torch", "transformers", "accelerate", "datasets", "torch-pruning", "onnx", "onnx-ir", "onnxscript", "pydantic",
@@ -36,13 +32,14 @@ def print_doctor() -> None:
         f"CPU: {_cpu()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores\n"
     )
     rows = []
-    for what, table in (("engine", _ENGINES), ("input", _INPUTS)):
-        for name, (module, distribution, install) in table.items():
+    for what, table in (("engine", ENGINES), ("input", _INPUTS)):
+        for name, (module, distributions) in table.items():
             installed = find_spec(module) is not None
-            rows.append([what, name, _version(distribution) if installed else "-", "" if installed else install])
+            version = _version(distributions[-1]) if installed else "-"
+            rows.append([what, name, version, "" if installed else pip_install(*distributions)])
     for distribution in _WORKBENCH:
         version = _version(distribution)
-        rows.append(["workbench", distribution, version, "" if version != "-" else 'pip install "edgemm[build]"'])
+        rows.append(["workbench", distribution, version, "" if version != "-" else pip_install(distribution)])
     print_table(["", "name", "version", "to install"], rows, left=4)
 
 

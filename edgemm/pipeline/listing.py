@@ -16,6 +16,7 @@ from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.errors import StoreError
+from edgemm.runtime.hints import pip_install
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
@@ -136,7 +137,7 @@ def _operators(data: bytes) -> str:
     try:
         import onnx
     except ModuleNotFoundError:
-        return "- (needs edgemm[build])"
+        return f"- ({pip_install('onnx')})"
     counts = Counter(node.op_type for node in onnx.load_from_string(data).graph.node)
     most = ", ".join(f"{n} {operator}" for operator, n in counts.most_common(4))
     return f"{counts.total()}: {most}{', …' if len(counts) > 4 else ''}"

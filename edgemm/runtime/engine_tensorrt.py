@@ -16,6 +16,7 @@ import numpy as np
 
 from edgemm.runtime.errors import DeviceMissing, EdgemmError, EngineError, EngineNotInstalled
 from edgemm.runtime.fields import one_line
+from edgemm.runtime.hints import pip_install
 from edgemm.runtime.manifest import Manifest, TargetEntry
 from edgemm.runtime.session import ENGINES, Array, missing_feeds
 
@@ -163,7 +164,7 @@ def cuda_runtime(engine: str, *, what: str) -> Any:
     except ImportError as error:
         if not _driver():
             raise DeviceMissing(_no_gpu(engine, what, "no NVIDIA driver")) from error
-        raise EngineNotInstalled(f'{what}: cuda-python is not installed; pip install "{ENGINES[engine][1]}"') from error
+        raise EngineNotInstalled(f"{what}: cuda-bindings is not installed; {pip_install('cuda-bindings')}") from error
     code, count = cuda.cudaGetDeviceCount()
     if int(code) != 0 or count == 0:
         raise DeviceMissing(_no_gpu(engine, what, _error_name(cuda, code)))

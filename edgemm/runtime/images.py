@@ -12,6 +12,7 @@ import numpy as np
 
 from edgemm.runtime.errors import EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
+from edgemm.runtime.hints import pip_install
 
 MAX_PIXELS = 100_000_000  # 300 MB as RGB: a larger file is a decompression bomb until somebody shows otherwise
 
@@ -37,7 +38,7 @@ def decode_image(raw: Any, *, where: str) -> np.ndarray:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise EngineNotInstalled(
-            f'{where}: Pillow is not installed; pip install "edgemm[image]", or give a uint8 array'
+            f"{where}: Pillow is not installed; {pip_install('Pillow')}, or give a uint8 array"
         ) from error
     name = where
     try:

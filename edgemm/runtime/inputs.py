@@ -15,6 +15,7 @@ import numpy as np
 from edgemm.runtime.arrays import as_dtype, load_array
 from edgemm.runtime.errors import BundleError, EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
+from edgemm.runtime.hints import pip_install
 from edgemm.runtime.images import decode_image
 from edgemm.runtime.manifest import AudioInput, Manifest, TensorInput, TextInput
 from edgemm.runtime.signature import Dim, DimRange, TensorSpec
@@ -157,7 +158,7 @@ class TextEncoder:
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise EngineNotInstalled(f'{where}: tokenizers is not installed; pip install "edgemm[text]"') from error
+            raise EngineNotInstalled(f"{where}: tokenizers is not installed; {pip_install('tokenizers')}") from error
         try:
             self._tokenizer = Tokenizer.from_str(data.decode("utf-8"))
             self._pad_id = _pad_id(self._tokenizer)

@@ -1,7 +1,7 @@
 """Session: one part loaded on one engine; numpy in, numpy out. The only seam between edgemm and an engine.
 
 An engine is imported here, when a session asks for it, and nowhere else. One that is missing is an error
-that names the extra to install; nothing is ever run by another engine than the one asked for.
+that names what to install; nothing is ever run by another engine than the one asked for.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Protocol
 import numpy as np
 
 from edgemm.runtime.errors import EngineError, EngineNotInstalled
+from edgemm.runtime.hints import pip_install
 from edgemm.runtime.onnx_wire import require_whole_graph
 
 Array = np.ndarray
 
-# engine -> (Python package, what to install)
-ENGINES: Mapping[str, tuple[str, str]] = {
-    "onnxruntime": ("onnxruntime", "edgemm"),
-    "openvino": ("openvino", "edgemm[openvino]"),
-    "tensorrt": ("tensorrt", "edgemm[tensorrt]"),
-    "tensorrt-rtx": ("tensorrt_rtx", "edgemm[tensorrt-rtx]"),
+# engine -> (Python package, distributions to install)
+ENGINES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "onnxruntime": ("onnxruntime", ("onnxruntime",)),
+    "openvino": ("openvino", ("openvino",)),
+    "tensorrt": ("tensorrt", ("cuda-bindings", "tensorrt")),
+    "tensorrt-rtx": ("tensorrt_rtx", ("cuda-bindings", "tensorrt-rtx")),
 }
 
 
@@ -73,7 +74,7 @@ def open_session(
         fingerprint: what a compiled plan needs to load; checked against this machine.
 
     Raises:
-        EngineNotInstalled: naming the extra.
+        EngineNotInstalled: with the command that installs it.
         EngineError: the engine refuses the bytes, or the machine is not the one the plan was built for.
     """
     if engine not in ENGINES:
@@ -99,10 +100,10 @@ def engine_installed(engine: str) -> bool:
 
 
 def require_engine(engine: str, *, what: str) -> None:
-    """Raise EngineNotInstalled, naming the extra, where the engine's package is not there."""
+    """Raise EngineNotInstalled, with what to install, where the engine's package is not there."""
     if not engine_installed(engine):
         raise EngineNotInstalled(
-            f'{what}: {engine} is not installed; pip install "{ENGINES[engine][1]}", or choose another --target'
+            f"{what}: {engine} is not installed; {pip_install(*ENGINES[engine][1])}, or choose another --target"
         )
 
 

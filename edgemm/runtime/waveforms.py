@@ -12,6 +12,7 @@ import numpy as np
 
 from edgemm.runtime.errors import EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
+from edgemm.runtime.hints import pip_install
 
 ZERO_CROSSINGS = 16  # half-width of the resampling filter
 RATES = (1_000, 768_000)  # Hz of a file; beyond them a header is broken, or a few bytes would become gigabytes
@@ -108,7 +109,7 @@ def _read(raw: Any, where: str, *, sample_rate: int, limit: int | None) -> tuple
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the package is there, libsndfile is not
         raise EngineNotInstalled(
-            f'{where}: soundfile is not installed; pip install "edgemm[audio]", or give a float32 array'
+            f"{where}: soundfile is not installed; {pip_install('soundfile')}, or give a float32 array"
         ) from error
     name = where
     try:

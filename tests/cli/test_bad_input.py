@@ -324,7 +324,7 @@ CASES = {
         "samples.jsonl: no sample has 'text', and the recipe's models take image and text; add a column 'text', or "
         'name yours, data.columns.text = "YOURS"',
     ),
-    "engine not installed": (no_tensorrt, RUN, 'pip install "edgemm[tensorrt]"'),
+    "engine not installed": (no_tensorrt, RUN, 'pip install "cuda-bindings>='),
     "int8 target without quantize": (int8_without_quantize, RUN, "'int8' needs the stage 'quantize'"),
     "gpu target without capability": (
         edit('engine = "onnxruntime"', 'engine = "tensorrt-rtx"'), RUN, "targets.0.compute_capability: missing",

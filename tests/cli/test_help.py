@@ -90,10 +90,10 @@ def on_device(tmp_path):
 def test_without_the_workbench_one_line_says_what_to_install(on_device):
     shown = on_device("run", "recipe.toml")
     assert shown.returncode == 2
-    assert shown.stderr == (
-        'edgemm: error: the workbench is not installed (no typer); pip install "edgemm[build]"; '
-        "without it there are bench, infer, inspect, verify\n"
-    )
+    assert shown.stderr.startswith("edgemm: error: the workbench is not installed (no typer); pip install ")
+    assert shown.stderr.endswith("; without it there are bench, infer, inspect, verify\n")
+    assert shown.stderr.count("\n") == 1
+    assert '"typer>=' in shown.stderr
 
 
 def test_without_the_workbench_a_bundle_is_verified_asked_timed_and_shown(on_device):

@@ -255,10 +255,10 @@ def test_the_bare_environment_imports_no_workbench(bare: Path, packed: Path) -> 
     assert made.returncode == 0, made.stderr
 
 
-def test_the_bare_environment_names_the_extra_of_a_missing_engine(bare: Path, packed: Path) -> None:
+def test_the_bare_environment_says_what_installs_a_missing_engine(bare: Path, packed: Path) -> None:
     made = in_bare(bare, "-m", "edgemm.runtime", "verify", packed, "--target", "openvino")
     assert made.returncode == 2
-    assert 'openvino is not installed; pip install "edgemm[openvino]"' in made.stderr
+    assert 'openvino is not installed; pip install "openvino>=' in made.stderr
     assert made.stderr.count("\n") == 1
 
 
@@ -289,18 +289,18 @@ def test_a_bundle_of_tensors_predicts_with_numpy_and_onnxruntime_alone(plain: Pa
     assert answer["matches"][0][0] == expected.matches[0][0][0]
 
 
-def test_the_plain_environment_names_the_extra_that_each_modality_needs(
+def test_the_plain_environment_says_what_to_install_for_each_modality(
     plain: Path, packed: Path, tmp_path: Path
 ) -> None:
     bundles.audio_and_sensor(tmp_path / "sound")
     (tmp_path / "a.wav").write_bytes(b"RIFF")
-    for bundle, modality, value in (
-        (packed, "image", packed.parent / "a.png"), (packed, "text", "a cat"),
-        (tmp_path / "sound", "audio", tmp_path / "a.wav"),
+    for bundle, modality, value, package in (
+        (packed, "image", packed.parent / "a.png", "Pillow"), (packed, "text", "a cat", "tokenizers"),
+        (tmp_path / "sound", "audio", tmp_path / "a.wav", "soundfile"),
     ):  # fmt: skip
         made = in_bare(plain, "-m", "edgemm.runtime", "infer", bundle, f"--{modality}", value)
         assert made.returncode == 2
-        assert f'pip install "edgemm[{modality}]"' in made.stderr
+        assert f'pip install "{package}>=' in made.stderr
         assert made.stderr.count("\n") == 1
 
 
