@@ -87,7 +87,7 @@ def export(folder: Path, part_name: str) -> dict[str, Any]:
 
 def load(folder: Path, part_name: str) -> dict[str, Any]:
     """Peak memory of a process that only runs the graph, as a device does."""
-    import onnxruntime as ort
+    from edgemm.runtime.engine_onnxruntime import ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -28,6 +28,7 @@ from edgemm.graph.capture import capture_part
 from edgemm.graph.parity import OnnxGraph, cosine
 from edgemm.graph.quantize import Quantization, quantize_onnx
 from edgemm.models.model import Part
+from edgemm.runtime.packages import package
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
 Feeds = dict[str, np.ndarray]
@@ -130,15 +131,9 @@ def at(feeds: Feeds, index: int) -> Feeds:
 
 def onnxruntime_peers(path: Path, calibration: Feeds, work: Path) -> dict[str, Callable[[], Path]]:
     """The quantizers that come with onnxruntime, as files."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_dynamic,
-        quantize_static,
-    )
+    tools = package("onnxruntime.quantization")
 
-    class Reader(CalibrationDataReader):
+    class Reader(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             self.rows = iter([at(calibration, i) for i in range(len(next(iter(calibration.values()))))])
 
@@ -146,20 +141,20 @@ def onnxruntime_peers(path: Path, calibration: Feeds, work: Path) -> dict[str, C
             return next(self.rows, None)
 
     def static(operators: list[str] | None, out: Path) -> Path:
-        quantize_static(
+        tools.quantize_static(
             path,
             out,
             Reader(),
-            quant_format=QuantFormat.QDQ,
+            quant_format=tools.QuantFormat.QDQ,
             per_channel=True,
-            weight_type=QuantType.QInt8,
-            activation_type=QuantType.QUInt8,
+            weight_type=tools.QuantType.QInt8,
+            activation_type=tools.QuantType.QUInt8,
             op_types_to_quantize=operators,
         )
         return out
 
     def dynamic() -> Path:
-        quantize_dynamic(path, work / "dynamic.onnx", weight_type=QuantType.QInt8)
+        tools.quantize_dynamic(path, work / "dynamic.onnx", weight_type=tools.QuantType.QInt8)
         return work / "dynamic.onnx"
 
     return {
@@ -171,16 +166,16 @@ def onnxruntime_peers(path: Path, calibration: Feeds, work: Path) -> dict[str, C
 
 def neural_compressor(part: Part, calibration: Feeds, work: Path) -> Path:
     """neural-compressor's PT2E static quantization of the torch module, exported by torch (it has no ONNX backend)."""
-    from neural_compressor.torch.export import export
-    from neural_compressor.torch.quantization import convert, get_default_static_config, prepare
+    export = package("neural_compressor.torch.export").export
+    tools = package("neural_compressor.torch.quantization")
 
     names = list(calibration)
     example = tuple(torch.from_numpy(at(calibration, 0)[n]) for n in names)
     exported = export(part.module.eval(), example_inputs=example)
-    prepared = prepare(exported, get_default_static_config())
+    prepared = tools.prepare(exported, tools.get_default_static_config())
     for i in range(len(calibration[names[0]])):
         prepared(*(torch.from_numpy(at(calibration, i)[n]) for n in names))
-    converted = convert(prepared)
+    converted = tools.convert(prepared)
     program = torch.onnx.export(converted, example, dynamo=True, input_names=names, opset_version=21, verbose=False)
     assert program is not None
     program.save(str(work / "inc.onnx"))
@@ -189,9 +184,7 @@ def neural_compressor(part: Part, calibration: Feeds, work: Path) -> Path:
 
 def openvino_runner(path: Path, threads: int) -> Run:
     """A graph on OpenVINO, float32 arithmetic where it isn't int8."""
-    import openvino
-
-    core = openvino.Core()
+    core = package("openvino").Core()
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
 

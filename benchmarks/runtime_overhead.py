@@ -16,18 +16,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import bundles
-import onnxruntime as ort
 from onnx import helper
 
 from edgemm.runtime import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
 from edgemm.runtime.manifest import ImageInput
+from edgemm.runtime.packages import switch_off_telemetry_
 from edgemm.runtime.timing import Ratio, paired_ratio, sample_latencies, warm_until_stable
 
 WIDTH, DEPTH = 192, 16  # the tower below takes about 1 ms on one x86 core
@@ -97,7 +98,7 @@ def predict_overhead(folder: Path, *, seconds: float) -> tuple[float, float, Rat
     )
 
 
-def _bare_session(bundle: Bundle, name: str) -> ort.InferenceSession:
+def _bare_session(bundle: Bundle, name: str) -> Any:
     session = bundle.part(name).session
     assert isinstance(session, ORTSession)
     return session.bare
@@ -109,6 +110,7 @@ def import_overhead(statement: str, *, rounds: int) -> tuple[float, float, Ratio
     Both find their bytecode, as they do where they were installed. Where PYTHONDONTWRITEBYTECODE is set (containers),
     pip has compiled onnxruntime but nobody a checkout of edgemm, and compiling it anew each time is 12 ms.
     """
+    switch_off_telemetry_()  # in the environment, for both alike
     codes = {"engine": "import onnxruntime", "runtime": statement}
     taken: dict[str, list[int]] = {name: [] for name in codes}
     with tempfile.TemporaryDirectory() as bytecode:

@@ -6,7 +6,6 @@ TensorRT builds for the GPU it runs on. Both share one Python interface, and thi
 
 from __future__ import annotations
 
-import importlib
 import platform
 import re
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from edgemm.runtime.errors import EngineError, EngineNotInstalled
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.manifest import PartEntry, TargetEntry
 from edgemm.runtime.onnx_wire import require_whole_graph
+from edgemm.runtime.packages import package
 from edgemm.runtime.session import ENGINES
 from edgemm.runtime.signature import DimRange
 from edgemm.stage import Context
@@ -142,7 +142,7 @@ def import_builder(engine: str) -> Any:
     if engine not in MODULES:
         raise EngineError(f"engine '{engine}' compiles nothing; expected one of {list(MODULES)}")
     try:
-        module = importlib.import_module(MODULES[engine])
+        module = package(MODULES[engine])
     except ImportError as error:
         raise EngineNotInstalled(
             f'{engine} is not installed; {pip_install(*ENGINES[engine][1])}, or set engine = "onnxruntime"'

@@ -24,9 +24,7 @@ class OnnxGraph:
     """
 
     def __init__(self, source: ir.Model | Path, *, threads: int = 1, optimized: Path | None = None) -> None:
-        import onnxruntime as ort
-
-        from edgemm.runtime.engine_onnxruntime import cpu_options
+        from edgemm.runtime.engine_onnxruntime import cpu_options, ort
 
         options = cpu_options(threads)
         options.log_severity_level = 4

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import onnxruntime as ort
-
 from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import EngineError
 from edgemm.runtime.fields import one_line
+from edgemm.runtime.packages import package
 from edgemm.runtime.session import Array, missing_feeds
+
+ort = package("onnxruntime")
 
 _ERRORS_ONLY = 3
 
 
-def cpu_options(threads: int) -> ort.SessionOptions:
+def cpu_options(threads: int) -> Any:
     """How every graph runs on onnxruntime's CPU provider; ``threads`` of one operator, 0: one per core."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import openvino as ov
 
 from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import EngineError
 from edgemm.runtime.fields import one_line
+from edgemm.runtime.packages import package
 from edgemm.runtime.session import Array, missing_feeds
+
+ov = package("openvino")
 
 STATIC_AFTER = 8  # runs of one shape before a model of its own is compiled for it
 STATIC_SHAPES = 4  # at most so many, since each holds a packed copy of the weights
@@ -117,7 +119,7 @@ class OpenVINOSession:
             return self._request
 
 
-def _saturates(model: ov.Model) -> bool:
+def _saturates(model: Any) -> bool:
     """Whether u8 x s8 products can leave the 16 bits in which x86 without VNNI adds two; tables are only looked up.
 
     Branches and loops aren't looked into: no graph that the corridor makes has any.

@@ -18,6 +18,7 @@ from edgemm.runtime.errors import DeviceMissing, EdgemmError, EngineError, Engin
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.manifest import Manifest, TargetEntry
+from edgemm.runtime.packages import package
 from edgemm.runtime.session import ENGINES, Array, missing_feeds
 
 PLAN_ENGINES = ("tensorrt", "tensorrt-rtx")
@@ -43,7 +44,7 @@ class TensorRTSession:
     def __init__(self, engine: str, data: bytes, *, what: str, fingerprint: Mapping[str, str]) -> None:
         self.engine = engine
         self._what = what
-        trt: Any = importlib.import_module(ENGINES[engine][0])
+        trt: Any = package(ENGINES[engine][0])
         expect(fingerprint, "engine_version", trt.__version__, what=what, engine=engine)
         expect(fingerprint, "os", platform.system().lower(), what=what, engine=engine)
         self._cuda = cuda_runtime(engine, what=what)

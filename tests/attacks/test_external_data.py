@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from edgemm.runtime.engine_onnxruntime import ort
 from edgemm.runtime.errors import EngineError
 from edgemm.runtime.onnx_wire import require_whole_graph
 from edgemm.runtime.session import open_session

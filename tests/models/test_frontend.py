@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 import transformers
@@ -19,6 +18,7 @@ from edgemm.graph.capture import capture_part
 from edgemm.graph.parity import OnnxGraph
 from edgemm.models.frontend import _PROCESSORS, ImageFrontend, frontend_from_processor, nearest
 from edgemm.models.parts import frontend_part
+from edgemm.runtime.engine_onnxruntime import ort
 from edgemm.runtime.errors import ModelError
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -106,7 +106,7 @@ def test_onnx_runtime_gives_the_same_numbers_at_any_size(tmp_path: Path, fit: st
     )
     assert program is not None
     program.save(str(tmp_path / "frontend.onnx"))
-    session = onnxruntime.InferenceSession(str(tmp_path / "frontend.onnx"), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(tmp_path / "frontend.onnx"), providers=["CPUExecutionProvider"])
     for image in images():
         expected = frontend(torch.from_numpy(image.copy())[None]).numpy()
         got = session.run(None, {"image": image[None]})[0]

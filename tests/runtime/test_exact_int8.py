@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemm.runtime import engine_onnxruntime, engine_openvino
 from edgemm.runtime.engine_onnxruntime import ORTSession, cpu_options
-from edgemm.runtime.engine_openvino import OpenVINOSession
+from edgemm.runtime.engine_openvino import OpenVINOSession, ov
 from edgemm.runtime.session import Session
 
 EXACT = "session.x64quantprecision"
