@@ -1,4 +1,4 @@
-"""Engines don't call home: imported in one place, after their telemetry was switched off; nothing is left under HOME."""
+"""Engines call nobody: imported in one place, their telemetry off before that, and nothing left under HOME."""
 
 from __future__ import annotations
 
