@@ -74,7 +74,7 @@ def test_after_make_the_readme_activates_the_environment_before_it_uses_it() -> 
     assert "$ source .venv/bin/activate" in lines[:first]
 
 
-@pytest.mark.timeout(2400)  # the tutorial trains four times, and what a page needs first may take as long again
+@pytest.mark.timeout(1200)  # the tutorial trains four times, and what a page needs first may take as long again
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_code_block_runs(page: Path, tmp_path: Path, small_bundles: Path) -> None:
     for folder in ("export", "benchmarks"):

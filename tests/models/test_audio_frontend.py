@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.waveforms import decode_audio
 from edgemm.stage import Context
+from install import find_sounds
 
 
 def voice(seconds: float, *, rate: int, seed: int) -> np.ndarray:
@@ -46,18 +46,11 @@ def voice(seconds: float, *, rate: int, seed: int) -> np.ndarray:
     return (0.2 * sound).astype(np.float32)
 
 
-SPOKEN = "/usr/share/sounds/alsa"
-
-
 def spoken(rate: int) -> list[np.ndarray]:
     """Up to eight real sounds, whole."""
-    folder = Path(os.environ.get("EDGEMM_SOUNDS", SPOKEN))
-    paths = sorted(folder.glob("*.wav"))[:8]
-    if not paths:
-        pytest.fail(
-            f"no WAV file in {folder}; install Debian's package 'alsa-utils' (apt-get install alsa-utils), or let "
-            "EDGEMM_SOUNDS name a folder that has some"
-        )
+    folder = find_sounds()
+    assert folder is not None
+    paths = sorted(Path(folder).glob("*.wav"))[:8]
     return [decode_audio(path, sample_rate=rate, where="audio") for path in paths]
 
 
@@ -90,6 +83,7 @@ EXTRACTORS = {
 
 
 @FEW_BINS
+@pytest.mark.needs("sounds")
 @pytest.mark.parametrize("name", EXTRACTORS)
 def test_a_feature_extractor_compiles_and_agrees_in_torch_and_in_onnx(name: str) -> None:
     kind, changes, longest = EXTRACTORS[name]
@@ -164,6 +158,7 @@ TRUNCATED = {
 
 
 @FEW_BINS
+@pytest.mark.needs("sounds")
 @pytest.mark.parametrize("name", TRUNCATED)
 def test_a_sound_half_as_long_again_is_cut_as_the_original_extractor_cuts_it(
     name: str, monkeypatch: pytest.MonkeyPatch

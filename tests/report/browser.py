@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from install import THINGS, find_browser
+
+__all__ = ["FLAGS", "MISSING", "find_browser"]
 
 FLAGS = (
     "--headless",
@@ -18,10 +25,4 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
 )
-MISSING = "no chromium; install Debian's package 'chromium' (apt-get install chromium)"
-
-
-def find_browser() -> str | None:
-    """Path of the first of Chromium's names that is installed."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next((found for name in names if (found := shutil.which(name))), None)
+MISSING = f"no chromium: {THINGS['chromium'][2]}"

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import FLAGS, MISSING, find_browser
+from browser import FLAGS, find_browser
+
+pytestmark = pytest.mark.needs("chromium")
 
 LOGGING = ("--enable-logging=stderr", "--v=0")
 
@@ -18,8 +20,7 @@ LOGGING = ("--enable-logging=stderr", "--v=0")
 def open_page(address: str, profile: Path, *more: str) -> tuple[str, str]:
     """The document once all that it loads has come, and what the browser logged."""
     program = find_browser()
-    if program is None:
-        pytest.fail(MISSING)
+    assert program is not None
     given = (f"--user-data-dir={profile}", "--dump-dom", *more, address)
     done = subprocess.run([program, *FLAGS, *LOGGING, *given], capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, done.stderr
