@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +13,13 @@ from edgemm.data.dataset import Dataset, Sample
 from edgemm.data.image import check_image
 from edgemm.data.sound import check_sound
 from edgemm.data.tensor import check_tensor
-from edgemm.runtime.errors import DataError
+from edgemm.runtime.errors import DataError, InputError
+from edgemm.runtime.images import Depth
+from edgemm.runtime.regular import open_regular
 from edgemm.stage import Progress
+
+_LARGEST = 1 << 40  # bytes of a file: readers have limits of their own
+_DARK = 0.25  # of the white: what stays below is told
 
 
 def checked(dataset: Dataset, *, broken: Broken, progress: Progress) -> Dataset:
@@ -43,6 +49,7 @@ def checked(dataset: Dataset, *, broken: Broken, progress: Progress) -> Dataset:
                     raise DataError(f"{line}; mend its samples, or take the class out of the data")
                 notes.append(line)
             splits[name] = kept
+    notes += files.dark()
     lines = (*dataset.broken, *broken.columns, *broken.lines, *notes)
     return replace(dataset, splits=splits, broken=lines, checksums=files.checksums)
 
@@ -63,6 +70,7 @@ class _Files:
     problems: dict[tuple[str, Path], str] = field(default_factory=dict)  # what is a sound may be no picture
     whole: set[tuple[str, Path]] = field(default_factory=set)  # pictures and sounds
     shapes: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)  # tensor -> shape, who has it
+    depths: list[Depth] = field(default_factory=list)  # of pictures with more than 8 bits a sample
 
     def trouble(self, sample: Sample) -> str | None:
         """What is wrong with the sample, or None."""
@@ -80,15 +88,18 @@ class _Files:
             if (modality, path) in self.whole:
                 continue
             try:
-                data = path.read_bytes()
+                with open_regular(path, where=str(path), largest=_LARGEST) as file:
+                    data = file.read()
                 if modality in sample.tensors:
                     shapes[modality] = check_tensor(data)
                 elif modality == "image":
-                    check_image(data)
+                    if (depth := check_image(data)) is not None:
+                        self.depths.append(depth)
                 else:
                     check_sound(data)
-            except OSError as error:
-                self.problems[modality, path] = f"can't read {path}: {error.strerror or error}"
+            except (OSError, InputError) as error:
+                reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
+                self.problems[modality, path] = f"can't read {path}: {getattr(error, 'strerror', None) or reason}"
                 return self.problems[modality, path]
             except DataError as error:
                 self.problems[modality, path] = f"{path}: {error}"
@@ -101,3 +112,21 @@ class _Files:
             if shape != expected:
                 return f"{modality} has shape {shape}, expected {expected} as in sample '{first}'"
         return None
+
+    def dark(self) -> list[str]:
+        """Lines on pictures with more than 8 bits that use a small part of their range, and so come out dark."""
+        found = []
+        for grey in (True, False):
+            depths = [depth for depth in self.depths if depth.grey == grey]
+            if not depths or any(depth.greatest > _DARK * depth.white for depth in depths):
+                continue
+            least, greatest = min(d.least for d in depths), max(d.greatest for d in depths)
+            bits = max(1, math.ceil(math.log2(greatest + 1)))
+            mend = f"say data.grey_range = [0, {2**bits - 1}]" if grey else "write files of 8 bits, scaled"
+            kind = "grey" if grey else "colour"
+            found.append(
+                f"{len(depths)} {kind} images of more than 8 bits have values from {least:g} to "
+                f"{greatest:g} where {max(d.white for d in depths):g} is white, and come out dark; if {2**bits - 1} "
+                f"should be white, {mend}"
+            )
+        return found
