@@ -2,14 +2,18 @@
 
 A chunk is one ``.npy`` file for each value, written to a temporary name and renamed; so a killed run loses at most
 one chunk, and two processes that fill one folder write the same bytes. The folder's name is a digest of everything
-the rows depend on but the code, and the context's cache is one of this code; so nothing in it is ever stale.
+the rows depend on but the code, and the context's cache is one of this code; so nothing in it is ever stale. A chunk
+is sealed with a digest of its bytes and its place, which is compared each time it is read, once per run: what a disk
+or a hand has changed is made again, and that is said.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgemm.runtime.disk import replacing, write_array
+from edgemm.runtime.disk import array_bytes, read_sealed, write_sealed
 from edgemm.stage import Context
 
 Rows = Mapping[str, NDArray[np.generic]]
@@ -52,7 +56,12 @@ def cached_rows(
     """
     folder = (context.cache or context.scratch) / "rows" / key
     ranges = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
-    missing = [r for r in ranges if not all(_file(folder, name, r).is_file() for name in names)]
+    found = {rows: _read(folder, key, names, rows) for rows in ranges}
+    damaged = [file for made in found.values() for file in made.damaged]
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        context.progress.say(f"{title}: {damaged[0]}{more}: damaged since it was written; made again")
+    missing = [rows for rows, made in found.items() if len(made.arrays) < len(names)]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
         with context.progress.task(title, total=count) as task:
@@ -61,12 +70,13 @@ def cached_rows(
             for rows in missing:
                 made = compute(rows)
                 for name in names:
-                    with replacing(_file(folder, name, rows)) as partial:
-                        write_array(partial, made[name])
+                    path = _file(folder, name, rows)
+                    write_sealed(path, array_bytes(made[name]), about=f"{key}/{path.name}")
+                    found[rows].arrays[name] = made[name]
                 task.advance(len(rows))
     # the empty range gives shape and dtype of a table without rows
     return {
-        name: joined([torch.from_numpy(np.load(_file(folder, name, r), allow_pickle=False)) for r in ranges]).numpy()
+        name: joined([torch.from_numpy(np.ascontiguousarray(found[r].arrays[name])) for r in ranges]).numpy()
         for name in names
         if ranges
     }
@@ -81,6 +91,29 @@ def joined(pieces: Sequence[Tensor]) -> Tensor:
         return F.pad(piece, lacking[::-1]) if any(lacking) else piece
 
     return torch.cat([padded(piece) for piece in pieces])
+
+
+@dataclass
+class _Chunk:
+    """Rows of one range: name -> array for those that are there and whole, and the files of those that are not."""
+
+    arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    damaged: list[Path] = field(default_factory=list)
+
+
+def _read(folder: Path, key: str, names: Sequence[str], rows: range) -> _Chunk:
+    chunk = _Chunk()
+    for name in names:
+        path = _file(folder, name, rows)
+        try:
+            data = read_sealed(path, about=f"{key}/{path.name}")
+        except FileNotFoundError:
+            continue
+        if data is None:
+            chunk.damaged.append(path)
+        else:
+            chunk.arrays[name] = np.load(io.BytesIO(data), allow_pickle=False)
+    return chunk
 
 
 def _file(folder: Path, name: str, rows: range) -> Path:

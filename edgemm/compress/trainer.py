@@ -2,7 +2,8 @@
 
 Every random draw of a step comes from a seed made of (seed, step), never from what happened before; so a run resumed
 from a checkpoint at step k draws what an undisturbed run draws, and ends in the same weights (same machine, same
-thread count). A checkpoint is one safetensors file, replaced atomically, whose header holds the step as JSON.
+thread count). A checkpoint is one safetensors file, replaced atomically, whose header holds the step as JSON, and a
+digest of it all: training doesn't go on from one that was damaged.
 
 `accelerate` is underneath: the processes of a launch (``torchrun``, on GPUs ``accelerate launch`` as well) split each
 batch among them; process 0 alone writes.
@@ -14,12 +15,12 @@ import ctypes
 import hashlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -28,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import ModelError
 from edgemm.stage import Progress
 
@@ -135,7 +137,10 @@ def train_(
     names = [name for group in optimizer.param_groups for name in group["names"]]
     averaged = _averaged(objective) if schedule.ema else {}
     identity = _identity(schedule, samples=samples, seed=seed, world=accelerator.num_processes, names=names)
-    first = _resume_(scratch / CHECKPOINT, objective, optimizer, names, averaged, identity=identity)
+    found = _checkpoint(scratch / CHECKPOINT, identity=identity)
+    if found == "damaged" and accelerator.is_main_process:
+        progress.say(f"{title}: {scratch / CHECKPOINT}: damaged since it was written; training starts again")
+    first = _resume_(found, objective, optimizer, names, averaged) if isinstance(found, _Checkpoint) else 0
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
     wrapped.train()
     _train_only_trained_(objective)
@@ -295,36 +300,53 @@ def _save(
             tensors[f"{moment}/{name}"] = value
     # clone: safetensors refuses tensors that share memory
     plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    digest = _digest(plain, step=json.dumps(step), identity=identity)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with replacing(path) as partial:
+        save_file(plain, partial, metadata={"step": json.dumps(step), "identity": identity, "sha256": digest})
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    tensors: Mapping[str, Tensor]
+    step: int
+
+
+def _checkpoint(path: Path, *, identity: str) -> _Checkpoint | Literal["damaged"] | None:
+    """The checkpoint of that run; None where there is none, or one of another run."""
+    if not path.is_file():
+        return None
     try:
-        save_file(plain, partial, metadata={"step": json.dumps(step), "identity": identity})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError):
+        return "damaged"
+    facts = {name: metadata.get(name, "") for name in ("step", "identity")}
+    if metadata.get("sha256") != _digest(tensors, **facts):
+        return "damaged"
+    return _Checkpoint(tensors, int(json.loads(facts["step"]))) if facts["identity"] == identity else None
+
+
+def _digest(tensors: Mapping[str, Tensor], *, step: str, identity: str) -> str:
+    """sha256 (64 hex digits) of what a checkpoint holds."""
+    digest = hashlib.sha256(f"{step} {identity}\n".encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @torch.no_grad()
 def _resume_(
-    path: Path,
+    checkpoint: _Checkpoint,
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     names: list[str],
     averaged: dict[str, Tensor],
-    *,
-    identity: str,
 ) -> int:
-    """Restore everything from the checkpoint, if there is one of this run; returns the next step."""
-    if not path.is_file():
-        return 0
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("identity") != identity:
-                return 0
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError):  # a checkpoint is only ever a saving of time
-        return 0
+    """Restore everything from the checkpoint; returns the next step."""
+    tensors = checkpoint.tensors
     _assign_(objective, {n.removeprefix("weights/"): t for n, t in tensors.items() if n.startswith("weights/")})
     for name in averaged:
         averaged[name].copy_(tensors[f"averaged/{name}"])
@@ -336,4 +358,4 @@ def _resume_(
             "exp_avg": torch.empty_like(parameter).copy_(tensors[f"exp_avg/{name}"]),
             "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"exp_avg_sq/{name}"]),
         }
-    return int(json.loads(metadata["step"]))
+    return checkpoint.step

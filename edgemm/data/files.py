@@ -6,6 +6,7 @@ the content alone, so that no name in an archive can reach out of the folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -37,7 +38,7 @@ def ending_of(data: bytes) -> str:
 
 
 def keep_bytes(data: bytes, cache: Path) -> Path:
-    """``<cache>/files/<sha256><ending>`` with these bytes: found, or written whole or not at all.
+    """``<cache>/files/<sha256><ending>`` with these bytes: found whole, or written whole or not at all.
 
     Law: ``keep_bytes(data, cache).read_bytes() == data``.
 
@@ -46,8 +47,9 @@ def keep_bytes(data: bytes, cache: Path) -> Path:
     """
     folder = cache / "files"
     path = folder / f"{hashlib.sha256(data).hexdigest()}{ending_of(data)}"
-    if path.is_file() and path.stat().st_size == len(data):
-        return path
+    with contextlib.suppress(OSError):  # not there, or a sector of the disk that can't be read any more
+        if path.read_bytes() == data:
+            return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(prefix=".", dir=folder)

@@ -1,17 +1,17 @@
-"""Kept scores: what was scored before on the same bytes, samples and engine isn't scored again."""
+"""Kept scores: what was scored before on the same bytes, samples and engine isn't scored again; sealed, and checked."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from edgemm.measure.scores import Scored
-from edgemm.runtime.disk import replacing
+from edgemm.runtime.disk import read_sealed, replacing, write_sealed
 from edgemm.stage import Context
 
 
@@ -32,21 +32,25 @@ def file_of(context: Context, key: Sequence[Any]) -> Path | None:
     return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
 
 
-def read(path: Path | None) -> list[Scored] | None:
-    """Scores kept by an earlier run; anything unreadable is measured again, as if it were not there."""
+def read(path: Path | None, *, say: Callable[[str], None]) -> list[Scored] | None:
+    """Scores kept by an earlier run, or None; what was damaged since is scored again, which ``say`` is told."""
     if path is None:
         return None
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-        return [Scored(**{**record, "samples": tuple(record["samples"])}) for record in records]
-    except (OSError, ValueError, TypeError, KeyError):
+        data = read_sealed(path, about=path.name)
+    except FileNotFoundError:
         return None
+    if data is None:
+        say(f"scores: {path}: damaged since it was written; scored again")
+        return None
+    return [Scored(**{**record, "samples": tuple(record["samples"])}) for record in json.loads(bytes(data))]
 
 
 def write(path: Path | None, scored: Sequence[Scored]) -> None:
     """Keep scores there; nothing without a cache."""
     if path is not None:
-        write_text(path, json.dumps([asdict(s) for s in scored], ensure_ascii=False))
+        data = json.dumps([asdict(s) for s in scored], ensure_ascii=False).encode()
+        write_sealed(path, data, about=path.name)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -265,7 +265,7 @@ def _accuracies(
                 *map(astuple, pairs.get(split, ())),
             ]
             kept = kept_scores.file_of(context, key)
-            scored = kept_scores.read(kept)
+            scored = kept_scores.read(kept, say=context.progress.say)
             if scored is None:
                 if encoder is not None and gallery is None:
                     with _encoding(encoder, split, samples, context, ()) as (bundle, advance):

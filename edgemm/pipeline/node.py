@@ -114,7 +114,7 @@ def run_nodes(
         if isinstance(run, Run):
             run.pin(key)
             record = store.make(key, node.name, work, facts=facts, say=progress.say, again=node.name in again)
-            if node.name in again:
+            if not record.cached:
                 run.drop_superseded(key)
             run.finished(node.name, record)
         else:

@@ -26,7 +26,7 @@ from edgemm.pipeline.progress import duration, progress_for
 from edgemm.pipeline.run import check_engines, with_targets
 from edgemm.pipeline.runs import cache_in_use, running
 from edgemm.pipeline.stages import corridor_nodes
-from edgemm.pipeline.store import Record, Store
+from edgemm.pipeline.store import Damaged, Record, Store
 from edgemm.recipe import (
     AudioTower,
     DistillConfig,
@@ -81,7 +81,10 @@ def print_plan(nodes: Sequence[Node], store: Path) -> None:
     for node in nodes:
         record = None
         if opened is not None and all(name in made for name in node.inputs.values()):
-            record = opened.find(key_of(node, made)[0], check=False)
+            try:
+                record = opened.find(key_of(node, made)[0], check=False)
+            except Damaged as error:
+                print(f"note: {error.what}; a run makes it again")
         if record is not None:
             made[node.name] = record
         size = words.size(record.bytes) if record else "-"

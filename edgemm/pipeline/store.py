@@ -56,6 +56,14 @@ class Record:
     facts: Mapping[str, Any]
 
 
+class Damaged(StoreError):
+    """An artifact that is no longer what was made; ``what`` says where and how."""
+
+    def __init__(self, what: str, folder: Path) -> None:
+        super().__init__(f"{what}; remove {folder} and run again")
+        self.what = what
+
+
 class Store:
     """A store in a folder.
 
@@ -92,7 +100,7 @@ class Store:
             check: hash its files the first time this process meets it.
 
         Raises:
-            StoreError: a file of it was changed, added or removed since it was made, or its record is damaged.
+            Damaged: a file of it was changed, added or removed since it was made, or its record was.
         """
         folder = self.root / "artifacts" / key
         facts = _read_record(folder)
@@ -120,23 +128,28 @@ class Store:
         say: Callable[[str], None],
         again: bool = False,
     ) -> Record:
-        """The artifact of that key: found, or made by ``work(out, scratch)`` under the key's lock.
+        """The artifact of that key: found whole, or made by ``work(out, scratch)`` under the key's lock.
+
+        One that was damaged since it was made is made again, which ``say`` is told.
 
         Args:
             key: content key of what ``work`` will write.
             stage: name for records and messages.
             work: writes a complete folder ``out``; may keep checkpoints in ``scratch``.
             facts: what the key was made from; kept in the record.
-            say: is told when another process holds the key.
+            say: is told when another process holds the key, and what of the artifact is damaged.
             again: make it even where it is there, and replace it.
 
         Raises:
             StoreError: the disk is full or read-only; nothing is left half-written.
         """
         with self.lock(key, on_wait=lambda: say(f"{stage}: another process is making this; waiting for its result")):
-            if not again and (found := self.find(key)) is not None:
-                self.touch(key)
-                return found
+            try:
+                if not again and (found := self.find(key)) is not None:
+                    self.touch(key)
+                    return found
+            except Damaged as error:
+                say(f"{stage}: {error.what}; made again")
             partial, scratch = self.root / "partial" / key, self.root / "scratch" / key
             with writing(self.root, stage):
                 remove(partial)
@@ -192,20 +205,24 @@ class Store:
         folder = self.root / "artifacts" / key
         try:
             record = _read_record(folder)
-        except StoreError:
+        except Damaged:
             return []
         return [path for path in sorted(folder.glob("content*")) if record and path.name != record["content"]]
 
     def _check(self, folder: Path, facts: Mapping[str, Any]) -> None:
         content = folder / facts["content"]
+        made = f"since stage '{facts['stage']}' made it"
         there, known = set(folder_files(content)), set(facts["files"])
         for name in sorted(there ^ known):
-            what = "is missing" if name in known else "was added"
-            raise StoreError(f"{content / name}: {what} since stage '{facts['stage']}' made it; {_mend(folder)}")
+            raise Damaged(f"{content / name}: {'is missing' if name in known else 'was added'} {made}", folder)
         for name, entry in facts["files"].items():
             path = content / name
-            if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
-                raise StoreError(f"{path}: changed since stage '{facts['stage']}' made it; {_mend(folder)}")
+            try:
+                same = path.stat().st_size == entry["bytes"] and file_sha256(path) == entry["sha256"]
+            except OSError as error:  # a sector of the disk that can't be read any more
+                raise Damaged(f"{path}: can't be read any more ({error.strerror})", folder) from error
+            if not same:
+                raise Damaged(f"{path}: changed {made}", folder)
 
     def _publish(self, partial: Path, key: str, stage: str, seconds: float, facts: Mapping[str, Any]) -> None:
         """Record last, sync everything, then one rename."""
@@ -260,7 +277,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder with all that is in it; nothing happens where it is not there."""
+    """Remove a folder with all that is in it, or a file that took its place; nothing happens where it is not there."""
+    if folder.is_file() or folder.is_symlink():
+        folder.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -320,36 +339,38 @@ def _free_mb(place: Path) -> int:
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of an artifact's folder, None where there is none. Raises StoreError where it is damaged."""
+    """The record of an artifact's folder, None where there is none. Raises Damaged."""
     try:
         record = json.loads((folder / RECORD).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{folder / RECORD}: unreadable ({one_line(error)}); {_mend(folder)}") from error
-    if wrong := _wrong_in(record):
-        raise StoreError(f"{folder / RECORD}: unreadable ({wrong}); {_mend(folder)}")
+        raise Damaged(f"{folder / RECORD}: unreadable ({one_line(error)})", folder) from error
+    if wrong := _wrong_in(record, key=folder.name):
+        raise Damaged(f"{folder / RECORD}: unreadable ({wrong})", folder)
     record.setdefault("content", "content")  # written by the first version of the store
     return dict(record)
 
 
-def _wrong_in(record: Any) -> str:
+def _wrong_in(record: Any, *, key: str) -> str:
     """What a record lacks or has wrong; empty where it is as ``_publish`` writes it."""
     if not isinstance(record, dict):
         return f"a {type(record).__name__}, expected an object"
-    for key, kind in (("stage", str), ("digest", str), ("seconds", (int, float)), ("facts", dict), ("files", dict)):
-        if not isinstance(record.get(key), kind):
-            return f"'{key}' is missing or of another type"
+    for name, kind in (("stage", str), ("digest", str), ("seconds", (int, float)), ("facts", dict), ("files", dict)):
+        if not isinstance(record.get(name), kind):
+            return f"'{name}' is missing or of another type"
+    if record.get("key", key) != key:
+        return f"'key' is {json.dumps(record['key'])[:80]}, of another artifact"
     if not re.fullmatch(r"content(-[0-9a-f]+)?", str(record.get("content", "content"))):
         return f"'content' is {json.dumps(record['content'])[:80]}"
     for entry in record["files"].values():
         if not isinstance(entry, dict) or type(entry.get("bytes")) is not int or type(entry.get("sha256")) is not str:
             return "'files' holds something else than sizes and digests"
-    return "" if record["files"] else "'files' is empty"
-
-
-def _mend(folder: Path) -> str:
-    return f"remove {folder} and run again"
+    if not record["files"]:
+        return "'files' is empty"
+    if record["digest"] != files_digest({name: entry["sha256"] for name, entry in record["files"].items()}):
+        return "'digest' is not that of 'files'"
+    return ""
 
 
 def _is_held(lock: Path) -> bool:

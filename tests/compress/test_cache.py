@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgemm.compress.cache import Rows, cache_key, cached_rows
-from edgemm.stage import Context
+from edgemm.stage import Context, Silent
 
 
 def squares(rows: range) -> Rows:
@@ -62,6 +63,60 @@ def test_another_key_is_another_table(tmp_path: Path) -> None:
     )
     assert first["square"][2, 0] == 4
     assert other["square"][2, 0] == 5
+
+
+class Said(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def flipped(path: Path, other: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[140] ^= 0x40  # behind the header, in the numbers
+    path.write_bytes(data)
+
+
+def cut(path: Path, other: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def emptied(path: Path, other: Path) -> None:
+    path.write_bytes(b"")
+
+
+def swapped(path: Path, other: Path) -> None:
+    mine, theirs = path.read_bytes(), other.read_bytes()
+    path.write_bytes(theirs)
+    other.write_bytes(mine)
+
+
+@pytest.mark.parametrize(("damage", "files"), [(flipped, 1), (cut, 1), (emptied, 1), (swapped, 2)])
+def test_a_damaged_chunk_is_made_again_and_said(tmp_path: Path, damage: Callable[..., None], files: int) -> None:
+    said = Said()
+    context = Context(scratch=tmp_path, progress=said)
+    asked: list[range] = []
+
+    def compute(rows: range) -> Rows:
+        asked.append(rows)
+        return squares(rows)
+
+    def table() -> list[float]:
+        return cached_rows(context, "k", ["square"], compute, count=8, chunk=4, title="squares")["square"][
+            :, 0
+        ].tolist()
+
+    right = table()
+    damage(*sorted(tmp_path.rglob("*.npy")))
+    assert table() == right == [r * r for r in range(8)]
+    assert asked == [range(0, 4), range(4, 8), *([range(0, 4), range(4, 8)][:files])]
+    (line,) = said.lines
+    assert line.startswith(f"squares: {tmp_path}")
+    assert line.endswith(f"{' and 1 more' if files == 2 else ''}: damaged since it was written; made again")
+    table()
+    assert len(said.lines) == 1
 
 
 def test_the_shared_cache_is_taken_where_there_is_one(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -139,13 +140,34 @@ def test_a_checkpoint_of_another_run_is_passed_over(tmp_path: Path, changed: dic
     assert torch.equal(second.linear.weight, alone.linear.weight)
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
+def cut(data: bytes) -> bytes:
+    return data[:-8]
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit of the last tensor's last number."""
+    return data[:-1] + bytes([data[-1] ^ 0x20])
+
+
+def of_another_step(data: bytes) -> bytes:
+    """The same file, as long as before, whose header names an earlier step."""
+    assert b'"step":"17"' in data
+    return data.replace(b'"step":"17"', b'"step":"12"')
+
+
+@pytest.mark.parametrize("damage", [cut, flipped, of_another_step])
+def test_a_damaged_checkpoint_is_passed_over_and_said(
+    tmp_path: Path, damage: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Silent, "say", lambda self, line: said.append(line))
     fitted(tmp_path / "torn", checkpoint_seconds=0.0, epochs=6)
     torn = tmp_path / "torn" / CHECKPOINT
-    torn.write_bytes(torn.read_bytes()[:-8])
-    assert torch.equal(
-        fitted(tmp_path / "torn", epochs=6).linear.weight, fitted(tmp_path / "alone", epochs=6).linear.weight
-    )
+    torn.write_bytes(damage(torn.read_bytes()))
+    said.clear()
+    damaged = fitted(tmp_path / "torn", epochs=6)
+    assert f"teach: {torn}: damaged since it was written; training starts again" in said
+    assert torch.equal(damaged.linear.weight, fitted(tmp_path / "alone", epochs=6).linear.weight)
 
 
 def test_the_average_of_the_weights_is_what_is_kept(tmp_path: Path) -> None:

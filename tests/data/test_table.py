@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from edgemm.data import Dataset, open_dataset
+from edgemm.data.files import keep_bytes
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError, StoreError
 from edgemm.stage import Silent, Task
@@ -358,3 +359,22 @@ def test_a_cache_that_can_not_be_written_is_one_clear_line(tmp_path: Path) -> No
     write(tmp_path / "cache", b"a file where the folder should be")
     with pytest.raises(StoreError, match=r"can't keep the files of the data .* choose another store with --store"):
         parquet(tmp_path, {"image": [png(1)]})
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def cut(data: bytes) -> bytes:
+    return data[:9]
+
+
+@pytest.mark.parametrize("damage", [flipped, cut])
+def test_bytes_that_were_damaged_in_the_cache_are_written_again(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    data = png(1)
+    path = keep_bytes(data, tmp_path)
+    path.write_bytes(damage(data))
+    assert keep_bytes(data, tmp_path) == path
+    assert path.read_bytes() == data

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +128,61 @@ def test_a_damaged_record_is_one_line_that_says_what_to_do(tmp_path, damage, rea
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert store.superseded("k" * 64) == []
+
+
+def changed(content: Path, record: Path) -> None:
+    (content / "file.txt").chmod(0o644)
+    (content / "file.txt").write_text("abd")  # as long as before: only the hash tells
+
+
+def emptied(content: Path, record: Path) -> None:
+    (content / "file.txt").chmod(0o644)
+    (content / "file.txt").write_text("")
+
+
+def removed(content: Path, record: Path) -> None:
+    (content / "file.txt").unlink()
+
+
+def added(content: Path, record: Path) -> None:
+    (content / "more.txt").write_text("more")
+
+
+def forged(content: Path, record: Path) -> None:
+    record.write_text(spoil(json.loads(record.read_text()), "digest", "0" * 64))
+
+
+def swapped(content: Path, record: Path) -> None:
+    """The whole artifact of another key in its place."""
+    Store(record.parents[2]).make("o" * 64, "other", write("other"), facts={}, say=silent)
+    shutil.rmtree(record.parent)
+    (record.parents[1] / ("o" * 64)).rename(record.parent)
+
+
+def cut(content: Path, record: Path) -> None:
+    record.write_bytes(record.read_bytes()[:-9])
+
+
+def replaced_by_a_file(content: Path, record: Path) -> None:
+    shutil.rmtree(record.parent)
+    record.parent.write_text("a file")
+
+
+@pytest.mark.parametrize(
+    "damage", [changed, emptied, removed, added, forged, swapped, cut, replaced_by_a_file], ids=lambda f: f.__name__
+)
+def test_what_was_damaged_since_it_was_made_is_made_again_and_said(tmp_path, damage):
+    said: list[str] = []
+    made = Store(tmp_path).make("k" * 64, "toy", write("abc"), facts={}, say=said.append)
+    damage(made.artifact.path, tmp_path / "artifacts" / ("k" * 64) / "artifact.json")
+    again = Store(tmp_path).make("k" * 64, "toy", write("abc"), facts={}, say=said.append)
+    assert not again.cached
+    assert again.artifact.digest == made.artifact.digest
+    assert (again.artifact.path / "file.txt").read_text() == "abc"
+    (line,) = said
+    assert re.fullmatch(r"toy: /\S+: .*; made again", line)
+    assert Store(tmp_path).make("k" * 64, "toy", write("abc"), facts={}, say=said.append).cached
+    assert len(said) == 1
 
 
 def test_a_second_run_makes_nothing(tmp_path):
