@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgemm.graph.files import publish, write_graph, write_manifest
+from edgemm.graph.census import arithmetic_of
+from edgemm.graph.files import publish, read_graph, write_graph, write_manifest
 from edgemm.graph.parity import OnnxGraph
 from edgemm.graph.quantize import DEFAULT, SCHEMES, Quantization, layer_names, quantize_onnx
 from edgemm.graph.race import latency_ratio
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.archive import Archive, open_archive
+from edgemm.runtime.arithmetic import Arithmetic, float_lines, precision_label
 from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import QuantizeError
 from edgemm.runtime.manifest import PartEntry, TargetEntry
@@ -74,6 +76,9 @@ def quantize_bundle(
     spool = context.scratch / "calibration"
     notes: dict[str, dict[str, object]] = {}
     made: dict[tuple[str, str], str] = {}  # (target, part) -> path
+    rolled_back: dict[tuple[str, str], str] = {}  # (target, part) -> why
+    said: set[str] = set()
+    arithmetic: dict[str, dict[str, Arithmetic]] = {}  # target -> part -> what its file is computed in
     work = [(kind, part) for kind in dict.fromkeys(graph_kind(t) for t in targets) for part in manifest.parts]
     try:
         counts: dict[str, int] = {}
@@ -104,16 +109,40 @@ def quantize_bundle(
                     if slower:
                         stored = "float32-stored-int8", compress_weights(graphs[part.name])
                         forms |= dict.fromkeys(slower, stored)
-                        note["rolled_back"] = slower
+                        note["rolled_back"] = list(slower)
+                        rolled_back |= {(target, part.name): why for target, why in slower.items()}
                 for target, (form, model) in forms.items():
                     path = f"graphs/{form}/{part.name}.onnx"
                     if not (partial / path).exists():
                         write_graph(model, partial / path)
                     made[target, part.name] = path
+                    if kind.startswith("int8") and part.role != "frontend":
+                        known = arithmetic_of(
+                            read_graph(partial / path),
+                            next(_spooled(spool, part)),
+                            float32_bytes=manifest.files[source.files[part.name]].bytes,
+                            keep_float=config.keep_float,
+                            rolled_back=rolled_back.get((target, part.name)),
+                        )
+                        arithmetic.setdefault(target, {})[part.name] = known
+                        label = precision_label("int8", [known])
+                        if label != "int8" and not known.rolled_back and path not in said:
+                            said.add(path)  # what is rolled back has been said
+                            reasons = "; ".join(float_lines(known)[:2])
+                            context.progress.say(f"target '{target}', part '{part.name}': {label}; {reasons}")
                 if note:
                     notes[f"{kind}/{part.name}"] = note
                 task.advance(note=f"{part.name} {kind}")
-            entries = tuple(replace(t, files={p.name: made[t.name, p.name] for p in manifest.parts}) for t in targets)
+            entries = tuple(
+                _as_it_became(
+                    replace(
+                        t,
+                        files={p.name: made[t.name, p.name] for p in manifest.parts},
+                        arithmetic=arithmetic.get(t.name, {}),
+                    )
+                )
+                for t in targets
+            )
             write_manifest(
                 partial,
                 replace(
@@ -124,6 +153,12 @@ def quantize_bundle(
             )
     finally:
         shutil.rmtree(spool, ignore_errors=True)
+
+
+def _as_it_became(target: TargetEntry) -> TargetEntry:
+    """An int8 target of which nothing is computed in int8 is a float32 one, and says so."""
+    parts = target.arithmetic.values()
+    return replace(target, precision="float32") if parts and not any(part.int8_macs for part in parts) else target
 
 
 def graph_kind(target: TargetEntry) -> str:
@@ -164,12 +199,12 @@ def _convert(
 
 def _slower(
     part: PartEntry, int8: ir.Model, float32: ir.Model, targets: Sequence[TargetEntry], spool: Path, context: Context
-) -> list[str]:
-    """Names of the targets on whose engine and threads a part's int8 form takes longer than float32, said aloud."""
+) -> dict[str, str]:
+    """The targets on whose engine and threads a part's int8 form takes longer than float32, and why; said aloud."""
     feed = next(_spooled(spool, part))
     small, full = (ir.to_proto(model).SerializeToString() for model in (int8, float32))
     ratios: dict[tuple[str, int], Ratio] = {}
-    slower = []
+    slower = {}
     for target in targets:
         where = f"target '{target.name}', part '{part.name}'"
         run_as = target.engine, target.threads
@@ -177,7 +212,7 @@ def _slower(
             ratios[run_as] = latency_ratio(small, full, feed, engine=target.engine, threads=target.threads, what=where)
         ratio = ratios[run_as]
         if ratio.verdict == "slower":
-            slower.append(target.name)
+            slower[target.name] = f"it takes {ratio.value:.2f} times float32's time on the machine that made this"
             pairs = f", {unfused_pairs(int8)} unfused Q/DQ pairs" if target.engine == "onnxruntime" else ""
             context.progress.say(
                 f"{where}: int8 takes {ratio.value:.2f} times float32's time here "

@@ -49,6 +49,13 @@ def write_graph(model: ir.Model, path: Path) -> None:
         partial.write_bytes(data)
 
 
+def read_graph(path: Path) -> ir.Model:
+    """The graph of a file that ``write_graph`` wrote."""
+    import onnx
+
+    return ir.from_proto(onnx.load(path))
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Write ``manifest.json`` last, with the digest of every file beside it."""
     from edgemm.runtime.archive import seal

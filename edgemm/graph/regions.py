@@ -51,24 +51,87 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 
 def is_weighted(node: ir.Node) -> bool:
     """A Conv, MatMul or Gemm of an activation with constant float32 weights (Gemm: plain or transposed B only)."""
-    if node.op_type not in WEIGHTED or node.domain not in ("", "ai.onnx"):
-        return False
-    weight = node.inputs[1]
-    if constant(node.inputs[0]) is not None or weight is None or weight.const_value is None:
-        return False
-    if weight.const_value.dtype != ir.DataType.FLOAT or len(weight.const_value.shape) < 2:
-        return False
-    if node.op_type == "MatMul":
-        return len(weight.const_value.shape) == 2
+    return node.op_type in WEIGHTED and _obstacle(node) is None
+
+
+def _obstacle(node: ir.Node) -> str | None:
+    """What keeps a Conv, MatMul or Gemm from int8 arithmetic, or None where nothing in the node does."""
+    if node.domain not in ("", "ai.onnx"):
+        return f"an operator of the domain {node.domain}"
+    source, weight = node.inputs[0], node.inputs[1]
+    if constant(source) is not None:
+        return "its constant factor is the first; int8 kernels take weights as the second"
+    if weight is None or weight.const_value is None:
+        return "a product of two activations, which costs accuracy in int8"
+    if weight.const_value.dtype != ir.DataType.FLOAT:
+        return f"its weights are {weight.const_value.dtype.name.lower()}, not float32"
+    rank = len(weight.const_value.shape)
+    if rank < 2 or (node.op_type == "MatMul" and rank != 2):
+        return f"its weights have {rank} dimension{'s' * (rank != 1)}; int8 kernels take 2"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
     if node.op_type == "Gemm":
-        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-        return (
-            node.attributes.get_float("alpha", 1.0) == 1.0
-            and node.attributes.get_float("beta", 1.0) == 1.0
-            and node.attributes.get_int("transA", 0) == 0
-            and (len(node.inputs) < 3 or node.inputs[2] is None or (bias is not None and bias.ndim == 1))
-        )
-    return len(node.inputs) < 3 or node.inputs[2] is None or constant(node.inputs[2]) is not None
+        if node.attributes.get_int("transA", 0):
+            return "transA: int8 kernels take the activation as it is"
+        if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_float("beta", 1.0) != 1.0:
+            return "alpha or beta is not 1"
+        if bias is not None and ((array := constant(bias)) is None or array.ndim != 1):
+            return "its bias is not a constant vector"
+    if node.op_type == "Conv" and bias is not None and constant(bias) is None:
+        return "its bias is not constant"
+    return None
+
+
+_NO_INT8_FORM = {
+    "ConvTranspose": "onnxruntime has no int8 kernel for it",
+    "Einsum": "engines have no int8 kernel for it; write it as MatMul",
+    "Attention": "products of two activations, which cost accuracy in int8",
+    "LSTM": "no static int8 form: its state is fed back inside the operator",
+    "GRU": "no static int8 form: its state is fed back inside the operator",
+    "RNN": "no static int8 form: its state is fed back inside the operator",
+    "LayerNormalization": "normalisation in int8 ruins accuracy",
+    "RMSNormalization": "normalisation in int8 ruins accuracy",
+    "InstanceNormalization": "normalisation in int8 ruins accuracy",
+    "GroupNormalization": "normalisation in int8 ruins accuracy",
+    "BatchNormalization": "no convolution or Gemm stands before it to be folded into",
+}
+
+
+def why_float(
+    node: ir.Node, *, keep_float: frozenset[str] = frozenset(), rolled_back: bool = False, inside: bool = False
+) -> str:
+    """Why a layer that is in float in a quantized graph is so, in one phrase.
+
+    Args:
+        node: a layer of the graph that ships.
+        keep_float: layers that were to stay in float, by their first output.
+        rolled_back: int8 was slower, so the whole graph went back.
+        inside: whether the node lies in the body of an If, Loop or Scan.
+    """
+    if node.op_type in _NO_INT8_FORM:
+        return _NO_INT8_FORM[node.op_type]
+    if inside:
+        return "inside the body of an If, Loop or Scan, which is left alone"
+    if node.outputs[0].name in keep_float:
+        return "named in keep_float"
+    if node.op_type == "Gather":
+        return _table_obstacle(node) or "engines of this kind read embedding tables in float"
+    if node.op_type in WEIGHTED and (why := _obstacle(node)) and not (rolled_back and _is_stored(node)):
+        return why
+    if rolled_back:
+        return "int8 was slower and rolled back"
+    if node.graph is not None and node.op_type == "Conv" and _reads_pixels(node, node.graph):
+        return "the first convolution of a picture: int8 costs accuracy there and saves no time"
+    return "left in float by the quantizer"
+
+
+def _is_stored(node: ir.Node) -> bool:
+    """Whether the weights are integers that are widened at load (see ``storage``)."""
+    weight = node.inputs[1]
+    mul = weight.producer() if weight is not None else None
+    if mul is None or mul.op_type != "Mul" or constant(mul.inputs[1]) is None:
+        return False
+    cast = mul.inputs[0].producer() if mul.inputs[0] is not None else None
+    return cast is not None and cast.op_type == "Cast" and constant(cast.inputs[0]) is not None
 
 
 def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
@@ -165,15 +228,24 @@ def _feeds_weighted_through_relu(node: ir.Node, only_reader: Callable[[ir.Value]
     return bool(readers) and all(is_weighted(r) for r in readers)
 
 
+SMALLEST_TABLE = 4096
+"""Numbers of an embedding table that is worth a DequantizeLinear."""
+
+
 def _is_table(node: ir.Node) -> bool:
+    return constant(node.inputs[0]) is not None and _table_obstacle(node) is None
+
+
+def _table_obstacle(node: ir.Node) -> str | None:
+    """What keeps a Gather's constant table from int8, or None."""
     table = node.inputs[0].const_value if node.inputs[0] is not None else None
-    return (
-        table is not None
-        and table.dtype == ir.DataType.FLOAT
-        and len(table.shape) == 2
-        and node.attributes.get_int("axis", 0) == 0
-        and table.size >= 4096
-    )
+    if table is None or table.dtype != ir.DataType.FLOAT:
+        return "its table is no constant of float32"
+    if len(table.shape) != 2 or node.attributes.get_int("axis", 0) != 0:
+        return "not rows of a table of two dimensions"
+    if table.size < SMALLEST_TABLE:
+        return f"a table of fewer than {SMALLEST_TABLE} numbers, not worth it"
+    return None
 
 
 def _drop_dead_ends(region: Region, int8: set[ir.Value]) -> None:

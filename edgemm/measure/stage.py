@@ -223,6 +223,7 @@ def _size(entry: _Entry, here: Environment, *, gallery: int) -> Measurement:
     details = {
         "engine": target.engine,
         "precision": target.precision,
+        "label": target.label,
         "threads": entry.threads,
         "parameters": sum(part.parameters for part in manifest.parts),
         "part_bytes": {part: manifest.files[path].bytes for part, path in target.files.items()},

@@ -91,6 +91,7 @@ class Row:
     starts: Mapping[str, Spread]  # "import", "open" and "first" inference of the cold starts
     peak_bytes: int | None
     scores: tuple[Score, ...] = field(default=())
+    label: str = ""  # the precision in words where it says more: "int8 (38 % of weights, …)"
 
     def score(self, split: str, task: str, metric: str) -> Score | None:
         """The score of that name, or None."""
@@ -166,6 +167,7 @@ def _row(measurements: Measurements, size: Measurement, reference: Measurement, 
         starts={m.subject: _spread(m) for m in _same_bytes(measurements.of("cold-start"), size)} if scored else {},
         peak_bytes=_peak(measurements, size) if scored else None,
         scores=tuple(_scores(measurements, size, reference, held)),
+        label="" if details.get("label") == details["precision"] else str(details.get("label", "")),
     )
 
 
@@ -338,10 +340,11 @@ def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]
 
 
 def _target(row: Row, rows: Sequence[Row]) -> str:
-    """The target's name, with its threads where not all rows were measured with the same number."""
+    """The target's name, what it is where its precision alone says too much, and its threads where rows differ."""
+    name = f"{row.target}: {row.label}" if row.label else row.target
     if row.latency is None or len({other.threads for other in rows if other.latency}) == 1:
-        return row.target
-    return f"{row.target}, {row.threads or 'all'} {'thread' if row.threads == 1 else 'threads'}"
+        return name
+    return f"{name}, {row.threads or 'all'} {'thread' if row.threads == 1 else 'threads'}"
 
 
 def part_cells(

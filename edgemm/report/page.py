@@ -188,8 +188,8 @@ def _headline(title: str, rows: Sequence[Row], reference: Row | None, ships: Row
         },
     ]
     answer = (
-        f"“{ships.variant}” on {ships.engine} ({ships.precision}) against “{reference.variant}” on {reference.engine} "
-        f"({reference.precision})"
+        f"“{ships.variant}” on {ships.engine} ({ships.label or ships.precision}) against “{reference.variant}” on "
+        f"{reference.engine} ({reference.precision})"
     )
     score = headline_score(ships)
     before = headline_score(reference)

@@ -69,6 +69,7 @@ def verify(options: argparse.Namespace) -> int:
 def inspect(options: argparse.Namespace) -> int:
     """Parts, targets and sizes, from the manifest."""
     from edgemm.runtime.archive import open_archive
+    from edgemm.runtime.arithmetic import float_lines, part_line
 
     manifest = open_archive(options.bundle).manifest
     if options.json:
@@ -87,8 +88,13 @@ def inspect(options: argparse.Namespace) -> int:
     _print_table(rows)
     _print_table(
         [["target", "engine", "precision", "threads"]]
-        + [[t.name, t.engine, t.precision, str(t.threads or "engine's")] for t in manifest.targets]
+        + [[t.name, t.engine, t.label, str(t.threads or "engine's")] for t in manifest.targets]
     )
+    for target in manifest.targets:
+        for name, known in target.arithmetic.items():
+            print(f"\n{target.name}, {name}: {part_line(known, manifest.files[target.files[name]].bytes)}")
+            for line in float_lines(known):
+                print(f"  {line}")
     for key in ("licence", "made"):
         if manifest.provenance.get(key):
             print(f"\n{key}: {printable(str(manifest.provenance[key]))}")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from edgemm.runtime.arithmetic import Arithmetic, arithmetic_from_json, precision_label
 from edgemm.runtime.errors import BundleError
 from edgemm.runtime.fields import Fields, check_number, check_string, parse_json, show
 from edgemm.runtime.paths import check_path
@@ -79,6 +80,9 @@ RawInput = ImageInput | TextInput | AudioInput | TensorInput
 class TargetEntry:
     """One engine's files for the parts. ``fingerprint`` holds what a compiled plan needs to load.
 
+    ``precision`` is what the target is; one that was asked to be int8 and has no int8 layer is float32. ``arithmetic``
+    says of each part that was to be int8 what it became.
+
     Every part has a file. A frontend runs on onnxruntime in every target: preprocessing exists once, and engines
     disagree about it (OpenVINO 2026.4 ignores Resize's ``antialias``, TensorRT refuses uint8 images of any size).
     All other parts of a TensorRT target are compiled plans.
@@ -90,6 +94,12 @@ class TargetEntry:
     files: Mapping[str, str]  # part name -> path inside the bundle
     threads: int = 0  # 0: the engine decides
     fingerprint: Mapping[str, str] = field(default_factory=dict)
+    arithmetic: Mapping[str, Arithmetic] = field(default_factory=dict)  # part name -> what it is computed in
+
+    @property
+    def label(self) -> str:
+        """The precision in words: ``"int8"``, ``"float32 (int8 rolled back)"``; see ``precision_label``."""
+        return precision_label(self.precision, self.arithmetic.values())
 
     def engine_of(self, part: PartEntry) -> Engine:
         """The engine that runs one part."""
@@ -212,6 +222,7 @@ class Manifest:
                     "threads": target.threads,
                     "files": dict(target.files),
                     "fingerprint": dict(target.fingerprint),
+                    **_arithmetic_to_json(target),
                 }
                 for target in self.targets
             ],
@@ -289,6 +300,12 @@ class Manifest:
         return manifest
 
 
+def _arithmetic_to_json(target: TargetEntry) -> dict[str, Any]:
+    """The key ``arithmetic`` where there is any: a bundle without stays readable for readers from before."""
+    said = {part: known.to_json() for part, known in target.arithmetic.items()}
+    return {"arithmetic": said} if said else {}
+
+
 def raw_to_json(raw: RawInput) -> dict[str, Any]:
     """Law: ``raw_from_json(raw_to_json(r)) == r``."""
     if isinstance(raw, TextInput):
@@ -360,6 +377,9 @@ def _target(fields: Fields) -> TargetEntry:
         files={part: check_path(check_string(path, where), where) for part, path, where in fields.mapping("files")},
         threads=fields.integer("threads", 0),
         fingerprint=fields.string_map("fingerprint", {}),
+        arithmetic={
+            part: arithmetic_from_json(known, where=where) for part, known, where in fields.mapping("arithmetic", {})
+        },
     )
     fields.done()
     return target
@@ -467,6 +487,9 @@ def _check_targets(manifest: Manifest, file: str) -> None:
         for name in target.files:
             if name not in parts:
                 raise BundleError(f"{file}: targets[{i}].files.{name}: no such part; expected {parts}")
+        for name in target.arithmetic:
+            if name not in parts:
+                raise BundleError(f"{file}: targets[{i}].arithmetic.{name}: no such part; expected {parts}")
 
 
 def _check_golden(manifest: Manifest, file: str) -> None:

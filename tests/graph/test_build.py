@@ -257,9 +257,17 @@ def test_a_slower_int8_part_is_rolled_back_to_float_arithmetic_and_said_so(tmp_p
     ]
     quantize_bundle(source, samples, tmp_path / "out", targets=targets, context=context, rollback=True)
     assert asked == [("onnxruntime", 1), ("openvino", 2)]
-    assert "target 'ort-int8', part 'image': int8 takes 1.30 times float32's time" in said[-1]
-    assert "unfused Q/DQ pairs" in said[-1]
+    line = next(
+        line for line in said if "target 'ort-int8', part 'image': int8 takes 1.30 times float32's time" in line
+    )
+    assert "unfused Q/DQ pairs" in line
     manifest = Bundle.open(tmp_path / "out").manifest
+    ort, ov = manifest.targets
+    assert (ort.precision, ort.label) == ("float32", "float32 (int8 rolled back)")
+    assert (ov.precision, ov.label[:6]) == ("int8", "int8 (")  # the first convolution stays in float
+    assert ort.arithmetic["image"].int8_macs == 0
+    assert ort.arithmetic["image"].int8_weights == ov.arithmetic["image"].int8_weights > 0
+    assert "1.30 times" in str(ort.arithmetic["image"].rolled_back)
     files = {target.name: target.files["image"] for target in manifest.targets}
     assert files == {"ort-int8": "graphs/float32-stored-int8/image.onnx", "ov-int8": "graphs/int8/image.onnx"}
     assert manifest.provenance["quantization"]["parts"]["int8/image"]["rolled_back"] == ["ort-int8"]

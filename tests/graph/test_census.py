@@ -1,0 +1,182 @@
+"""What a bundle calls int8, counted again by others: torch counts products, the file's own tensors count weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from small import image_part, pixels, text_part, tokens
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgemm.graph.census import arithmetic_of, layers_of
+from edgemm.graph.passes import clean_
+from edgemm.graph.quantize import Quantization, quantize_onnx
+from edgemm.graph.storage import compress_weights
+from edgemm.runtime.arithmetic import Arithmetic, FloatLayers, arithmetic_from_json, precision_label
+from edgemm.runtime.errors import BundleError
+
+
+def counted_by_torch(part, feed) -> dict[str, int]:
+    """Multiply-accumulates of one run by module, of the whole under "Global"."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        part.module.eval()(*(torch.from_numpy(array) for array in feed.values()))
+    return {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+
+
+def weights_of(module: nn.Module, *kinds: type[nn.Module]) -> int:
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, kinds))
+
+
+def eight_bit_numbers(model: ir.Model) -> int:
+    """Numbers that the file stores as int8, in tensors that have rows and columns."""
+    tensors = onnx.load_model_from_string(ir.to_proto(model).SerializeToString()).graph.initializer
+    return sum(int(np.prod(t.dims)) for t in tensors if t.data_type == TensorProto.INT8 and len(t.dims) > 1)
+
+
+def test_weights_and_products_of_a_convolutional_tower_are_as_torch_and_the_file_count_them(image_graph):
+    part, feed = image_part(), {"pixels": pixels(1)}
+    int8 = quantize_onnx(image_graph, [{"pixels": pixels(4)}])
+    found = arithmetic_of(int8, feed, float32_bytes=1)
+    by_module = counted_by_torch(part, feed)
+    stem = next(flops for name, flops in by_module.items() if name.endswith("stem"))
+    assert found.macs == by_module["Global"]
+    assert found.int8_macs == by_module["Global"] - stem
+    assert found.weights == weights_of(part.module, nn.Conv2d, nn.Linear)
+    assert found.int8_weights == eight_bit_numbers(int8)
+    assert [(g.operator, g.macs, g.why[:21]) for g in found.in_float] == [("Conv", stem, "the first convolution")]
+
+
+def test_weights_and_products_of_a_transformer_are_as_torch_and_the_file_count_them(text_graph):
+    part, feed = text_part(), {name: array[:1] for name, array in tokens(1).items()}
+    int8 = quantize_onnx(text_graph, [tokens(4)])
+    found = arithmetic_of(int8, feed, float32_bytes=1)
+    whole = counted_by_torch(part, feed)["Global"]
+    width, length, layers = 32, 8, 1
+    attention = layers * 2 * length * length * width  # queries by keys, and weights by values
+    pooling = length * width  # the mean over tokens, as a product with the mask
+    assert found.macs == whole
+    assert found.int8_macs == whole - attention - pooling
+    norm = width  # untrained, they are all ones, and kept once
+    assert found.weights == weights_of(part.module, nn.Linear, nn.Embedding) + norm
+    assert found.int8_weights == eight_bit_numbers(int8)
+    reasons = {group.operator: group.why for group in found.in_float}
+    assert "two activations" in reasons["MatMul"]
+    assert "ruins accuracy" in reasons["LayerNormalization"]
+
+
+def test_weights_that_are_only_stored_in_eight_bits_multiply_nothing_in_int8(image_graph):
+    stored = compress_weights(image_graph)
+    found = arithmetic_of(stored, {"pixels": pixels(1)}, float32_bytes=1, rolled_back="it was slower")
+    assert found.int8_macs == 0
+    assert found.int8_weights == eight_bit_numbers(stored) > 0.7 * found.weights
+    assert {group.why for group in found.in_float} == {"int8 was slower and rolled back"}
+    assert precision_label("int8", [found]) == "float32 (int8 rolled back)"
+
+
+# --- layers that stay in float ---------------------------------------------------------------------------------------
+
+
+def graph_of(nodes, inputs, constants, opset: int = 18) -> ir.Model:
+    """A clean graph of ONNX nodes with the output "y"."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
+    tensors = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in constants.items()]
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", values, [out], tensors)
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9))
+    clean_(model)
+    return model
+
+
+def rand(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+node = helper.make_node
+# operator -> (nodes, inputs, constants, multiply-accumulates by hand, words of the reason)
+FLOATS = {
+    "ConvTranspose": ([node("ConvTranspose", ["x", "w"], ["y"])], {"x": [1, 4, 5, 5]}, {"w": rand(4, 6, 3, 3)},
+                      4 * 25 * 6 * 9, "no int8 kernel"),
+    "Einsum": ([node("Einsum", ["x", "w"], ["y"], equation="bij,jk->bik")], {"x": [2, 3, 4]}, {"w": rand(4, 5)},
+               2 * 3 * 4 * 5, "write it as MatMul"),
+    "Gemm": ([node("Gemm", ["x", "w"], ["y"], transA=1)], {"x": [4, 3]}, {"w": rand(4, 5)}, 3 * 4 * 5, "transA"),
+    "MatMul": ([node("MatMul", ["x", "z"], ["y"])], {"x": [2, 3, 4], "z": [2, 4, 5]}, {}, 2 * 3 * 4 * 5,
+               "two activations"),
+    "LSTM": ([node("LSTM", ["x", "w", "r"], ["y"], hidden_size=3)], {"x": [5, 1, 4]},
+             {"w": rand(1, 12, 4), "r": rand(1, 12, 3)}, 5 * 12 * 7, "state is fed back"),
+    "GRU": ([node("GRU", ["x", "w", "r"], ["y"], hidden_size=3)], {"x": [5, 1, 4]},
+            {"w": rand(1, 9, 4), "r": rand(1, 9, 3)}, 5 * 9 * 7, "state is fed back"),
+    "LayerNormalization": ([node("LayerNormalization", ["x", "w"], ["y"])], {"x": [2, 4]}, {"w": rand(4)}, 0, "ruins"),
+    "Gather": ([node("Cast", ["x"], ["i"], to=7), node("Gather", ["w", "i"], ["y"])], {"x": [2]}, {"w": rand(9, 5)},
+               0, "fewer than 4096"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("operator", FLOATS)
+def test_a_layer_that_stays_in_float_is_named_with_its_products_and_its_reason(operator):
+    nodes, inputs, constants, macs, reason = FLOATS[operator]
+    model = graph_of(nodes, inputs, constants)
+    (layer,) = layers_of(model, {name: np.ones(shape, np.float32) for name, shape in inputs.items()})
+    assert (layer.operator, layer.int8, layer.macs) == (operator, False, macs)
+    assert sum(n for n, _ in layer.weights.values()) == sum(array.size for array in constants.values())
+    assert reason in layer.why
+
+
+def test_grouped_and_depthwise_convolutions_are_int8_like_any_other():
+    nodes = [node("Conv", ["x", "a"], ["h"], group=8), node("Conv", ["h", "b"], ["y"], group=2)]
+    model = graph_of(nodes, {"x": ["b", 8, 6, 6]}, {"a": rand(8, 1, 3, 3), "b": rand(4, 4, 1, 1)})
+    feed = {"x": rand(1, 8, 6, 6)}
+    layers = layers_of(quantize_onnx(model, [feed] * 4), feed)
+    assert [(layer.int8, layer.macs) for layer in layers] == [(False, 8 * 16 * 9), (True, 4 * 16 * 4)]
+    assert layers[0].why.startswith("the first convolution")  # one channel in per channel out, of the input itself
+
+
+def test_a_layer_that_was_to_stay_in_float_says_that_it_was_asked_to(image_graph):
+    names = {layer.name for layer in layers_of(image_graph, {"pixels": pixels(1)})}
+    last = sorted(names)[-1]
+    int8 = quantize_onnx(image_graph, [{"pixels": pixels(4)}], Quantization(keep_float=frozenset({last})))
+    layers = layers_of(int8, {"pixels": pixels(1)}, keep_float=frozenset({last}))
+    assert next(layer.why for layer in layers if layer.name == last) == "named in keep_float"
+
+
+# --- in the manifest -------------------------------------------------------------------------------------------------
+
+HALF = Arithmetic(400, 100, 38, 1000, 120, (FloatLayers("LSTM", "its state is fed back", ("lstm_3",), 62, 880),))
+
+
+def test_what_a_part_is_computed_in_is_read_as_it_was_written():
+    assert arithmetic_from_json(HALF.to_json(), where="m: a") == HALF
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("int8_weights", 101, "expected at most 100"),
+        ("int8_macs", 1001, "expected at most 1000"),
+        ("macs", -1, "expected an integer"),
+        ("in_float", [{}], "operator: missing"),
+        ("rolled_back", 3, "rolled_back"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(key, value, message):
+    with pytest.raises(BundleError, match=message):
+        arithmetic_from_json({**HALF.to_json(), key: value}, where="m: a")
+
+
+@pytest.mark.parametrize(
+    ("parts", "label"),
+    [
+        ([], "int8"),
+        ([Arithmetic(4, 100, 97, 100, 95)], "int8"),
+        ([HALF], "int8 (38 % of weights, 12 % of multiply-accumulates)"),
+        ([Arithmetic(4, 100, 100, 1000, 3)], "int8 (100 % of weights, < 1 % of multiply-accumulates)"),
+        ([Arithmetic(4, 100, 0, 100, 0)], "float32 (no layer is int8)"),
+        ([Arithmetic(4, 100, 99, 100, 0, rolled_back="slower")], "float32 (int8 rolled back)"),
+    ],
+)
+def test_a_target_is_called_int8_where_it_is(parts, label):
+    assert precision_label("int8", parts) == label
