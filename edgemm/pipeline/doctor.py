@@ -31,16 +31,18 @@ def print_doctor() -> None:
     print(
         f"CPU: {_cpu()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores\n"
     )
-    rows = []
+    rows, hints = [], []
     for what, table in (("engine", ENGINES), ("input", _INPUTS)):
         for name, (module, distributions) in table.items():
             installed = find_spec(module) is not None
-            version = _version(distributions[-1]) if installed else "-"
-            rows.append([what, name, version, "" if installed else pip_install(*distributions)])
-    for distribution in _WORKBENCH:
-        version = _version(distribution)
-        rows.append(["workbench", distribution, version, "" if version != "-" else pip_install(distribution)])
-    print_table(["", "name", "version", "to install"], rows, left=4)
+            rows.append([what, name, _version(distributions[-1]) if installed else "-"])
+            hints += [] if installed else [f"{name}: {pip_install(*distributions)}"]
+    rows += [["workbench", distribution, _version(distribution)] for distribution in _WORKBENCH]
+    if missing := [name for _, name, version in rows if name in _WORKBENCH and version == "-"]:
+        hints.append(f"workbench: {pip_install(*missing)}")
+    print_table(["", "name", "version"], rows, left=3)
+    for number, line in enumerate(hints):
+        print(f"{'           ' if number else chr(10) + 'to install '}{line}")
 
 
 def _version(distribution: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,24 +15,21 @@ from edgemm.pipeline.gc import collect, parse_size
 from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
 from edgemm.runtime.archive import open_archive
+from edgemm.runtime.columns import table_lines
 from edgemm.runtime.errors import StoreError
 from edgemm.runtime.hints import pip_install
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
-    """Print aligned columns; the first ``left`` columns to the left, the others to the right; no control codes."""
-    lines = [list(header), *[list(row) for row in rows]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    for line in lines:
-        texts = [
-            text.ljust(w) if i < left else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        print("  ".join(texts).rstrip())
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str | tuple[str, str]]], *, left: int = 1) -> None:
+    """Print aligned columns, as ``runtime.columns`` lays them out; small print is dimmed on a terminal."""
+    dim = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for line in table_lines(header, rows, left=left, dim=dim):
+        print(line)
     sys.stdout.flush()
 
 
 def print_results(table: Sequence[Row], measurements: Measurements) -> None:
-    """The end table in short, and parts that are to blame: boxes on a terminal, plain columns elsewhere.
+    """The end table in short, and parts that are to blame: in columns that fit the screen.
 
     In short: p50 alone, and of the scores the headline's on every split. The rest is in the report, latencies by part
     among it.
@@ -59,26 +56,8 @@ def print_results(table: Sequence[Row], measurements: Measurements) -> None:
 
 
 def print_cells(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:
-    """A table of cells: on a terminal a cell's small line is below its main one, elsewhere beside it."""
-    if not sys.stdout.isatty():
-        print_table(header, [[f"{c.main} {c.small}".strip() for c in row] for row in body])
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    console = Console()
-    for index, name in enumerate(header):
-        # names and intervals stay whole, whatever the terminal's width; a long heading has several lines
-        inside = [part for row in body for part in (row[index].main, row[index].small)]
-        lines = textwrap.wrap(name, max(map(len, ["-", *inside, *name.split()])), break_on_hyphens=False)
-        drawn.add_column("\n".join(lines), justify="left" if index == 0 else "right", no_wrap=True)
-    for row in body:
-        drawn.add_row(*(Text(c.main) + (Text(f"\n{c.small}", style="dim") if c.small else Text()) for c in row))
-    needed = console.measure(drawn, options=console.options.update(width=1000)).maximum
-    Console(width=max(console.width, needed)).print(drawn)
+    """Print a table of cells: what is compared stands beside, or below where the screen is too narrow."""
+    print_table(header, [[(cell.main, cell.small) for cell in row] for row in body])
 
 
 def existing_store(path: Path, *, only_read: bool = False) -> Store:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from edgemm.runtime.columns import table_lines
 from edgemm.runtime.errors import EdgemmError, EngineError, InputError
 from edgemm.runtime.fields import printable
 
@@ -200,10 +201,9 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _print_table(rows: list[list[str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     print()
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in table_lines(rows[0], rows[1:], left=len(rows[0])):
+        print(line)
 
 
 class _Parser(argparse.ArgumentParser):
