@@ -1,22 +1,45 @@
-"""Waveforms: a sound file or an array becomes float32 mono samples at the rate a model was trained on."""
+"""Waveforms: a sound file or an array becomes float32 mono samples at the rate a model was trained on.
+
+Files are read in blocks and mixed down block by block, so that neither many channels nor a header that claims a week
+takes more memory than the answer.
+"""
 
 from __future__ import annotations
 
 import io
 import math
 import os
-from pathlib import Path
-from typing import Any
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from edgemm.runtime.chunks import find_samples
 from edgemm.runtime.errors import EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
+from edgemm.runtime.regular import open_regular
 
 ZERO_CROSSINGS = 16  # half-width of the resampling filter
 RATES = (1_000, 768_000)  # Hz of a file; beyond them a header is broken, or a few bytes would become gigabytes
 MAX_CHANNELS = 64  # of an array: more is an array (channels, samples)
+MAX_SAMPLES = 100_000_000  # of one channel, 400 MB: 104 minutes at 16 kHz
+MAX_FILE_BYTES = 1 << 32  # of a sound file
+_BLOCK = 1 << 18  # numbers that are decoded at a time, all channels together
+_WINDOW = 1 << 22  # numbers that the resampling filter takes at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """One decoded file: float32 (samples,) of its channels' mean, their rate in Hz, and how many the header claims.
+
+    ``claimed`` is None where the header doesn't say.
+    """
+
+    samples: np.ndarray
+    rate: int
+    claimed: int | None
 
 
 def decode_audio(raw: Any, *, sample_rate: int, where: str, limit: int | None = None) -> np.ndarray:
@@ -37,28 +60,111 @@ def decode_audio(raw: Any, *, sample_rate: int, where: str, limit: int | None = 
             another dtype or shape.
         EngineNotInstalled: soundfile is needed and not installed.
     """
-    mono, rate = read_audio(raw, sample_rate=sample_rate, where=where, limit=limit)
-    return resample(mono, rate, sample_rate)[:limit]
-
-
-def read_audio(raw: Any, *, sample_rate: int, where: str, limit: int | None = None) -> tuple[np.ndarray, int]:
-    """``decode_audio`` before the resampling: float32 (samples,), channels averaged, and their rate in Hz.
-
-    Of a longer file no more is decoded than ``limit`` samples at ``sample_rate`` need. Raises what it raises.
-    """
     if isinstance(raw, np.ndarray):
-        if not np.issubdtype(raw.dtype, np.floating):
-            raise InputError(f"{where}: got an array of {raw.dtype}, expected float32 in -1..1")
-        samples, rate = raw[:limit] if raw.ndim else raw, sample_rate
-    else:
-        samples, rate = _read(raw, where, sample_rate=sample_rate, limit=limit)
+        return _check_array(raw, where, limit)
+    sound = read_sound(raw, where=where, sample_rate=sample_rate, limit=limit)
+    count = -(-len(sound.samples) * sample_rate // sound.rate)
+    if limit is None and count > MAX_SAMPLES:
+        raise InputError(f"{where}: {count} samples at {sample_rate} Hz, expected at most {MAX_SAMPLES}; cut the sound")
+    return resample(sound.samples, sound.rate, sample_rate)[:limit]
+
+
+def read_sound(raw: Any, *, where: str, sample_rate: int = RATES[0], limit: int | None = None) -> Sound:
+    """``decode_audio`` of a file before the resampling. Raises what it raises.
+
+    Args:
+        limit: of a longer file no more is decoded than so many samples at ``sample_rate`` need.
+    """
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: the package is there, libsndfile is not
+        raise EngineNotInstalled(
+            f"{where}: soundfile is not installed; {pip_install('soundfile')}, or give a float32 array"
+        ) from error
+    name, source = where, None
+    try:
+        if isinstance(raw, (str, os.PathLike)):
+            name = f"{where} ({raw})"
+            source = open_regular(raw, where=name, largest=MAX_FILE_BYTES)
+        elif isinstance(raw, (bytes, bytearray, memoryview)):
+            source = io.BytesIO(raw)
+        else:
+            raise InputError(f"{where}: got {type(raw).__name__}, expected a path, bytes or a float32 array")
+        with source, _forward(soundfile.SoundFile)(_with_size(source)) as file:
+            rate = int(file.samplerate)
+            if not RATES[0] <= rate <= RATES[1]:
+                raise InputError(f"{name}: a sample rate of {rate} Hz, expected {RATES[0]} to {RATES[1]}")
+            needed = None if limit is None else math.ceil(limit * rate / sample_rate) + _reach(rate, sample_rate) + 1
+            claimed = int(file.frames)
+            samples = _mixed_down(file, name, needed)
+            return Sound(samples, rate, claimed if claimed < 2**62 else None)
+    except InputError:
+        raise
+    except Exception as error:  # libsndfile's errors, and what Python makes of the sizes that a file claims
+        reason = getattr(error, "error_string", None) or one_line(error)  # the rest of it is a buffer's address
+        if " object at 0x" in reason:
+            reason = type(error).__name__
+        raise InputError(f"{name}: not a sound file that libsndfile knows, or corrupt: {reason}") from error
+
+
+def _forward(file: Any) -> Any:
+    """``soundfile.SoundFile`` that never seeks: it would after each block, which FLAC streams can't."""
+
+    class Forward(file):  # type: ignore[misc]
+        def seekable(self) -> bool:
+            return False
+
+    return Forward
+
+
+def _mixed_down(file: Any, name: str, needed: int | None) -> np.ndarray:
+    """The mean of a file's channels, read in blocks: float32 (samples,), at most ``needed``."""
+    blocks: deque[np.ndarray] = deque()
+    count, rows = 0, max(1, _BLOCK // file.channels)
+    while needed is None or count < needed:
+        block = file.read(rows if needed is None else min(rows, needed - count), dtype="float32", always_2d=True)
+        if len(block) == 0:
+            break
+        if not np.isfinite(block).all():
+            raise InputError(f"{name}: {int((~np.isfinite(block)).sum())} samples are NaN or infinite")
+        blocks.append(block[:, 0].copy() if file.channels == 1 else block.mean(axis=1))
+        count += len(block)
+        if count > MAX_SAMPLES:
+            raise InputError(f"{name}: more than {MAX_SAMPLES} samples, expected at most so many; cut the sound")
+    if count == 0:
+        raise InputError(f"{name}: got samples of shape (0, {file.channels}), expected some")
+    made = np.empty(count, np.float32)
+    while blocks:  # each is freed as it is copied
+        block = blocks.pop()
+        made[count - len(block) : count] = block
+        count -= len(block)
+    return made
+
+
+def _with_size(file: BinaryIO) -> BinaryIO:
+    """The file; or, where its chunk of samples says 0 and samples follow, a copy that says how many bytes they are."""
+    found = find_samples(file)
+    file.seek(0)
+    if found is None or found.announced is not None:
+        return file
+    data = bytearray(file.read())
+    if data[:4] == b"RIFF" and not any(data[found.size_at : found.begin]):
+        data[found.size_at : found.begin] = found.there.to_bytes(4, "little")
+    return io.BytesIO(data)
+
+
+def _check_array(raw: np.ndarray, where: str, limit: int | None) -> np.ndarray:
+    if not np.issubdtype(raw.dtype, np.floating):
+        raise InputError(f"{where}: got an array of {raw.dtype}, expected float32 in -1..1")
+    samples = raw[:limit] if raw.ndim else raw
     if samples.ndim not in (1, 2) or samples.size == 0 or (samples.ndim == 2 and samples.shape[1] > MAX_CHANNELS):
         raise InputError(f"{where}: got samples of shape {samples.shape}, expected (samples,) or (samples, channels)")
     with np.errstate(over="ignore"):  # float64 beyond float32 is infinite, and found below
         samples = samples.astype(np.float32, copy=False)
     if not np.isfinite(samples).all():
         raise InputError(f"{where}: {int((~np.isfinite(samples)).sum())} samples are NaN or infinite")
-    return samples if samples.ndim == 1 else samples.mean(axis=1), rate
+    mono: np.ndarray = samples if samples.ndim == 1 else samples.mean(axis=1)
+    return mono
 
 
 def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
@@ -90,45 +196,29 @@ def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.nda
     padded = np.pad(waveform, (reach, reach + 1))
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
     made = np.empty(count, np.float32)
-    for phase in range(min(up, count)):
-        positions = np.arange(phase, count, up) * down  # in 1/up source samples
-        distance = (offsets - (positions[0] % up) / up) * cutoff
+    rows = max(1, _WINDOW // len(offsets))
+
+    def taps_of(places: np.ndarray) -> np.ndarray:
+        """The filters of places in 1/up source samples: float32 (places, K)."""
+        distance = (offsets - ((places % up) / up)[:, None]) * cutoff
         window = np.where(np.abs(distance) < ZERO_CROSSINGS, np.cos(np.pi * distance / (2 * ZERO_CROSSINGS)) ** 2, 0.0)
         taps = np.sinc(distance) * window
-        made[phase::up] = windows[positions // up] @ (taps / taps.sum()).astype(np.float32)
+        filters: np.ndarray = (taps / taps.sum(axis=1, keepdims=True)).astype(np.float32)
+        return filters
+
+    if count < 4 * up:  # hardly two samples have one phase
+        for start in range(0, count, rows):
+            places = np.arange(start, min(start + rows, count)) * down
+            made[start : start + rows] = np.einsum("nk,nk->n", windows[places // up], taps_of(places))
+        return made
+    for phase in range(up):
+        taps = taps_of(np.array([phase * down]))[0]
+        for start in range(phase, count, rows * up):
+            places = np.arange(start, min(start + rows * up, count), up) * down
+            made[start : start + rows * up : up] = windows[places // up] @ taps
     return made
 
 
 def _reach(source_rate: int, target_rate: int) -> int:
     """Source samples to each side that one made sample depends on."""
     return math.ceil(ZERO_CROSSINGS * max(1.0, source_rate / target_rate))
-
-
-def _read(raw: Any, where: str, *, sample_rate: int, limit: int | None) -> tuple[np.ndarray, int]:
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:  # OSError: the package is there, libsndfile is not
-        raise EngineNotInstalled(
-            f"{where}: soundfile is not installed; {pip_install('soundfile')}, or give a float32 array"
-        ) from error
-    name = where
-    try:
-        if isinstance(raw, (str, os.PathLike)):
-            name = f"{where} ({raw})"
-            data = Path(raw).read_bytes()
-        elif isinstance(raw, (bytes, bytearray, memoryview)):
-            data = bytes(raw)
-        else:
-            raise InputError(f"{where}: got {type(raw).__name__}, expected a path, bytes or a float32 array")
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate = int(file.samplerate)
-            if not RATES[0] <= rate <= RATES[1]:
-                raise InputError(f"{name}: a sample rate of {rate} Hz, expected {RATES[0]} to {RATES[1]}")
-            needed = -1 if limit is None else math.ceil(limit * rate / sample_rate) + _reach(rate, sample_rate) + 1
-            samples = file.read(needed, dtype="float32", always_2d=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{name}: no such file") from error
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = getattr(error, "error_string", None) or one_line(error)  # the rest of it is a buffer's address
-        raise InputError(f"{name}: not a sound file that libsndfile knows, or corrupt: {reason}") from error
-    return samples, rate
