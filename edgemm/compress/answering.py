@@ -13,7 +13,7 @@ from edgemm.compress import losses
 from edgemm.compress.feeds import Feeds
 from edgemm.compress.objectives import Drawn, Fed, weighted
 from edgemm.models.model import Model
-from edgemm.models.tokenizer import tokenizer_from_json
+from edgemm.models.tokenizer import limit_, tokenizer_from_json
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime.errors import ModelError
 
@@ -106,7 +106,7 @@ def pieces(model: Model, texts: Sequence[str]) -> list[list[str]]:
     assert raw.kind == "text"
     tokenizer = tokenizer_from_json(model.tokenizer_json or "")
     tokenizer.no_padding()
-    tokenizer.enable_truncation(raw.max_tokens)
+    limit_(tokenizer, raw.max_tokens)
     return [encoding.tokens for encoding in tokenizer.encode_batch(texts)]
 
 

@@ -1,6 +1,7 @@
 """Hugging Face models as edgemm's own: whole ones, and single encoders as towers.
 
-transformers is touched here and nowhere else in ``models``, and only when asked for: importing it takes seconds.
+transformers is touched here, and for tokenizers in ``owner_tokenizer``, and only when asked for: importing it takes
+seconds.
 Weights come from safetensors alone, and attention is the plain one, which exports with every mask.
 """
 
@@ -17,8 +18,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from edgemm.models.checkpoint import checkpoint_config, weight_files
 from edgemm.models.hub import snapshot
-from edgemm.models.huggingface_inputs import frontend_of, read_json, text_input_of
+from edgemm.models.huggingface_inputs import frontend_of, text_input_of
 from edgemm.models.huggingface_towers import (
     ARCHITECTURES,
     CLASSIFIERS,
@@ -30,14 +32,12 @@ from edgemm.models.huggingface_towers import (
 )
 from edgemm.models.model import Model, Part
 from edgemm.models.parts import BATCH, text_specs
+from edgemm.models.sentence import Sentence, SentenceHead, encoder_folder, sentence_of
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.manifest import RawInput, Role
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
-
-MAX_TOKENS = 128
-"""Of a text encoder that isn't told how many: sentences, not books."""
 
 AUDIO_BATCH = DimRange(1, 1, 8)
 """Seconds of sound are thousands of positions: a batch of 32 would take gigabytes."""
@@ -62,13 +62,16 @@ class Encoder:
     tokenizer_json: str | None
 
 
-def hf_tower(*, architecture: str, config: Mapping[str, object], output: str) -> HfTower:
+def hf_tower(
+    *, architecture: str, config: Mapping[str, object], output: str, sentence: Mapping[str, Any] | None = None
+) -> HfTower:
     """A part with random weights, from the JSON of its Hugging Face config (kind ``hf``).
 
     Args:
         architecture: a name in ``ARCHITECTURES``.
         config: of the whole model that the tower is part of.
         output: one that the architecture has.
+        sentence: of a text tower, ``SentenceHead``'s arguments, for a pooling other than the architecture's.
 
     Raises:
         ModelError: an architecture or an output that there isn't.
@@ -86,7 +89,7 @@ def hf_tower(*, architecture: str, config: Mapping[str, object], output: str) ->
         raise ModelError(
             f"part kind 'hf': config of {architecture} doesn't fit {known.model}: {type(error).__name__}: {reason}"
         ) from error
-    return HfTower(inner, known, output).eval()
+    return HfTower(inner, known, output, None if sentence is None else SentenceHead(**sentence)).eval()
 
 
 def model_from_hub(name: str, *, family: str | None = None, answers: Sequence[str] = ()) -> Model:
@@ -104,8 +107,8 @@ def model_from_hub(name: str, *, family: str | None = None, answers: Sequence[st
     Raises:
         ModelError: a model type that isn't supported, a file that is missing, or weights that don't fit.
     """
-    folder = snapshot(name)
-    config = read_json(folder / "config.json")
+    folder = encoder_folder(snapshot(name))
+    config = checkpoint_config(folder, name=f"hf:{name}")
     kind = kind_of(config, family=family)
     if "BlipForConditionalGeneration" in (config.get("architectures") or ()):
         raise ModelError(
@@ -119,7 +122,7 @@ def model_from_hub(name: str, *, family: str | None = None, answers: Sequence[st
     if kind not in ENCODERS:
         raise _unsupported(name, kind, [*DUAL_ENCODERS, *CLASSIFIERS, *ENCODERS])
     modality = ENCODERS[kind].inputs[0]
-    encoder = encoder_from_hub(name, modality=modality, output="pooled")
+    encoder = encoder_from_hub(name, modality=modality, output="pooled", whole=True)
     parts = [part for part in (encoder.frontend, encoder.tower) if part is not None]
     model = Model(
         f"{modality}-encoder", parts, inputs={modality: encoder.raw}, outputs=encoder.tower.signature.output_names
@@ -136,24 +139,28 @@ def encoder_from_hub(
     max_tokens: int | None = None,
     longest_s: float | None = None,
     or_its_own: bool = False,
+    whole: bool = False,
 ) -> Encoder:
     """A single encoder as a tower.
 
     Args:
         name: folder, or ``owner/name``.
         modality: ``"image"``, ``"text"`` or ``"audio"``.
-        output: ``"pooled"`` (B, W): the model's own pooling for images and AST, the mean over words or over time for
-            the others; ``"tokens"`` (B, N, W).
-        max_tokens: of a text; default the fewer of 128 and what the encoder takes.
+        output: ``"pooled"`` (B, W): the model's own pooling for images and AST; of words the pooling that the folder
+            states, else the mean; the mean over time for the others; ``"tokens"`` (B, N, W).
+        max_tokens: of a text; default where its owner cuts it.
         longest_s: seconds of sound; default what the encoder takes, and 30 where it takes any. Whisper then uses the
             first of its positions; towers of one fixed length take no other.
         or_its_own: a tower of one fixed length takes that, whatever ``longest_s`` says.
+        whole: with the normalisation that a sentence-transformers folder puts last. A tower of a recipe goes without:
+            what it makes is projected and normalised there.
 
     Raises:
         ModelError: a model type that isn't supported, a file that is missing, or weights that don't fit.
     """
-    folder = snapshot(name)
-    kind = str(read_json(folder / "config.json").get("model_type"))
+    root = snapshot(name)
+    folder = encoder_folder(root)
+    kind = str(checkpoint_config(folder, name=f"hf:{name}").get("model_type"))
     supported = [k for k, known in ENCODERS.items() if known.inputs == (modality,)]
     if kind not in supported:
         raise _unsupported(name, kind, supported, what=f"as {modality} tower ")
@@ -162,12 +169,12 @@ def encoder_from_hub(
     checkpoint = _Checkpoint(name, folder, kind)
     value = f"{modality}_features"
     if modality == "text":
-        raw, tokenizer = text_input_of(
-            checkpoint.folder, checkpoint.config, max_tokens or MAX_TOKENS, full_length=False
-        )
-        return Encoder(
-            None, _tower(checkpoint, kind, "text", output, None, value, tokens=raw.max_tokens), raw, tokenizer
-        )
+        sentence = sentence_of(root, name=f"hf:{name}")
+        raw, tokenizer = text_input_of(sentence, checkpoint.config, max_tokens, name=f"hf:{name}", full_length=False)
+        if not whole:
+            sentence = sentence.without_norm
+        tower = _tower(checkpoint, kind, "text", output, None, value, tokens=raw.max_tokens, sentence=sentence)
+        return Encoder(None, tower, raw, tokenizer)
     frontend, raw_input = checkpoint.frontend(modality, longest_s=longest_s, or_its_own=or_its_own)
     return Encoder(frontend, _tower(checkpoint, kind, modality, output, frontend, value), raw_input, None)
 
@@ -185,7 +192,7 @@ def _dual_encoder(checkpoint: _Checkpoint) -> Model:
         if modality == "text":
             text = checkpoint.config["text_config"]
             inputs[modality], tokenizer = raw, _ = text_input_of(
-                checkpoint.folder, text, None, full_length=not known.mask
+                Sentence(checkpoint.folder), text, None, name=f"hf:{checkpoint.name}", full_length=not known.mask
             )
             tokens = raw.max_tokens
         else:
@@ -211,7 +218,9 @@ def _classifier(checkpoint: _Checkpoint, answers: Sequence[str]) -> Model:
                 'expected a checkpoint for image-text matching, or family = "dual-encoder"'
             )
         parts.append(_tower(checkpoint, f"{kind}-tokens", "image", "tokens", frontend, "image_features"))
-    text, tokenizer = text_input_of(checkpoint.folder, config, None, full_length=False)
+    text, tokenizer = text_input_of(
+        Sentence(checkpoint.folder), config, None, name=f"hf:{checkpoint.name}", full_length=False
+    )
     if kind == "vilt":
         names = checkpoint.whole.config.id2label
         labels = tuple(str(names[i]) for i in range(len(names)))
@@ -261,6 +270,7 @@ def _tower(
     value: str,
     *,
     tokens: int = 0,
+    sentence: Sentence | None = None,
 ) -> Part:
     dims = {"batch": AUDIO_BATCH if modality == "audio" else BATCH}
     if frontend is None:
@@ -272,7 +282,7 @@ def _tower(
         dims |= {d: r for d, r in frontend.signature.dims.items() if d == "samples" and d in inputs[0].shape}
     return _part(
         checkpoint, architecture, output, name=modality, role="tower", modality=modality, value=value,
-        inputs=inputs, dims=dims,
+        inputs=inputs, dims=dims, sentence=sentence if output == "pooled" else None,
     )  # fmt: skip
 
 
@@ -287,6 +297,7 @@ def _part(
     value: str,
     inputs: list[TensorSpec],
     dims: Mapping[str, DimRange],
+    sentence: Sentence | None = None,
 ) -> Part:
     """A part with the checkpoint's weights; the shape of its output is found by running it."""
     config = checkpoint.config
@@ -300,8 +311,12 @@ def _part(
     if known.without_pooler and any(key.startswith("pooler.") for key in checkpoint.missing):
         architecture = known.without_pooler
     arguments: dict[str, object] = {"architecture": architecture, "config": config, "output": output}
+    if sentence is not None and (sentence.pooling, sentence.layers) != (("mean",), ()):
+        arguments["sentence"] = {"pooling": list(sentence.pooling), "layers": list(sentence.layers)}
     tower = hf_tower(**arguments)  # type: ignore[arg-type]
     checkpoint.load_(tower)
+    if sentence is not None:
+        sentence.load_(tower.head, where=f"hf:{checkpoint.name}")
     try:
         shape: list[int | str] = ["batch", *_output_shape(tower, inputs, dims)]
     except (ValueError, RuntimeError, IndexError) as error:
@@ -351,6 +366,7 @@ class _Checkpoint:
     def __init__(self, name: str, folder: Path, kind: str) -> None:
         self.name, self.folder, self.kind = name, folder, kind
         known = ENCODERS.get(kind) or next(iter((CLASSIFIERS.get(kind) or DUAL_ENCODERS[kind]).values()))
+        weight_files(folder, name=f"hf:{name}")
         transformers = _transformers()
         level = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()  # what is missing is said below, where it matters

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgemm.models.audio_frontend import audio_frontend_from_extractor
+from edgemm.models.checkpoint import read_json
 from edgemm.models.frontend import frontend_from_processor
 from edgemm.models.huggingface_towers import POSITIONS_AFTER_PADDING
 from edgemm.models.model import Part
+from edgemm.models.owner_tokenizer import OwnerTokenizer
 from edgemm.models.parts import audio_frontend_part, frontend_part
-from edgemm.models.tokenizer import with_limits
+from edgemm.models.sentence import Sentence
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import ImageInput, RawInput, TextInput
 
@@ -37,7 +38,7 @@ def frontend_of(
     Raises:
         ModelError: a file that can't be read, a field that can't be compiled, or a length that the tower doesn't take.
     """
-    content = read_json(folder / "preprocessor_config.json")
+    content = _processor_config(folder, modality)
     if modality == "image":
         size: int | None = None
         if kind.startswith("vilt"):  # its processor keeps an image's shape; a tower needs one
@@ -59,6 +60,41 @@ def frontend_of(
     return audio_frontend_part(name, arguments), raw
 
 
+_PROCESSORS = {
+    "image": ("image_processor", "an image processor"),
+    "audio": ("feature_extractor", "a feature extractor"),
+}
+
+
+def _processor_config(folder: Path, modality: str) -> dict[str, Any]:
+    """Fields of the image processor or the feature extractor, from either of the two files that may have them.
+
+    transformers 5 writes them into ``processor_config.json``, one level deeper, and no ``preprocessor_config.json``.
+    """
+    old, new = folder / "preprocessor_config.json", folder / "processor_config.json"
+    key, what = _PROCESSORS[modality]
+    inside = read_json(new).get(key) if new.is_file() else None
+    if inside is not None and not isinstance(inside, dict):
+        raise ModelError(f"{new}: {key} is {type(inside).__name__}, expected an object")
+    if not old.is_file():
+        if inside is not None:
+            return inside
+        if new.is_file():
+            raise ModelError(f"{new}: names no {key}, and preprocessor_config.json is missing; expected {what} in one")
+        if (folder / "video_preprocessor_config.json").is_file():
+            raise ModelError(f"{folder}: has a processor of videos alone, and edgemm takes images; expected {what}")
+        return read_json(old)  # which says that it is missing
+    content = read_json(old)
+    inside = inside or {}
+    odd = [f for f in inside if f in content and inside[f] != content[f] and f != "processor_class"]
+    if odd:
+        raise ModelError(
+            f"{folder}: preprocessor_config.json and processor_config.json disagree on {odd[0]}: {content[odd[0]]!r} "
+            f"and {inside[odd[0]]!r}; take away the one that is out of date"
+        )
+    return content
+
+
 def _samples_of(config: Mapping[str, Any], *, frames: int) -> int:
     """How long a sound has to be for wav2vec 2.0's convolutions to make so many frames."""
     for kernel, stride in zip(reversed(config["conv_kernel"]), reversed(config["conv_stride"]), strict=True):
@@ -67,40 +103,25 @@ def _samples_of(config: Mapping[str, Any], *, frames: int) -> int:
 
 
 def text_input_of(
-    folder: Path, config: Mapping[str, Any], max_tokens: int | None, *, full_length: bool
+    sentence: Sentence, config: Mapping[str, Any], max_tokens: int | None, *, name: str, full_length: bool
 ) -> tuple[TextInput, str]:
     """Raw input and tokenizer for a text tower.
 
     Args:
-        folder: has ``tokenizer.json``.
+        sentence: which folder the tokenizer lies in, and what is said of its texts.
         config: of the tower.
-        max_tokens: None: as many as the tower takes.
+        max_tokens: None: as many as its owner cuts at, and the tower takes.
+        name: of the checkpoint, for messages.
         full_length: every text is padded to them.
 
     Raises:
-        ModelError: a file that can't be read.
+        ModelError: files that can't be read, or of which the device would make other tokens than their owner.
     """
     tokens = int(config["max_position_embeddings"])
     if config.get("model_type") in POSITIONS_AFTER_PADDING:
         tokens -= int(config.get("pad_token_id", 1)) + 1
-    tokens = min(tokens, max_tokens or tokens)
-    path = folder / "tokenizer.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(
-            f"{path}: can't be read ({error.strerror}); edgemm needs the fast tokenizer: save it with "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
-        ) from error
-    return TextInput("tokenizer.json", tokens), with_limits(text, tokens, length=tokens if full_length else None)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON file of the checkpoint. Raises ModelError naming it."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path}: can't be read ({error.strerror}); is the model's folder complete?") from error
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})") from error
-    return content
+    owner = OwnerTokenizer(
+        sentence.encoder, name=name, rows=int(config["vocab_size"]), lower=sentence.lower, arguments=sentence.tokenizer
+    )
+    tokens = min(tokens, max_tokens or sentence.max_tokens or owner.longest or tokens)
+    return TextInput("tokenizer.json", tokens), owner.cut_at(tokens, length=tokens if full_length else None)

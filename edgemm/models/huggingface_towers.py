@@ -47,9 +47,12 @@ class HfTower(nn.Module):
         inner: the model; what ``architecture`` drops is taken out of it.
         architecture: see the table.
         output: a name in ``architecture.outputs``.
+        head: makes one vector of a text's tokens and their mask, in place of the architecture's own pooling.
     """
 
-    def __init__(self, inner: nn.Module, architecture: Architecture, output: str) -> None:
+    def __init__(
+        self, inner: nn.Module, architecture: Architecture, output: str, head: nn.Module | None = None
+    ) -> None:
         super().__init__()
         for name in architecture.drop:
             if hasattr(inner, name):
@@ -57,11 +60,16 @@ class HfTower(nn.Module):
         if "masked_spec_embed" in architecture.drop:
             config: Any = inner.config
             config.apply_spec_augment = False  # in training it would put that over frames
-        self.inner, self.call = inner, architecture.outputs[output]
+        self.inner, self.call = inner, architecture.outputs["tokens" if head is not None else output]
+        self.head = head
 
     def forward(self, *values: Tensor) -> Tensor:
         """The tower's inputs, (B, ...), to (B, D), or (B, N, D) where the output is ``tokens``."""
-        return self.call(self.inner, *values)
+        made = self.call(self.inner, *values)
+        if self.head is None:
+            return made
+        vector: Tensor = self.head(made, values[-1])
+        return vector
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from edgemm.models.checkpoint import checkpoint_config, read_weights
 from edgemm.models.efficientnet import BLOCKS, EfficientNetLite, MBConv, load_package_weights_
 from edgemm.models.hub import snapshot
+from edgemm.models.owner_tokenizer import OwnerTokenizer
+from edgemm.models.sentence import Sentence, encoder_folder, sentence_of
 from edgemm.models.smaller import inherit_image_, inherit_text_
 from edgemm.models.text import Layer, TextTransformer, load_bert_weights_
 from edgemm.runtime.errors import ModelError
@@ -128,16 +130,31 @@ def _image_sizes(tower: EfficientNetLite) -> dict[str, int]:
 
 
 def is_bert(weights: str) -> bool:
-    """Whether text weights are a BERT's, which is the text tower that can be inherited from and pruned."""
+    """Whether text weights are a BERT's, which is the text tower that can be inherited from and pruned.
+
+    One that has layers behind its pooling, several poolings, or another activation is taken as transformers has it.
+
+    Raises:
+        ModelError: a folder that holds no checkpoint that edgemm takes.
+    """
     if not weights.startswith("hf:"):
         return True
-    try:
-        config = json.loads(
-            (_located(weights, TEXT_PACKAGES, scheme="folder", where="text") / "config.json").read_text()
-        )
-    except (OSError, ValueError):
-        return True  # text_description says what is wrong with it
-    return isinstance(config, dict) and config.get("model_type") == "bert"
+    folder = _located(weights, TEXT_PACKAGES, scheme="folder", where="text")
+    config = checkpoint_config(encoder_folder(folder), name=weights)
+    return config.get("model_type") == "bert" and _unlike_ours(config, sentence_of(folder, name=weights)) is None
+
+
+def _unlike_ours(config: Mapping[str, Any], sentence: Sentence) -> str | None:
+    """What of a BERT's folder ``TextTransformer`` has no place for."""
+    if (act := config.get("hidden_act", "gelu")) != "gelu":
+        return f"activation '{act}'"
+    if (positions := config.get("position_embedding_type") or "absolute") != "absolute":
+        return f"positions '{positions}'"
+    if config.get("is_decoder"):
+        return "is_decoder, by which a token sees those before it alone"
+    if len(sentence.pooling) > 1:
+        return f"poolings {' and '.join(sentence.pooling)}"
+    return f"a {sentence.layers[0]['kind']} layer behind its pooling" if sentence.without_norm.layers else None
 
 
 def whisper_folder(weights: str, folder: Path) -> Path:
@@ -151,25 +168,34 @@ def whisper_folder(weights: str, folder: Path) -> Path:
     return folder
 
 
-def text_description(weights: str) -> tuple[dict[str, int], str]:
-    """Layers, width, heads, ffn and vocab of a BERT's files, and its ``tokenizer.json``. Raises ModelError."""
-    folder = _located(weights, TEXT_PACKAGES, scheme="folder", where="text")
+def text_description(weights: str, *, max_tokens: int) -> tuple[dict[str, Any], str]:
+    """Sizes and pooling of a BERT's files, and its owner's tokenizer, cutting at ``max_tokens``.
+
+    Returns:
+        Keyword arguments of ``TextTransformer`` (layers, width, heads, ffn, vocab, and what differs from its defaults),
+        and the ``tokenizer.json``.
+
+    Raises:
+        ModelError: files that can't be read or don't make a BERT, or of which a device would make other tokens.
+    """
+    known, sentence = _text_config(weights)
+    owner = OwnerTokenizer(
+        sentence.encoder, name=weights, rows=known["vocab"], lower=sentence.lower, arguments=sentence.tokenizer
+    )
+    return known, owner.cut_at(max_tokens)
+
+
+def _text_config(weights: str) -> tuple[dict[str, Any], Sentence]:
+    root = _located(weights, TEXT_PACKAGES, scheme="folder", where="text")
+    folder = encoder_folder(root)
+    config = checkpoint_config(folder, name=weights)
+    sentence = sentence_of(root, name=weights)
+    if config.get("model_type") != "bert":
+        raise ModelError(f"text weights: {folder} is a '{config.get('model_type')}'; expected 'bert'")
+    if (odd := _unlike_ours(config, sentence)) is not None:
+        raise ModelError(f"text weights: {folder} has {odd}, which this tower hasn't; name it as hf:{root}")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"text weights: {folder}: {error.filename} can't be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ModelError(f"text weights: {folder / 'config.json'} is not JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"text weights: {folder / 'config.json'}: got {type(config).__name__}, expected an object")
-    if config.get("model_type") != "bert" or config.get("hidden_act", "gelu") != "gelu":
-        raise ModelError(
-            f"text weights: {folder} is a '{config.get('model_type')}' with activation '{config.get('hidden_act')}'; "
-            "expected 'bert' with 'gelu'"
-        )
-    try:
-        known = {
+        known: dict[str, Any] = {
             "layers": int(config["num_hidden_layers"]),
             "width": int(config["hidden_size"]),
             "heads": int(config["num_attention_heads"]),
@@ -178,7 +204,11 @@ def text_description(weights: str) -> tuple[dict[str, int], str]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"text weights: {folder / 'config.json'}: no usable {error}; is it a whole BERT?") from error
-    return known, tokenizer
+    if (eps := config.get("layer_norm_eps", 1e-12)) != 1e-12:
+        known["norm_eps"] = float(eps)
+    if sentence.pooling != ("mean",):
+        known["pooling"] = sentence.pooling[0]
+    return known, sentence
 
 
 def load_text_weights_(
@@ -193,9 +223,9 @@ def load_text_weights_(
     Raises:
         ModelError: weights that aren't there, or don't fit.
     """
-    folder = _located(weights, TEXT_PACKAGES, scheme="folder", where="text")
-    state = read_state(folder / "model.safetensors")
-    known = text_description(weights)[0] if smaller else {}
+    folder = encoder_folder(_located(weights, TEXT_PACKAGES, scheme="folder", where="text"))
+    state = read_weights(folder, name=weights)
+    known = _text_config(weights)[0] if smaller else {}
     ours = _sizes(tower)
     if smaller and (tower.widen is not None or ours != {key: known[key] for key in ours}):
         if larger := [key for key, size in ours.items() if size > known[key]]:

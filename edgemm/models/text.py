@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgemm.models.heads import unit
+from edgemm.models.sentence import POOLINGS, pooled
 from edgemm.runtime.errors import ModelError
 
 
@@ -40,13 +41,13 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """One post-norm transformer layer: attention and feed-forward, each with shortcut and LayerNorm."""
 
-    def __init__(self, width: int, heads: int, head_dim: int, ffn: int) -> None:
+    def __init__(self, width: int, heads: int, head_dim: int, ffn: int, *, eps: float = 1e-12) -> None:
         super().__init__()
         self.attention = Attention(width, heads, head_dim)
-        self.attention_norm = nn.LayerNorm(width, eps=1e-12)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
         self.up = nn.Linear(width, ffn)
         self.down = nn.Linear(ffn, width)
-        self.ffn_norm = nn.LayerNorm(width, eps=1e-12)
+        self.ffn_norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """(B, T, W) to (B, T, W)."""
@@ -56,7 +57,7 @@ class Layer(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """Text tower: ids and mask to a mean-pooled feature, to tokens, or to a unit vector of ``embed_dim``.
+    """Text tower: ids and mask to a pooled feature, to tokens, or to a unit vector of ``embed_dim``.
 
     Args:
         vocab: rows of the word table.
@@ -64,6 +65,8 @@ class TextTransformer(nn.Module):
         embedding_rank: factorise the word table into (vocab, rank) and (rank, width).
         output: ``"pooled"``: (batch, width); ``"tokens"``: (batch, tokens, width), padding set to zero.
         embed_dim: add a linear projection and L2 normalisation (pooled only).
+        pooling: of ``edgemm.models.sentence.POOLINGS``; BERT has all its tokens' mean where nobody says otherwise.
+        norm_eps: of every LayerNorm.
     """
 
     def __init__(
@@ -79,19 +82,25 @@ class TextTransformer(nn.Module):
         embedding_rank: int | None = None,
         output: str = "pooled",
         embed_dim: int | None = None,
+        pooling: str = "mean",
+        norm_eps: float = 1e-12,
     ) -> None:
         super().__init__()
+        if pooling not in POOLINGS:
+            raise ModelError(f"text tower: pooling '{pooling}'; expected {', '.join(POOLINGS)}")
         if head_dim is None and width % heads:
             raise ModelError(f"text tower: width {width} is no multiple of heads {heads}; change one of them")
         if output == "tokens" and embed_dim is not None:
             raise ModelError('text tower: output "tokens" has no single vector to project; leave embed_dim out')
         head_dim = head_dim or width // heads
-        self.max_tokens, self.output = max_tokens, output
+        self.max_tokens, self.output, self.pooling = max_tokens, output, pooling
         self.words = nn.Embedding(vocab, embedding_rank or width)
         self.widen = nn.Linear(embedding_rank, width, bias=False) if embedding_rank else None
         self.positions = nn.Parameter(torch.zeros(max_tokens, width))
-        self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.layers = nn.ModuleList(Layer(width, heads, head_dim, ffn or 4 * width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.layers = nn.ModuleList(
+            Layer(width, heads, head_dim, ffn or 4 * width, eps=norm_eps) for _ in range(layers)
+        )
         self.projection = nn.Linear(width, embed_dim) if embed_dim is not None else None
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -123,11 +132,9 @@ class TextTransformer(nn.Module):
         return x if self.projection is None else unit(self.projection(x))
 
     def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, T) int64 ids and mask to (B, W), the mean over real tokens, before any projection."""
+        """(B, T) int64 ids and mask to (B, W), ``pooling`` of the real tokens, before any projection."""
         mask = attention_mask.to(self.positions.dtype)
-        x = self.tokens(input_ids, mask)
-        # (B, 1, T) @ (B, T, W): one MatMul instead of a broadcast product
-        return torch.matmul((mask / mask.sum(1, keepdim=True))[:, None, :], x).squeeze(1)
+        return pooled(self.tokens(input_ids, mask), mask, [self.pooling])
 
 
 _LAYER_NAMES = {
@@ -145,11 +152,15 @@ _LAYER_NAMES = {
 def state_from_bert(state: Mapping[str, Tensor], *, max_tokens: int) -> dict[str, Tensor]:
     """A Hugging Face BERT state dict under our names; token type 0 is folded into the positions.
 
+    The encoder may lie inside a larger model (``bert.``, ``model.bert.``), and the first checkpoints call LayerNorm's
+    weights gamma and beta.
+
     Raises:
-        ModelError: a key that a BERT encoder doesn't have, or one missing.
+        ModelError: a key that a BERT encoder doesn't have, one missing, or several encoders.
     """
     found: dict[str, Tensor] = {}
-    plain = {key.removeprefix("bert."): value for key, value in state.items()}
+    prefix = _encoder_prefix(state)
+    plain = {_modern(key.removeprefix(prefix)): value for key, value in state.items() if key.startswith(prefix)}
     try:
         positions = plain.pop("embeddings.position_embeddings.weight")
         types = plain.pop("embeddings.token_type_embeddings.weight")
@@ -162,14 +173,32 @@ def state_from_bert(state: Mapping[str, Tensor], *, max_tokens: int) -> dict[str
         raise ModelError(f"text tower: max_tokens is {max_tokens}, but the weights know {len(positions)} positions")
     found["positions"] = positions[:max_tokens] + types[0]
     for key, value in plain.items():
-        if key.startswith(("pooler.", "cls.")) or key == "embeddings.position_ids":
-            continue
+        if not key.startswith(("embeddings.", "encoder.")) or key == "embeddings.position_ids":
+            continue  # a pooler, or the head of the task that it was trained for
         words = key.split(".")
         name = _LAYER_NAMES.get(".".join(words[3:-1]))
         if words[:2] != ["encoder", "layer"] or name is None:
             raise ModelError(f"text weights: unexpected '{key}'; expected a BERT encoder's state dict")
         found[f"layers.{words[2]}.{name}.{words[-1]}"] = value
     return found
+
+
+def _encoder_prefix(state: Mapping[str, Tensor]) -> str:
+    """What stands before a BERT encoder's own names. Raises ModelError where there are several encoders."""
+    table = "embeddings.word_embeddings.weight"
+    found = [key.removesuffix(table) for key in state if key.endswith(table)]
+    if len(found) > 1:
+        raise ModelError(
+            f"text weights: there are {len(found)} encoders ({', '.join(sorted(found))}), expected one BERT"
+        )
+    return found[0] if found else ""
+
+
+def _modern(key: str) -> str:
+    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+        if key.endswith(f"LayerNorm{old}"):
+            return key.removesuffix(old) + new
+    return key
 
 
 def load_bert_weights_(tower: TextTransformer, state: Mapping[str, Tensor]) -> None:

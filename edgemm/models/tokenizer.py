@@ -26,6 +26,8 @@ def with_limits(
 ) -> str:
     """The same tokenizer, cutting at ``max_tokens`` and padding to the longest text of a batch, or to ``length``.
 
+    It cuts and pads on the sides that the file names; one that names none does so on the right.
+
     Args:
         tokenizer_json: content of the file.
         max_tokens: special tokens included.
@@ -41,11 +43,17 @@ def with_limits(
         known = [tokenizer.padding["pad_token"]]
     for token in known or ("[PAD]", "<pad>", "<|endoftext|>", "</s>"):
         if (pad_id := tokenizer.token_to_id(token)) is not None:
-            tokenizer.enable_padding(pad_id=pad_id, pad_token=token, length=length)
-            tokenizer.enable_truncation(max_tokens)
+            pads = (tokenizer.padding or {}).get("direction", "right")
+            tokenizer.enable_padding(pad_id=pad_id, pad_token=token, length=length, direction=pads)
+            limit_(tokenizer, max_tokens)
             text: str = tokenizer.to_str()
             return text
     raise ModelError(f"tokenizer.json: no padding token found; expected one of {list(known) or '[PAD], <pad>'}")
+
+
+def limit_(tokenizer: Tokenizer, max_tokens: int) -> None:
+    """Cut texts at ``max_tokens``, on the side that ``tokenizer`` cuts already, in place."""
+    tokenizer.enable_truncation(max_tokens, direction=(tokenizer.truncation or {}).get("direction", "right"))
 
 
 def nearest_tokens(tokenizer_json: str, texts: Iterable[str], table: NDArray[np.float32]) -> list[str]:
@@ -89,16 +97,19 @@ def trim_vocabulary(
 ) -> tuple[str, list[int]]:
     """Drop the WordPiece tokens that ``texts`` never use, so that the word table shrinks.
 
-    Kept are: special tokens, ``keep``, every token of ``texts``, every single character and ``##`` character
-    (so that an unseen word falls into letters, not into [UNK]), and the first ``extra_words`` other words and pieces
-    in ``order``, then in the vocabulary's own, which for BERT's is frequency.
+    Kept are: special tokens and those of ``keep``, every token of ``texts``, every single character and ``##``
+    character (so that an unseen word falls into letters, not into [UNK]), and the first ``extra_words`` other words
+    and pieces in ``order``, then in the vocabulary's own, which for BERT's is frequency.
 
     Args:
         order: tokens, of this vocabulary or of another.
 
+    Tokens that the owner has added behind the vocabulary stay where they are special or a text holds them; the
+    others are words like any other then.
+
     Returns:
         The new ``tokenizer.json``, and the old id of every new id (rows to select from the word table).
-        Law: texts used for trimming get the same tokens before and after.
+        Law: texts used for trimming get the same tokens before and after (``hold_trimmed``).
 
     Raises:
         ModelError: not a WordPiece tokenizer.
@@ -109,16 +120,15 @@ def trim_vocabulary(
             f"tokenizer.json: a {content.get('model', {}).get('type')} vocabulary can't be trimmed; expected "
             'WordPiece; set vocabulary = "full"'
         )
-    vocab: dict[str, int] = content["model"]["vocab"]
+    added: list[dict[str, Any]] = content.get("added_tokens") or []
+    vocab: dict[str, int] = {t["content"]: t["id"] for t in added} | content["model"]["vocab"]
     by_id = {i: token for token, i in vocab.items()}
     prefix = content["model"].get("continuing_subword_prefix", "##")
-    special = {t["content"] for t in content.get("added_tokens", [])} | {content["model"]["unk_token"]} | set(keep)
-    for token in content.get("post_processor", {}).get("special_tokens", {}) if content.get("post_processor") else ():
-        special.add(token)
+    special = {t["content"] for t in added if t["special"]} | {content["model"]["unk_token"]} | set(keep)
     if padding := content.get("padding"):
         special.add(padding["pad_token"])
-    kept = {vocab[token] for token in special if token in vocab}
-    kept |= {i for token, i in vocab.items() if len(token.removeprefix(prefix)) == 1}
+    kept = {vocab[token] for token in special if token in vocab} | set(_template_ids(content.get("post_processor")))
+    kept |= {i for token, i in content["model"]["vocab"].items() if len(token.removeprefix(prefix)) == 1}
     tokenizer = tokenizer_from_json(tokenizer_json)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -126,13 +136,72 @@ def trim_vocabulary(
         kept.update(encoding.ids)
     bare = {i: token.removeprefix(prefix) for i, token in by_id.items()}
     ranked = dict.fromkeys([*(vocab[token] for token in order if token in vocab), *sorted(by_id)])
-    words = (i for i in ranked if i not in kept and bare[i].isascii() and bare[i].isalnum())
+    known = set(content["model"]["vocab"].values())
+    words = (i for i in ranked if i not in kept and i in known and bare[i].isascii() and bare[i].isalnum())
     kept.update(i for _, i in zip(range(extra_words), words, strict=False))
     ids = sorted(kept)
     new_id = {old: new for new, old in enumerate(ids)}
-    content["model"]["vocab"] = {by_id[old]: new for old, new in new_id.items()}
+    content["model"]["vocab"] = {by_id[old]: new for old, new in new_id.items() if old in known}
+    content["added_tokens"] = [token for token in added if token["id"] in new_id]
     _renumber_(content, new_id)
     return json.dumps(content, ensure_ascii=False), ids
+
+
+def added_tokens(tokenizer_json: str) -> list[str]:
+    """What a tokenizer finds in a text before anything else, by id."""
+    content: dict[str, Any] = json.loads(tokenizer_json)
+    return [token["content"] for token in sorted(content.get("added_tokens") or (), key=lambda token: token["id"])]
+
+
+def hold_trimmed(whole: str, trimmed: str, rows: Sequence[int], texts: Sequence[str]) -> None:
+    """Raise ModelError where a word, of which every token was kept, has other tokens in the trimmed vocabulary.
+
+    Args:
+        whole, trimmed: ``tokenizer.json`` before and after ``trim_vocabulary``.
+        rows: the old id of every new one.
+        texts: to compare on. A text with an added token that was dropped is cut into other words, and left out.
+    """
+    before, after = tokenizer_from_json(whole), tokenizer_from_json(trimmed)
+    for tokenizer in (before, after):
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    kept = set(rows)
+    dropped = set(added_tokens(whole)) - set(added_tokens(trimmed))
+    for text in texts:
+        if any(token in text for token in dropped):
+            continue
+        ours = _by_word(after.encode(text))
+        for place, (word, ids) in enumerate(_by_word(before.encode(text))):
+            if not kept.issuperset(ids):
+                continue
+            got = [rows[i] for i in ours[place][1]] if place < len(ours) else []
+            if got != ids:
+                raise ModelError(
+                    f"tokenizer.json: trimmed, it reads word {word} of {text[:40]!a} as "
+                    f"{[before.id_to_token(i) for i in got]}, expected {[before.id_to_token(i) for i in ids]}; set "
+                    'vocabulary = "full"'
+                )
+
+
+def _by_word(encoding: Any) -> list[tuple[int | None, list[int]]]:
+    """Each word's ids; special tokens, which are no word, one by one."""
+    found: list[tuple[int | None, list[int]]] = []
+    for word, token in zip(encoding.word_ids, encoding.ids, strict=True):
+        if word is not None and found and found[-1][0] == word:
+            found[-1][1].append(token)
+        else:
+            found.append((word, [token]))
+    return found
+
+
+def _template_ids(post: dict[str, Any] | None) -> list[int]:
+    """Ids that a post-processor puts around a text."""
+    if not post:
+        return []
+    found = [post[name][1] for name in ("sep", "cls") if name in post]  # BertProcessing: ["[SEP]", 102]
+    if isinstance(post.get("special_tokens"), dict):  # TemplateProcessing
+        found += [i for token in post["special_tokens"].values() for i in token["ids"]]
+    return found + [i for inner in post.get("processors", ()) for i in _template_ids(inner)]  # Sequence
 
 
 def _renumber_(content: dict[str, Any], new_id: dict[int, int]) -> None:
@@ -141,10 +210,15 @@ def _renumber_(content: dict[str, Any], new_id: dict[int, int]) -> None:
         token["id"] = new_id[token["id"]]
     if padding := content.get("padding"):
         padding["pad_id"] = new_id[padding["pad_id"]]
-    post = content.get("post_processor") or {}
+    _renumber_template_(content.get("post_processor") or {}, new_id)
+
+
+def _renumber_template_(post: dict[str, Any], new_id: dict[int, int]) -> None:
     for name in ("sep", "cls"):
         if name in post:  # BertProcessing: ["[SEP]", 102]
             post[name][1] = new_id[post[name][1]]
     if isinstance(post.get("special_tokens"), dict):  # TemplateProcessing
         for token in post["special_tokens"].values():
             token["ids"] = [new_id[i] for i in token["ids"]]
+    for inner in post.get("processors", ()):
+        _renumber_template_(inner, new_id)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,9 +16,10 @@ from edgemm.models import pretrained
 from edgemm.models.efficientnet import EfficientNetLite, tower_config
 from edgemm.models.kinds import kinds, module_from_config, resolve
 from edgemm.models.model import Part
+from edgemm.models.odd_texts import odd_texts
 from edgemm.models.parts import BATCH, audio_frontend_part, frontend_part, part, text_specs
 from edgemm.models.text import TextTransformer
-from edgemm.models.tokenizer import tokenizer_from_json, trim_vocabulary, with_limits
+from edgemm.models.tokenizer import added_tokens, hold_trimmed, tokenizer_from_json, trim_vocabulary, with_limits
 from edgemm.recipe import AudioTower, ConvTower, ImageTower, ModelSection, Section, TensorTower, TextTower
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import one_line
@@ -287,7 +288,7 @@ def weightless(section: ModelSection) -> tuple[ModelSection, str | None]:
             changed[name] = tower.model_copy(update={"weights": None})
     weights = section.text.weights if section.text else None
     if section.text and weights and not weights.startswith("python:") and pretrained.is_bert(weights):
-        known, tokenizer = pretrained.text_description(weights)
+        known, tokenizer = pretrained.text_description(weights, max_tokens=section.text.max_tokens)
         sizes = {key: getattr(section.text, key) or known[key] for key in ("width", "heads", "ffn")}
         changed["text"] = section.text.model_copy(update={"weights": None, **sizes})
     return section.model_copy(update=changed), tokenizer
@@ -319,9 +320,9 @@ def text_tower_config(
     Raises:
         ModelError: neither weights nor a tokenizer, or a trimmed vocabulary without texts.
     """
-    known: Mapping[str, int] = {}
-    if tower.weights is not None:
-        known, tokenizer_json = pretrained.text_description(tower.weights)  # which its rows are ordered by
+    known: Mapping[str, Any] = {}
+    if tower.weights is not None:  # its rows are ordered by its own tokenizer
+        known, tokenizer_json = pretrained.text_description(tower.weights, max_tokens=tower.max_tokens)
     if tokenizer_json is None:
         raise ModelError(
             "text tower: no tokenizer; name weights that have one ('package:minilm-l6', 'folder:PATH', 'hf:NAME')"
@@ -330,8 +331,9 @@ def text_tower_config(
     if tower.vocabulary == "trimmed":
         if not texts:
             raise ModelError('text tower: vocabulary = "trimmed" needs texts, and the data has none')
-        tokenizer_json = with_limits(tokenizer_json, tower.max_tokens)  # names the padding token, which stays
-        tokenizer_json, rows = trim_vocabulary(tokenizer_json, texts, extra_words=tower.extra_words, order=token_order)
+        whole = with_limits(tokenizer_json, tower.max_tokens)  # names the padding token, which stays
+        tokenizer_json, rows = trim_vocabulary(whole, texts, extra_words=tower.extra_words, order=token_order)
+        hold_trimmed(whole, tokenizer_json, rows, [*texts[:200], *odd_texts(added_tokens(whole))])
     tokenizer_json = with_limits(tokenizer_json, tower.max_tokens)
     width = tower.width or known.get("width", 384)
     vocab = tokenizer_from_json(tokenizer_json).get_vocab_size(with_added_tokens=True)
@@ -344,5 +346,6 @@ def text_tower_config(
         "max_tokens": tower.max_tokens,
         "embedding_rank": tower.embedding_rank,
         "output": tower.output,
+        **{key: known[key] for key in ("pooling", "norm_eps") if key in known},
     }
     return config, tokenizer_json, rows

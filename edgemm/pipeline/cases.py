@@ -59,11 +59,11 @@ class Viewer:
         return Seen(heat, words, strip)
 
     def _words(self, kind: TextInput, text: str, weights: NDArray[np.float64]) -> list[tuple[str, float]]:
-        from edgemm.models.tokenizer import tokenizer_from_json
+        from edgemm.models.tokenizer import limit_, tokenizer_from_json
 
         tokenizer = tokenizer_from_json(self.bundle.archive.read(kind.tokenizer).decode())
         tokenizer.no_padding()
-        tokenizer.enable_truncation(max_length=kind.max_tokens)
+        limit_(tokenizer, kind.max_tokens)
         tokens = tokenizer.encode(text)
         return word_weights(weights, text, tokens.offsets, tokens.word_ids)
 

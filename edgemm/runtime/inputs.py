@@ -147,7 +147,8 @@ class TextEncoder:
     Args:
         data: the file.
         file, where: for messages.
-        min_tokens, max_tokens: shorter batches are padded, longer texts cut (special tokens stay).
+        min_tokens, max_tokens: shorter batches are padded, longer texts cut (special tokens stay), each on the side
+            that the file names.
 
     Raises:
         BundleError: ``tokenizers`` cannot read the file.
@@ -162,8 +163,10 @@ class TextEncoder:
         try:
             self._tokenizer = Tokenizer.from_str(data.decode("utf-8"))
             self._pad_id = _pad_id(self._tokenizer)
+            self._pads_left = (self._tokenizer.padding or {}).get("direction") == "left"
             self._tokenizer.no_padding()
-            self._tokenizer.enable_truncation(max_length=max_tokens)
+            cut = (self._tokenizer.truncation or {}).get("direction", "right")
+            self._tokenizer.enable_truncation(max_length=max_tokens, direction=cut)
         except Exception as error:  # tokenizers raises plain Exception
             raise BundleError(f"{file}: not a tokenizer.json: {one_line(error)}") from error
         self._min_tokens = min_tokens
@@ -195,8 +198,9 @@ class TextEncoder:
         for i, row in enumerate(rows):
             if not row:
                 raise InputError(f"{name_of(self._where, i, texts)}: the tokenizer makes no tokens of it")
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = 1
+            filled = slice(longest - len(row), None) if self._pads_left else slice(len(row))
+            ids[i, filled] = row
+            mask[i, filled] = 1
         return ids, mask
 
 

@@ -39,7 +39,7 @@ def minilm() -> TextTransformer:
 
 @pytest.fixture(scope="module")
 def tokenizer_json() -> str:
-    return with_limits(pretrained.text_description(MINILM)[1], 64)
+    return pretrained.text_description(MINILM, max_tokens=64)[1]
 
 
 def test_efficientnet_lite0_equals_the_package_it_was_loaded_from(lite0: EfficientNetLite, tmp_path: Path) -> None:
