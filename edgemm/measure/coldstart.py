@@ -6,7 +6,7 @@ Run by ``run_fresh``. It imports the runtime alone, so time and memory are the d
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -27,14 +27,16 @@ class ColdStart:
     peak_bytes: int
 
 
-def cold_start(bundle: Path, target: str, given: Mapping[str, str], *, threads: int) -> ColdStart:
+def cold_start(bundle: Path, target: str, requests: Sequence[Mapping[str, str]], *, threads: int) -> ColdStart:
     """Start the bundle in a fresh process: import, open with all parts loaded, first inference.
+
+    The other requests follow untimed, so that the peak of memory is that of a device which is asked all of them.
 
     Args:
         bundle: folder or zip.
         target: name of one of its targets.
-        given: modality -> one raw sample, as path or string; files are decoded before the first
-                inference is timed.
+        requests: each modality -> one raw sample, as path or string. The first request is timed; files are decoded
+                before.
         threads: of the engine, the same as where its latency is measured; 0 leaves the number to the engine.
 
     Raises:
@@ -42,7 +44,12 @@ def cold_start(bundle: Path, target: str, given: Mapping[str, str], *, threads: 
     """
     answer = run_fresh(
         "edgemm.measure.coldstart",
-        {"bundle": str(bundle.resolve()), "target": target, "threads": threads, "given": dict(given)},
+        {
+            "bundle": str(bundle.resolve()),
+            "target": target,
+            "threads": threads,
+            "requests": [dict(given) for given in requests],
+        },
         what=f"target '{target}': a cold start",
         timeout_s=_TIMEOUT_SECONDS,
     )
@@ -56,16 +63,19 @@ def _main() -> None:
 
     imported = perf_counter_ns()
     bundle = Bundle.open(asked["bundle"], target=asked["target"], threads=asked["threads"])
-    given: dict[str, Any] = asked["given"]
-    for part in bundle.plan(given):
+    requests: list[dict[str, Any]] = asked["requests"]
+    for part in (part for given in requests for part in bundle.plan(given)):
         part.session  # noqa: B018  (loads it)
     opened = perf_counter_ns()
     from edgemm.runtime.bench import decoded_input
+    from edgemm.runtime.requests import ask
 
-    given = {modality: decoded_input(bundle, modality, raw) for modality, raw in given.items()}
+    requests = [{m: decoded_input(bundle, m, raw) for m, raw in given.items()} for given in requests]
     decoded = perf_counter_ns()
-    bundle.predict(**given)
+    ask(bundle, requests[0])
     first = perf_counter_ns()
+    for given in requests[1:]:
+        ask(bundle, given)
     answer = {
         "import_ns": imported - start,
         "open_ns": opened - imported,

@@ -37,6 +37,7 @@ from edgemm.runtime.engine_tensorrt import unbuilt
 from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import BundleError, DeviceMissing
 from edgemm.runtime.manifest import Manifest, TargetEntry, TextInput
+from edgemm.runtime.requests import requests_of
 from edgemm.runtime.session import ENGINES
 from edgemm.stage import Context
 
@@ -310,10 +311,7 @@ def _latencies(
     """Latency, cold start and memory of every distinct artifact; all entries run here."""
     distinct = {e.name: e for e in {(e.sha256, e.threads): e for e in reversed(entries)}.values()}
     distinct = {e.name: e for e in entries if e.name in distinct}  # in the order of the table
-    takes = list(entries[0].manifest.inputs)
-    held = {s.id: [m for m in takes if s.raw(m) is not None] for s in samples}
-    modalities = max(held.values(), key=len)  # latency is that of everything that a sample of this split can have
-    inputs = latency.raw_inputs([s for s in samples if held[s.id] == modalities], modalities)
+    inputs = _requests(list(distinct.values()), samples)
     opened = {name: (e.path, e.target.name, e.threads) for name, e in distinct.items()}
     with context.progress.task("latency, all variants interleaved", total=100) as task:
         percent = 0
@@ -325,33 +323,34 @@ def _latencies(
             task.advance(steps, note=note)
 
         taken = latency.fresh_latencies(
-            opened, inputs, seconds=config.seconds, runs=config.runs, on_progress=on_progress
-        )
+            opened, inputs, seconds=config.seconds, runs=config.runs, on_progress=on_progress,
+            gallery_of=next((name for name, e in reversed(distinct.items()) if e.manifest.gallery is not None), None),
+        )  # fmt: skip
     with context.progress.task("cold starts", total=len(opened) * config.cold_starts) as task:
         starts = latency.measure_cold_starts(
             opened,
-            {m: str(raw) for m, raw in inputs[0].items()},
+            [{m: str(raw) for m, raw in given[0].items()} for given in inputs.values()],
             repeats=config.cold_starts,
             advance=lambda note: task.advance(note=note),
         )
     found: list[Measurement] = []
+    first_asked = {"request": list(next(iter(inputs.values()))[0])}
     for name, entry in distinct.items():
         by = {"threads": entry.threads}
-        warm = asdict(taken.warm_up[name])
-        if not warm["stable"]:
-            context.progress.say(
-                f"{name}: latency still drifted after {warm['runs']} warm-up runs; all take turns, so how they compare "
-                "holds, and milliseconds alone may differ on a quieter machine"
-            )
-        found.append(
-            _measurement(
-                "latency", entry, table.END_TO_END, "ns", taken.end_to_end[name], here, {**by, "warm_up": warm}
-            )
-        )
+        for request, given in inputs.items():
+            warm = asdict(taken.warm_up[name][request])
+            if not warm["stable"]:
+                context.progress.say(
+                    f"{name}: latency still drifted after {warm['runs']} warm-up runs; all take turns, so how they "
+                    "compare holds, and milliseconds alone may differ on a quieter machine"
+                )
+            asked = {"request": list(given[0]), "parts": list(taken.takes[name][request]), "warm_up": warm}
+            ns = taken.end_to_end[name][request]
+            found.append(_measurement("latency", entry, f"{table.END_TO_END}, {request}", "ns", ns, here, by | asked))
         found += [_measurement("latency", entry, part, "ns", ns, here, by) for part, ns in taken.parts[name].items()]
         for subject in ("import", "open", "first"):
             values = [getattr(start, f"{subject}_ns") for start in starts[name]]
-            found.append(_measurement("cold-start", entry, subject, "ns", values, here, by))
+            found.append(_measurement("cold-start", entry, subject, "ns", values, here, by | first_asked))
         found.append(
             _measurement("peak-memory", entry, "process", "bytes", [s.peak_bytes for s in starts[name]], here, by)
         )
@@ -359,6 +358,23 @@ def _latencies(
         first = next(iter(distinct.values()))
         found.append(_measurement("latency", first, table.IMAGE_DECODING, "ns", taken.image_decoding, here))
     return found
+
+
+def _requests(entries: Sequence[_Entry], samples: Sequence[Sample]) -> dict[str, list[dict[str, Any]]]:
+    """What all variants can be asked -> raw samples of it; that by text first, which a search is mostly asked by.
+
+    A request that joins modalities is of everything that a sample of this split can have of them.
+    """
+    there = [m for m in entries[0].manifest.inputs if any(s.raw(m) is not None for s in samples)]
+    found: dict[str, list[dict[str, Any]]] = {}
+    each = [requests_of(entry.bundle, there) for entry in entries if entry.bundle is not None]
+    common = [asked for name, asked in each[-1].items() if all(name in other for other in each)]
+    for asked in common or [tuple(there)]:
+        held = {s.id: tuple(m for m in asked if s.raw(m) is not None) for s in samples}
+        most = max(held.values(), key=len)
+        whole = [s for s in samples if held[s.id] == most]
+        found.setdefault(" and ".join(most), latency.raw_inputs(whole, most))
+    return dict(sorted(found.items(), key=lambda pair: pair[0] != "text"))
 
 
 def _blamed(

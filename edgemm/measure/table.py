@@ -71,8 +71,29 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked in one go, and how long it takes.
+
+    Args:
+        name: ``"text"``, ``"image and text"``: the modalities given together; empty where the record doesn't say.
+        latency: end to end: from raw inputs to outputs and their names, a search in the gallery included.
+        speedup: the reference's latency over this one's, paired; None for the reference.
+        parts: names of the parts that it runs; empty where the record doesn't say.
+    """
+
+    name: str
+    latency: Summary
+    speedup: Ratio | None
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One variant on one target. ``latency`` and ``scores`` are None/empty where it could not run here."""
+    """One variant on one target. ``latency`` and ``scores`` are None/empty where it could not run here.
+
+    ``latency`` and ``speedup`` are those of the request that stands for the bundle: the one that its headline score is
+    of.
+    """
 
     variant: str
     target: str
@@ -92,6 +113,12 @@ class Row:
     peak_bytes: int | None
     scores: tuple[Score, ...] = field(default=())
     label: str = ""  # the precision in words where it says more: "int8 (38 % of weights, …)"
+    requests: tuple[Request, ...] = ()  # that which stands for the bundle first
+
+    @property
+    def request(self) -> str:
+        """Name of the request that ``latency`` is of: ``"text"``; empty where there is none or the record is silent."""
+        return self.requests[0].name if self.requests else ""
 
     def score(self, split: str, task: str, metric: str) -> Score | None:
         """The score of that name, or None."""
@@ -112,7 +139,22 @@ def rows(measurements: Measurements, *, resamples: int = metrics.RESAMPLES) -> t
         raise ValueError("measurements hold no artifact size: nothing to tabulate")
     reference = next((s for s in sizes if measurements.has_accuracy(s.sha256)), sizes[0])
     held = _Distributions(resamples)
-    return tuple(_row(measurements, size, reference, held) for size in sizes)
+    found = [_row(measurements, size, reference, held) for size in sizes]
+    score = next((s for row in found if (s := headline_score(row))), None)
+    return tuple(_led_by(row, score) for row in found)
+
+
+def _led_by(row: Row, score: Score | None) -> Row:
+    """The row with the request first that the score is of: the modality asked by, or else all that meet."""
+    if not row.requests:
+        return row
+    asked = score.task.partition("→")[0] if score else ""
+
+    def order(request: Request) -> tuple[bool, int]:
+        return request.name != asked, -len(request.name.split(" and "))
+
+    requests = tuple(sorted(row.requests, key=order))
+    return replace(row, requests=requests, latency=requests[0].latency, speedup=requests[0].speedup)
 
 
 class _Distributions:
@@ -138,15 +180,16 @@ class _Distributions:
 def _row(measurements: Measurements, size: Measurement, reference: Measurement, held: _Distributions) -> Row:
     details = size.details
     scored = measurements.has_accuracy(size.sha256)
-    latency = speedup = None
+    requests: list[Request] = []
     part_ms: dict[str, Summary] = {}
     if scored:  # never a latency without the accuracy of the same bytes
         for m in _same_bytes(measurements.of("latency"), size):
-            if m.subject == END_TO_END:
-                latency = summary(_nanoseconds(m))
-                base = _same_bytes(measurements.of("latency", subject=END_TO_END), reference)
-                if base and base[0] is not m and len(base[0].samples) == len(m.samples):
-                    speedup = paired_ratio(_nanoseconds(base[0]), _nanoseconds(m))
+            if m.subject.startswith(END_TO_END):
+                base = _same_bytes(measurements.of("latency", subject=m.subject), reference)
+                paired = base and base[0] is not m and len(base[0].samples) == len(m.samples)
+                speedup = paired_ratio(_nanoseconds(base[0]), _nanoseconds(m)) if paired else None
+                name = m.subject.removeprefix(END_TO_END).removeprefix(", ")
+                requests.append(Request(name, summary(_nanoseconds(m)), speedup, tuple(m.details.get("parts", ()))))
             elif m.subject != IMAGE_DECODING:
                 part_ms[m.subject] = summary(_nanoseconds(m))
     return Row(
@@ -161,13 +204,14 @@ def _row(measurements: Measurements, size: Measurement, reference: Measurement, 
         part_bytes={str(k): int(v) for k, v in details.get("part_bytes", {}).items()},
         threads=int(details.get("threads", 0)),
         note=str(details.get("note", "")),
-        latency=latency,
-        speedup=speedup,
+        latency=None,  # both of the first request, see _led_by
+        speedup=None,
         part_ms=part_ms,
         starts={m.subject: _spread(m) for m in _same_bytes(measurements.of("cold-start"), size)} if scored else {},
         peak_bytes=_peak(measurements, size) if scored else None,
         scores=tuple(_scores(measurements, size, reference, held)),
         label="" if details.get("label") == details["precision"] else str(details.get("label", "")),
+        requests=tuple(requests),
     )
 
 
@@ -277,9 +321,21 @@ def cells(
     """Header and body of the end table: what each variant is, takes and scores (None: ``table_scores``)."""
     columns = table_scores(rows) if columns is None else columns
     size = "bytes, gallery included" if any(row.gallery_bytes for row in rows) else "bytes"
-    header = ["variant, target", "parameters", size, "p50", "p90", "faster"]
+    header = ["variant, target", "parameters", size]
+    names = request_names(rows)
+    for name in names:
+        header += [_of_request(q, name) for q in ("p50", *(["p90"] if len(names) == 1 else []), "faster")]
     header += [_column(split, task, metric, columns) for split, task, metric in columns]
     return header, [_line(row, columns, rows) for row in rows]
+
+
+def request_names(rows: Sequence[Row]) -> list[str]:
+    """The requests that the rows' latencies are of, the one that stands for the bundle first; one "" without any."""
+    return list(dict.fromkeys(r.name for row in rows for r in row.requests)) or [""]
+
+
+def _of_request(what: str, name: str) -> str:
+    return f"{what}, {name}" if name else what
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -323,20 +379,29 @@ def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]
         Cell(words.count(row.parameters)),
         Cell(words.size(row.size_bytes), smaller),
     ]
+    names = request_names(rows)
     if row.latency is None:
         blank = [Cell(row.note or words.NOT_RUN_HERE), Cell(words.NONE), Cell("")]
-        return line + blank + [Cell(words.NONE) for _ in columns]
-    line += [
-        Cell(words.latency(row.latency.p50), words.latency_interval(row.latency.p50)),
-        Cell(words.latency(row.latency.p90), words.latency_interval(row.latency.p90)),
-        Cell(words.factor(row.speedup.value), words.speedup_interval(row.speedup))
-        if row.speedup
-        else Cell("1×", "reference"),
-    ]
+        line += blank if len(names) == 1 else [blank[0], blank[2]] * len(names)
+        return line + [Cell(words.NONE) for _ in columns]
+    by_name = {request.name: request for request in row.requests}
+    for name in names:
+        line += _times(by_name.get(name), p90=len(names) == 1)
     for column in columns:
         score = row.score(*column)
         line.append(Cell(words.score_value(score), words.interval(score)) if score else Cell(words.NONE))
     return line
+
+
+def _times(request: Request | None, *, p90: bool) -> list[Cell]:
+    """A request's quantiles, and how many times faster than the reference's it is."""
+    if request is None:
+        return [Cell(words.NONE), *([Cell(words.NONE)] if p90 else []), Cell("")]
+    quantiles = [request.latency.p50, *([request.latency.p90] if p90 else [])]
+    line = [Cell(words.latency(q), words.latency_interval(q)) for q in quantiles]
+    if request.speedup is None:
+        return [*line, Cell("1×", "reference")]
+    return [*line, Cell(words.factor(request.speedup.value), words.speedup_interval(request.speedup))]
 
 
 def _target(row: Row, rows: Sequence[Row]) -> str:
@@ -355,6 +420,7 @@ def part_cells(
     A quantile that no row has samples enough for is left out.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.part_ms))
+    asked = request_names(rows)
     known = [q for q in quantiles if any(getattr(s, q) for r in rows for s in (r.latency, *r.part_ms.values()) if s)]
     body = []
     for row in rows:
@@ -362,10 +428,11 @@ def part_cells(
             continue
         for quantile in known:
             line = [Cell(row.variant, _target(row, rows)), Cell(quantile)]
-            for taken in (row.latency, *(row.part_ms.get(name) for name in names)):
+            whole = {request.name: request.latency for request in row.requests}
+            for taken in (*(whole.get(name) for name in asked), *(row.part_ms.get(name) for name in names)):
                 line.append(Cell(*words.in_ms(getattr(taken, quantile))) if taken else Cell(""))
             body.append(line)
-    return ["variant, target", "ms", END_TO_END, *names], body
+    return ["variant, target", "ms", *(_of_request(END_TO_END, name) for name in asked), *names], body
 
 
 def blame_cells(

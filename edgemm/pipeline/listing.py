@@ -37,7 +37,7 @@ def print_results(table: Sequence[Row], measurements: Measurements) -> None:
     header, body = cells(table)
     scores = table_scores(table)
     first = len(header) - len(scores)
-    kept = [index for index, name in enumerate(header[:first]) if name != "p90"]
+    kept = [index for index, name in enumerate(header[:first]) if not name.startswith("p90")]
     best = next((score for row in table if (score := headline_score(row))), None)
     legend = "bytes: what one target needs on a device"
     if best is not None:

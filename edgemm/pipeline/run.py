@@ -360,18 +360,19 @@ def over_budget(recipe: Recipe, table: Sequence[Row]) -> list[str]:
         if budget.latency_ms is not None or budget.drop is not None:
             lines.append("budget: what ships was not run here, so its latency and accuracy are not known")
         row = reference = next(r for r in table if r.variant == table[-1].variant)
-    p50 = row.latency.p50 if row.latency else None
-    if budget.latency_ms is not None and p50 is not None and p50.value_ms > budget.latency_ms:
-        lines.append(f"over budget: p50 {words.milliseconds(p50.value_ms)}, allowed {budget.latency_ms} ms")
+    for request in row.requests:
+        p50, asked = request.latency.p50, f" of {request.name}" if request.name else ""
+        if budget.latency_ms is not None and p50 is not None and p50.value_ms > budget.latency_ms:
+            lines.append(f"over budget: p50{asked} {words.milliseconds(p50.value_ms)}, allowed {budget.latency_ms} ms")
     if budget.size_bytes is not None and row.size_bytes > budget.size_bytes:
         lines.append(f"over budget: {words.size(row.size_bytes)}, allowed {words.size(budget.size_bytes)}")
     score = headline_score(row)
     if budget.drop is not None and score is not None and score.difference is not None:
         drop = -100 * score.difference.value
         if drop > budget.drop:
-            lines.append(
-                f"over budget: {score.metric} {drop:.1f} points below {reference.variant}, allowed {budget.drop}"
-            )
+            unsure = "" if score.difference.is_beyond_chance else "; these samples can't tell it from no difference"
+            lost = f"{score.metric} {drop:.1f} points below {reference.variant}"
+            lines.append(f"over budget: {lost}, allowed {budget.drop}{unsure}")
     return lines
 
 
@@ -390,7 +391,7 @@ def far_below(table: Sequence[Row]) -> list[str]:
     advice = "see in which row it was lost, and give that stage more epochs or a smaller batch"
     at_chance = score.chance is not None and score.estimate.low <= score.chance < best.estimate.low
     drop = -100 * score.difference.value
-    if not at_chance and drop <= FAR_POINTS:
+    if not at_chance and (drop <= FAR_POINTS or not score.difference.is_beyond_chance):
         return []
     like = f", no better than chance ({100 * (score.chance or 0):.0f} %)" if at_chance else ""
     return [

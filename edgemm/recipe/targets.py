@@ -41,7 +41,7 @@ class MeasureConfig(Section):
     """How long and on what every model is measured."""
 
     seconds: float = Field(
-        2.0, gt=0, description="Time given to each model's latency, end to end; half of it to its parts."
+        2.0, gt=0, description="Time given to each model's requests, end to end; half of it to its parts."
     )
     runs: int = Field(64, ge=10, description="Fewest timed runs of each model; p90 needs 64, p99 needs 662.")
     cold_starts: int = Field(3, ge=1, le=50, description="Fresh processes in which each model is started.")
@@ -90,7 +90,9 @@ class TargetConfig(Section):
 class BudgetConfig(Section):
     """What the bundle's first target that runs here must keep within; the run says so at the end where it does not."""
 
-    latency_ms: float | None = Field(None, gt=0, description="Largest p50 latency end to end, milliseconds.")
+    latency_ms: float | None = Field(
+        None, gt=0, description="Largest p50 latency of a request end to end, milliseconds."
+    )
     size_bytes: int | None = Field(
         None, ge=1, description="Largest size of what the target needs, gallery included, bytes."
     )

@@ -21,7 +21,9 @@ def time_bars(rows: Sequence[Row]) -> dict[str, Any] | None:
     measured = [r for r in rows if any(s.p50 for s in r.part_ms.values())]
     if not measured:
         return None
-    medians = {id(r): {name: s.p50.value_ms for name, s in r.part_ms.items() if s.p50} for r in measured}
+    medians = {
+        id(r): {name: s.p50.value_ms for name, s in r.part_ms.items() if s.p50 and runs(r, name)} for r in measured
+    }
     whole = {id(r): r.latency.p50.value_ms if r.latency and r.latency.p50 else 0.0 for r in measured}
     length = {key: max(whole[key], sum(parts.values())) for key, parts in medians.items()}
     names = list(dict.fromkeys(name for parts in medians.values() for name in parts))
@@ -49,6 +51,12 @@ def time_bars(rows: Sequence[Row]) -> dict[str, Any] | None:
         "header": header,
         "rows": [[{"main": c.main, "small": c.small} for c in line] for line in body],
     }
+
+
+def runs(row: Row, part: str) -> bool:
+    """Whether the request that stands for the row runs that part, as far as the record says."""
+    taken = row.requests[0].parts if row.requests else ()
+    return not taken or part in taken
 
 
 def _bar(row: Row, pieces: Mapping[str, float], colours: Mapping[str, str], length: float) -> dict[str, Any]:

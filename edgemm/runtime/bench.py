@@ -12,13 +12,18 @@ import numpy as np
 
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.environment import environment
-from edgemm.runtime.errors import InputError
 from edgemm.runtime.images import decode_image
 from edgemm.runtime.inputs import read_array
 from edgemm.runtime.manifest import AudioInput, ImageInput, TensorInput, TextInput
+from edgemm.runtime.requests import ask, asking, requests_of
 from edgemm.runtime.signature import DimRange, TensorSpec
 from edgemm.runtime.timing import FLOORS, Estimate, sample_latencies, summary, warm_until_stable
 from edgemm.runtime.waveforms import decode_audio
+
+HOW = (
+    "hot: one sample again and again, which the CPU's caches favour. A report's latencies are of several samples, in "
+    "turn with the other variants, and longer; compare within one of the two"
+)
 
 
 def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, seed: int = 0) -> dict[str, Any]:
@@ -32,13 +37,17 @@ def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, se
         seed: of noise and of the interleaving.
 
     Returns:
-        JSON-able: bundle, target, engine, threads, sample, load_ms per part, ``latencies`` name ->
-        {count, p50, p90, p99}, warm_up, environment. Decoding (file bytes to
-        arrays) is a line of its own; end to end starts from arrays and strings and ends with the outputs.
+        JSON-able: bundle, target, engine, threads, sample, requests (name -> modalities given together), load_ms per
+        part, ``latencies`` name -> {count, p50, p90, p99}, warm_up, environment. Decoding (file bytes to arrays) is a
+        line of its own; end to end starts from arrays and strings and ends with the outputs, named where the bundle
+        has labels or a gallery to search.
     """
     sample, source = _sample(bundle, given, seed)
     decoded = {modality: decoded_input(bundle, modality, raw) for modality, raw in sample.items()}
-    parts = bundle.plan(sample)
+    requests = requests_of(bundle, decoded)
+    if not requests:
+        bundle.plan(decoded)  # raises, saying what is missing
+    parts = [p for p in bundle.parts if any(p in bundle.plan(asked) for asked in requests.values())]
     load_ms = {}
     for part in parts:
         began = time.perf_counter_ns()
@@ -57,10 +66,12 @@ def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, se
     for part in parts:
         feeds = {name: values[name] for name in part.input_names}
         calls[f"part {part.name}"] = lambda p=part, f=feeds: p.session.run(f)  # type: ignore[misc]
-    for modality in decoded:
-        if len(decoded) > 1 and _answers(bundle, modality):
-            calls[f"end to end, {modality}"] = lambda m=modality: bundle.predict(**{m: decoded[m]})  # type: ignore[misc]
-    calls["end to end"] = lambda: bundle.predict(**decoded)
+    for name, asked in requests.items():
+        given_to = {m: decoded[m] for m in asked}
+        made = ask(bundle, given_to)
+        if bundle.manifest.gallery is not None and made.named:
+            calls["search"] = lambda p=made: p.matches_of(p.named[0])  # type: ignore[misc]
+        calls[f"end to end, {name}"] = asking(bundle, given_to)
 
     warm_ups = {name: warm_until_stable(call, max_seconds=max(1.0, seconds)) for name, call in calls.items()}
     taken = sample_latencies(calls, min_seconds=seconds, min_samples=FLOORS[0.99], max_seconds=10 * seconds, seed=seed)
@@ -71,6 +82,8 @@ def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, se
         "engine": bundle.target.engine,
         "threads": bundle.threads,
         "sample": source,
+        "requests": {name: list(asked) for name, asked in requests.items()},
+        "how": HOW,
         "load_ms": load_ms,
         "warm_up": {name: asdict(warm) for name, warm in warm_ups.items()},
         "latencies": {name: asdict(summary(samples)) for name, samples in taken.items()},
@@ -93,7 +106,7 @@ def report_lines(result: Mapping[str, Any]) -> list[str]:
     loads = ", ".join(f"{name} {ms:.1f} ms" for name, ms in result["load_ms"].items())
     machine = result["environment"]
     lines.append(f"{count} interleaved rounds; loading: {loads}")
-    lines.append("one sample again and again, which caches favour: a report takes several, in turn with other variants")
+    lines.append(result["how"])
     lines.append(
         f"{machine['cpu'] or machine['machine']}, {machine['cores']} cores, load {(machine['load'] or ['?'])[0]}, "
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
@@ -106,14 +119,6 @@ def _cell(estimate: Mapping[str, float] | None) -> str:
         return "n/a"
     value = Estimate(**estimate)
     return f"{value.value_ms:.3f} [{value.low_ms:.3f}, {value.high_ms:.3f}]"
-
-
-def _answers(bundle: Bundle, modality: str) -> bool:
-    try:
-        bundle.plan([modality])
-    except InputError:
-        return False
-    return True
 
 
 def _sample(bundle: Bundle, given: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], str]:

@@ -405,20 +405,30 @@ class Bundle:
                     f"{self.manifest.labels}: {len(labels)} labels for logits of shape {made['logits'].shape}"
                 )
             return {"logits": LabelSet("logits", labels, independent=self.manifest.task == "multi-label")}
-        if self.manifest.gallery is not None:
-            vectors = load_array(self.archive.read(self.manifest.gallery.embeddings), self.manifest.gallery.embeddings)
-            labels = self.archive.read_strings(self.manifest.gallery.labels)
-            if vectors.ndim != 2 or len(vectors) != len(labels) or vectors.dtype.kind != "f":
-                raise BundleError(
-                    f"{self.manifest.gallery.embeddings}: got {vectors.dtype} {vectors.shape}, expected floats "
-                    f"({len(labels)}, D): one row for each label"
-                )
-            searched = [n for n in outputs if made[n].ndim == 2 and made[n].shape[1] == vectors.shape[1]]
-            if searched:
-                rows = np.array(vectors, np.float32, order="C")
-                rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-                return dict.fromkeys(searched, GallerySet(rows, labels, self.threads))
-        return {}
+        gallery = self.gallery()
+        if gallery is None:
+            return {}
+        searched = [n for n in outputs if made[n].ndim == 2 and made[n].shape[1] == gallery.vectors.shape[1]]
+        return dict.fromkeys(searched, gallery)
+
+    def gallery(self) -> GallerySet | None:
+        """What it searches in, read from its files; None where it has none.
+
+        Raises:
+            BundleError: embeddings that are no floats, or not one row for each label.
+        """
+        if self.manifest.gallery is None:
+            return None
+        vectors = load_array(self.archive.read(self.manifest.gallery.embeddings), self.manifest.gallery.embeddings)
+        labels = self.archive.read_strings(self.manifest.gallery.labels)
+        if vectors.ndim != 2 or len(vectors) != len(labels) or vectors.dtype.kind != "f":
+            raise BundleError(
+                f"{self.manifest.gallery.embeddings}: got {vectors.dtype} {vectors.shape}, expected floats "
+                f"({len(labels)}, D): one row for each label"
+            )
+        rows = np.array(vectors, np.float32, order="C")
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        return GallerySet(rows, labels, self.threads)
 
 
 def _run_part(part: Part, values: dict[str, Value]) -> None:

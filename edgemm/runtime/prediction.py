@@ -86,6 +86,13 @@ def best_of(scores: np.ndarray, top: int) -> np.ndarray:
     return np.argsort(-scores, kind="stable")[:top]
 
 
+def named_by(ranker: Ranker, values: np.ndarray, *, top: int) -> tuple[tuple[Match, ...], ...]:
+    """Per row of ``values`` the best ``top`` (label, score), best first."""
+    return tuple(
+        tuple((ranker.labels[place], float(row[place])) for place in best_of(row, top)) for row in ranker.scores(values)
+    )
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Outputs of one ``predict``.
@@ -123,8 +130,4 @@ class Prediction:
         """
         if output not in self._ranked:
             raise InputError(f"matches_of: nothing names '{output}'; there is {', '.join(self._ranked) or 'nothing'}")
-        ranker = self._ranked[output]
-        scores = ranker.scores(self.outputs[output])
-        return tuple(
-            tuple((ranker.labels[place], float(row[place])) for place in best_of(row, self.top)) for row in scores
-        )
+        return named_by(self._ranked[output], self.outputs[output], top=self.top)

@@ -80,7 +80,9 @@ def test_every_target_is_a_row_and_the_gpu_one_says_that_it_was_not_run(
 
 def test_latencies_of_all_variants_are_pairs_of_one_run(measured: tuple[Path, Measurements, Listening]) -> None:
     _, found, _ = measured
-    counts = {len(m.samples) for m in found.of("latency", subject=table.END_TO_END)}
+    whole = [m for m in found.of("latency") if m.subject.startswith(table.END_TO_END)]
+    assert {m.subject for m in whole} == {"end to end, text", "end to end, image"}  # nobody asks a search by both
+    counts = {len(m.samples) for m in whole}
     assert len(counts) == 1
     assert counts.pop() >= FAST.runs
     rows = table.rows(found)
@@ -89,6 +91,20 @@ def test_latencies_of_all_variants_are_pairs_of_one_run(measured: tuple[Path, Me
     assert set(rows[0].part_ms) == {"tokenizer", "image_frontend", "image", "text"}
     assert all(set(r.starts) == {"import", "open", "first"} and r.peak_bytes for r in rows[:3])
     assert found.of("latency", subject=table.IMAGE_DECODING)
+
+
+def test_every_table_names_the_request_and_that_of_the_headline_comes_first(
+    measured: tuple[Path, Measurements, Listening],
+) -> None:
+    _, found, _ = measured
+    rows = table.rows(found)
+    assert [(row.request, [r.name for r in row.requests]) for row in rows[:3]] == [("text", ["text", "image"])] * 3
+    assert rows[1].latency == rows[1].requests[0].latency
+    assert rows[1].speedup == rows[1].requests[0].speedup
+    assert [set(r.parts) for r in rows[0].requests] == [{"tokenizer", "text"}, {"image_frontend", "image"}]
+    assert table.cells(rows)[0][3:7] == ["p50, text", "faster, text", "p50, image", "faster, image"]
+    assert table.part_cells(rows)[0][2:4] == ["end to end, text", "end to end, image"]
+    assert {tuple(m.details["request"]) for m in found.of("cold-start")} == {("text",)}
 
 
 def test_accuracy_has_intervals_and_a_paired_difference(measured: tuple[Path, Measurements, Listening]) -> None:
@@ -150,7 +166,9 @@ def test_quantiles_below_their_sample_floor_are_not_available(measured: tuple[Pa
         latency = rows[0].latency
         assert latency is not None
         assert (latency.p50 is not None, latency.p90 is not None) == (has_p50, has_p90)
-        assert ("n/a" in table.markdown(rows[:1])) == (not has_p90)
+        text = table.markdown(rows[:1])
+        assert ("n/a" in text) == (not has_p50)
+        assert ("| p90 |" in text) == has_p90
 
 
 def test_scores_of_the_same_bytes_are_not_taken_again(
@@ -256,8 +274,8 @@ def test_the_size_counts_each_file_once_and_what_the_target_needs(good_classifie
 
 
 def test_a_variant_without_a_gallery_is_counted_with_the_one_that_the_others_search_in(tmp_path: Path) -> None:
-    teacher, ships = retriever(tmp_path / "teacher", wide=64), retriever(tmp_path / "ships")
-    np.save(ships / "gallery.npy", np.zeros((3, 4), np.float16))
+    teacher, ships = retriever(tmp_path / "teacher"), retriever(tmp_path / "ships", noise=0.5)
+    np.save(ships / "gallery.npy", np.ones((3, 8), np.float16))
     (ships / "gallery.json").write_text('["a", "b", "c"]')
     seal(ships, replace(open_archive(ships).manifest, gallery=Gallery("gallery.npy", "gallery.json"), files={}))
     found = measure_bundles(
@@ -269,6 +287,8 @@ def test_a_variant_without_a_gallery_is_counted_with_the_one_that_the_others_sea
         manifest = open_archive(path).manifest
         assert row.gallery_bytes == gallery
         assert row.size_bytes == target_bytes(manifest, manifest.targets[0]) + gallery
+        assert "search" in row.part_ms  # the teacher looks through the same gallery, so that both do the same
+        assert all("search" in request.parts for request in row.requests)
     assert "bytes, gallery included" in table.markdown(table.rows(found))
 
 
@@ -300,7 +320,7 @@ def test_a_cold_start_counts_its_own_memory_not_its_parents(good_classifier: Pat
     started = cold_start(
         good_classifier,
         "cpu-onnxruntime",
-        {"image": str(sample.image), "text": str(sample.text)},
+        [{"image": str(sample.image), "text": str(sample.text)}],
         threads=1,
     )
     assert ballast.sum() == 50_000_000
@@ -310,7 +330,7 @@ def test_a_cold_start_counts_its_own_memory_not_its_parents(good_classifier: Pat
 
 def test_a_cold_start_that_fails_says_why(good_classifier: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cold start failed with exit code 1: .*no target 'other'"):
-        cold_start(good_classifier, "other", {"text": "is it red"}, threads=1)
+        cold_start(good_classifier, "other", [{"text": "is it red"}], threads=1)
 
 
 def test_latencies_are_taken_in_a_process_that_did_nothing_before(
@@ -324,7 +344,7 @@ def test_latencies_are_taken_in_a_process_that_did_nothing_before(
         {"student": classifier(tmp_path / "b")}, splits={"test": question_samples(tmp_path / "p")}, config=FAST,
         out=tmp_path / "out", context=Context(scratch=tmp_path),
     )  # fmt: skip
-    assert found.of("latency", subject=table.END_TO_END)
+    assert found.of("latency", subject=f"{table.END_TO_END}, image and text")
     loaded = "import sys, edgemm.measure.latency; print([m for m in ('torch', 'edgemm.compress') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
@@ -351,7 +371,7 @@ def test_cold_starts_use_the_threads_that_latency_was_measured_with(
 
 
 def test_progress_of_latency_grows_with_the_rounds(good_classifier: Path, tmp_path: Path) -> None:
-    inputs = raw_inputs(question_samples(tmp_path), ("image", "text"))
+    inputs = {"image and text": raw_inputs(question_samples(tmp_path), ("image", "text"))}
     heard: list[tuple[float, str]] = []
     measure_latencies(
         {"a": Bundle.open(good_classifier)}, inputs, seconds=0.05, runs=10,
@@ -367,10 +387,12 @@ def test_all_variants_see_the_same_inputs_in_turn(good_classifier: Path, tmp_pat
     bundle = Bundle.open(good_classifier)
     inputs = raw_inputs(question_samples(tmp_path), ("image", "text"))
     assert len(inputs) == 16
-    taken = measure_latencies({"a": bundle, "b": Bundle.open(good_classifier)}, inputs, seconds=0.02, runs=10)
-    assert len(taken.end_to_end["a"]) == len(taken.end_to_end["b"]) >= 10
+    asked = {"both": inputs}
+    taken = measure_latencies({"a": bundle, "b": Bundle.open(good_classifier)}, asked, seconds=0.02, runs=10)
+    assert len(taken.end_to_end["a"]["both"]) == len(taken.end_to_end["b"]["both"]) >= 10
+    assert taken.takes["a"]["both"] == list(taken.parts["a"])
     assert set(taken.parts["a"]) == {"tokenizer", "image_frontend", "text", "fusion", "head"}
-    assert json.dumps(float(taken.end_to_end["a"][0]))
+    assert json.dumps(float(taken.end_to_end["a"]["both"][0]))
 
 
 @pytest.mark.parametrize(("count", "taken"), [(1, 1), (2, 2), (3, 2), (6, 5), (31, 16), (15, 14), (100, 16)])
@@ -395,7 +417,8 @@ def test_targets_that_differ_in_threads_alone_are_two_rows_of_their_own_latencie
     )  # fmt: skip
     shown = {f"{row.variant} {row.target}": row for row in table.rows(found, resamples=50)}
     medians = {
-        m.details["threads"]: float(np.median(m.samples)) / 1e6 for m in found.of("latency", subject=table.END_TO_END)
+        m.details["threads"]: float(np.median(m.samples)) / 1e6
+        for m in found.of("latency", subject=f"{table.END_TO_END}, text")
     }
     assert sorted(medians) == [1, 2]
     for name, threads in (("captured", 1), ("ships one", 1), ("ships two", 2)):

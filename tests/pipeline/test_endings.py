@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from edgemm.measure.metrics import Estimate
-from edgemm.measure.table import Row, Score, rows
+from edgemm.measure.table import Request, Row, Score, rows
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.run import far_below, over_budget
 from edgemm.recipe import Recipe
@@ -36,8 +36,9 @@ def row(variant: str, recall: float, difference: float | None, *, spread: float 
     score = Score("test", "text→image", "R@10", found, drop, chance=0.4)
     latency = summary(np.full(100, 1_000_000, np.int64))
     return Row(
-        variant, "cpu", "onnxruntime", "int8", variant, 10, 10, 0, {}, 1, "", latency, None, {}, {}, None, (score,)
-    )
+        variant, "cpu", "onnxruntime", "int8", variant, 10, 10, 0, {}, 1, "", latency, None, {}, {}, None, (score,),
+        requests=(Request("text", latency, None), Request("image", summary(np.full(100, 3_000_000, np.int64)), None)),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -124,9 +125,25 @@ def test_the_end_table_shows_the_headline_alone_and_no_latencies_of_parts(
 
 def test_a_budget_is_not_held_against_another_variant_than_what_ships() -> None:
     recipe = Recipe.model_validate({**tomllib.loads(RECIPE), "budget": {"latency_ms": 0.1, "size_bytes": 5, "drop": 1}})
-    ran, built = row("pruned", 0.5, -0.4), replace(row("int8", 0.5, -0.4), latency=None, scores=())
+    ran, built = row("pruned", 0.5, -0.4), replace(row("int8", 0.5, -0.4), latency=None, scores=(), requests=())
     assert over_budget(recipe, [row("teacher", 0.9, None), ran, built]) == [
         "budget: what ships was not run here, so its latency and accuracy are not known",
         "over budget: 10 B, allowed 5 B",
     ]
     assert far_below([row("teacher", 0.9, None), ran, built]) == []
+
+
+def test_every_request_is_held_against_the_budget_by_its_name() -> None:
+    recipe = Recipe.model_validate({**tomllib.loads(RECIPE), "budget": {"latency_ms": 2.5}})
+    assert over_budget(recipe, [row("teacher", 0.9, None), row("int8", 0.9, 0.0)]) == [
+        "over budget: p50 of image 3.00 ms, allowed 2.5 ms"
+    ]
+
+
+def test_a_loss_within_its_interval_is_not_called_a_difference() -> None:
+    recipe = Recipe.model_validate({**tomllib.loads(RECIPE), "budget": {"drop": 1}})
+    rows = [row("teacher", 0.9, None, spread=0.25), row("int8", 0.7, -0.2, spread=0.25)]
+    assert over_budget(recipe, rows) == [
+        "over budget: R@10 20.0 points below teacher, allowed 1.0; these samples can't tell it from no difference"
+    ]
+    assert far_below(rows) == []

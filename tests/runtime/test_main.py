@@ -97,14 +97,18 @@ def test_bench_prints_every_part_and_end_to_end(packed: Path, capsys: pytest.Cap
         "tokenize text",
         "part image_frontend",
         "part text",
+        "search",
+        "end to end, image",
         "end to end, text",
-        "end to end ",
     ):
         assert f"\n{name}" in out
     assert "p99" in out
+    assert "end to end, image and text" not in out  # nobody asks a search by both
+    assert "\nhot: one sample again and again" in out
     assert main(["bench", str(packed), "--seconds", "0.05", "--text", "a cat", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
-    assert set(made["latencies"]) == {"tokenize text", "part text", "end to end"}
+    assert set(made["latencies"]) == {"tokenize text", "part text", "search", "end to end, text"}
+    assert made["requests"] == {"text": ["text"]}
     assert made["environment"]["cores"] >= 1
     assert made["latencies"]["part text"]["p50"]["value_ms"] > 0
 
