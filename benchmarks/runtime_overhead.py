@@ -29,6 +29,7 @@ from edgemm.runtime import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
 from edgemm.runtime.manifest import ImageInput
 from edgemm.runtime.packages import switch_off_telemetry_
+from edgemm.runtime.session import CheckedSession
 from edgemm.runtime.timing import Ratio, paired_ratio, sample_latencies, warm_until_stable
 
 WIDTH, DEPTH = 192, 16  # the tower below takes about 1 ms on one x86 core
@@ -100,8 +101,9 @@ def predict_overhead(folder: Path, *, seconds: float) -> tuple[float, float, Rat
 
 def _bare_session(bundle: Bundle, name: str) -> Any:
     session = bundle.part(name).session
-    assert isinstance(session, ORTSession)
-    return session.bare
+    assert isinstance(session, CheckedSession)
+    assert isinstance(session.bare, ORTSession)
+    return session.bare.bare
 
 
 def import_overhead(statement: str, *, rounds: int) -> tuple[float, float, Ratio]:

@@ -21,9 +21,8 @@ from edgemm.recipe import PackConfig
 from edgemm.runtime.archive import Archive, open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.disk import write_array
-from edgemm.runtime.engine_tensorrt import PLAN_ENGINES
 from edgemm.runtime.errors import BundleError, DataError, DeviceMissing
-from edgemm.runtime.manifest import Gallery, GoldenOutputs, GoldenSample, Manifest, TargetEntry, TextInput
+from edgemm.runtime.manifest import PLAN_ENGINES, Gallery, GoldenOutputs, GoldenSample, Manifest, TargetEntry, TextInput
 from edgemm.runtime.paths import MANIFEST
 from edgemm.runtime.zips import zip_bundle
 from edgemm.stage import Progress, Silent

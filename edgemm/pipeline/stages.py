@@ -14,7 +14,7 @@ from edgemm.pipeline.launch import threads_each
 from edgemm.pipeline.node import Node
 from edgemm.pipeline.work import Work
 from edgemm.recipe import Recipe
-from edgemm.runtime.engine_tensorrt import PLAN_ENGINES
+from edgemm.runtime.manifest import PLAN_ENGINES
 
 TRAINING = (
     "torch", "transformers", "tokenizers", "torch-pruning", "accelerate", "safetensors", "numpy", "Pillow", "soundfile",

@@ -11,6 +11,7 @@ from edgemm.recipe.models import AudioTower, ImageTower, ModelSection, TensorTow
 from edgemm.recipe.paths import path_fields
 from edgemm.recipe.recipe import STAGES, Recipe, StageName
 from edgemm.recipe.section import Section
+from edgemm.runtime.manifest import RESERVED
 
 
 def contradictions(recipe: Recipe) -> Iterator[str]:
@@ -169,6 +170,8 @@ def _towers_named(recipe: Recipe) -> Iterator[str]:
                 f"data.tensors: got '{name}', expected a name of letters, digits, '_' and '-'; call it '{plain}', and "
                 f'say data.columns.{plain} = "{name}"'
             )
+        if name in RESERVED:
+            yield f"data.tensors: '{name}' is a name that the bundle's 'predict' takes for itself; take another"
     built: list[tuple[str, ModelSection]] = [("student", recipe.student)] if "distill" in recipe.stages else []
     if recipe.teacher.source is None:
         built.insert(0, ("teacher", recipe.teacher))

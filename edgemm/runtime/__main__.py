@@ -62,7 +62,11 @@ def verify(options: argparse.Namespace) -> int:
         return 2
     if not options.json:
         errors = ", ".join(f"{name} off by {error:.2g}" for name, error in report.max_abs_error.items())
-        golden = f"{report.samples} golden samples agree ({errors})" if report.samples else "no golden samples"
+        golden = (
+            f"{report.samples} golden samples agree ({errors})"
+            if report.samples
+            else "no golden samples, so no answer was compared"
+        )
         print(f"{options.bundle}: whole; {report.files} files match their sha256; target '{report.target}': {golden}")
     return 0
 

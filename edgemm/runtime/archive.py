@@ -1,7 +1,7 @@
 """Archive: a bundle's bytes, from a folder or one zip, checked against the manifest before anybody uses them.
 
-Nothing is ever extracted. Every file is read whole, its size compared with the manifest before reading and its
-sha256 after, so a tampered, truncated or inflated bundle ends in one BundleCorrupt line. Writing goes through
+Nothing is ever extracted. The size of every file is compared with the manifest before it is read, and its sha256
+after, so a tampered, truncated or inflated bundle ends in one BundleCorrupt line. Writing goes through
 ``seal`` (the manifest last, so a folder with a manifest is complete) and ``zips.zip_bundle``.
 Law: ``open_archive(folder).read(name) == open_archive(zip_bundle(folder, z)).read(name)``.
 """
@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import BundleCorrupt, BundleError
@@ -22,7 +24,8 @@ from edgemm.runtime.manifest import FileEntry, Manifest
 from edgemm.runtime.paths import MANIFEST, check_path
 from edgemm.runtime.sizes import LABELS_LIMIT, check_size
 
-MANIFEST_LIMIT_BYTES = 64 << 20  # a manifest is a few kB; a larger one is an attack on memory
+MANIFEST_LIMIT_BYTES = 16 << 20  # a manifest is a few kB; a larger one is an attack on memory
+BLOCK_BYTES = 4 << 20
 
 
 class Storage(Protocol):
@@ -36,8 +39,8 @@ class Storage(Protocol):
         """Bytes of one file, before reading it."""
         ...
 
-    def read(self, name: str, limit_bytes: int) -> bytes:
-        """At most ``limit_bytes + 1`` bytes of one file."""
+    def blocks(self, name: str, limit_bytes: int, block_bytes: int) -> Iterator[bytes]:
+        """At most ``limit_bytes + 1`` bytes of one file, in blocks that are not empty."""
         ...
 
 
@@ -55,7 +58,7 @@ class Archive:
         size = storage.size(MANIFEST)
         if size > MANIFEST_LIMIT_BYTES:
             raise BundleCorrupt(f"{path}: {MANIFEST} is {size} bytes, expected at most {MANIFEST_LIMIT_BYTES}")
-        data = storage.read(MANIFEST, size)
+        data = b"".join(storage.blocks(MANIFEST, size, size + 1))
         self.manifest = Manifest.from_bytes(data, file=f"{path}/{MANIFEST}")
         self.manifest_sha256 = hashlib.sha256(data).hexdigest()
         check_references(self.manifest, f"{path}/{MANIFEST}")
@@ -71,6 +74,15 @@ class Archive:
             BundleError: the manifest does not list it.
             BundleCorrupt: its size or sha256 differs from the manifest's, it is too large, or it is not there.
         """
+        return b"".join(self._checked(name, limit, block_bytes=sys.maxsize))  # one block: nothing is held twice
+
+    def check(self, name: str) -> None:
+        """Read one file in blocks and compare its size and sha256, whatever its size; raises what ``read`` raises."""
+        for _ in self._checked(name, None, block_bytes=BLOCK_BYTES):
+            pass
+
+    def _checked(self, name: str, limit: int | None, *, block_bytes: int) -> Iterator[bytes]:
+        """The blocks of one file; raises after the last where they are not what the manifest says."""
         entry = self.manifest.files.get(name)
         if entry is None:
             raise BundleError(f"{self.path}: no file '{name}' in the manifest's table")
@@ -78,19 +90,23 @@ class Archive:
         if size != entry.bytes:
             raise BundleCorrupt(f"{self.path}: {name}: got {size} bytes, expected {entry.bytes} by the manifest")
         check_size(name, size, str(self.path), limit=limit)
-        data = self._storage.read(name, entry.bytes)
-        if len(data) != entry.bytes:
+        hashed = hashlib.sha256()
+        got = 0
+        for block in self._storage.blocks(name, entry.bytes, block_bytes):
+            hashed.update(block)
+            got += len(block)
+            yield block
+        if got != entry.bytes:
             raise BundleCorrupt(
-                f"{self.path}: {name}: got {len(data)} bytes{'' if len(data) < entry.bytes else ' or more'}, "
+                f"{self.path}: {name}: got {got} bytes{'' if got < entry.bytes else ' or more'}, "
                 f"expected {entry.bytes} by the manifest"
             )
-        digest = hashlib.sha256(data).hexdigest()
+        digest = hashed.hexdigest()
         if digest != entry.sha256:
             raise BundleCorrupt(
                 f"{self.path}: {name}: got sha256 {digest[:16]}…, expected {entry.sha256[:16]}…; "
                 "the file was changed after the bundle was made"
             )
-        return data
 
     def read_strings(self, name: str) -> tuple[str, ...]:
         """A JSON list of strings (labels). Raises BundleError where it is anything else."""
@@ -100,7 +116,7 @@ class Archive:
         return tuple(value)
 
     def unlisted(self) -> list[str]:
-        """Files that lie in the bundle but that the manifest does not list."""
+        """Files, and links to folders, that lie in the bundle but that the manifest does not list."""
         return sorted(name for name in self._storage.names() if name not in self.manifest.files)
 
     def problems(self) -> list[str]:
@@ -108,10 +124,13 @@ class Archive:
         found: list[str] = []
         for name in self.manifest.files:
             try:
-                self.read(name)
+                self.check(name)
             except BundleError as error:
                 found.append(str(error))
-        found += [f"{self.path}: {name}: not listed in the manifest" for name in self.unlisted()]
+        try:
+            found += [f"{self.path}: {name}: not listed in the manifest" for name in self.unlisted()]
+        except OSError as error:
+            found.append(f"{self.path}: cannot be listed: {one_line(error)}")
         return found
 
 
@@ -172,10 +191,13 @@ class _Folder:
     def size(self, name: str) -> int:
         return self.place(name).stat().st_size
 
-    def read(self, name: str, limit_bytes: int) -> bytes:
+    def blocks(self, name: str, limit_bytes: int, block_bytes: int) -> Iterator[bytes]:
+        left = limit_bytes + 1
         try:
-            with self.place(name).open("rb") as file:
-                return file.read(limit_bytes + 1)
+            with self.place(name).open("rb", buffering=0) as file:
+                while left > 0 and (block := file.read(min(block_bytes, left))):
+                    left -= len(block)
+                    yield block
         except OSError as error:
             raise BundleCorrupt(f"{self._root}: {name}: cannot be read: {one_line(error)}") from error
 
@@ -205,7 +227,7 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
         digest = hashlib.sha256()
         size = 0
         with (root / name).open("rb") as file:
-            while chunk := file.read(1 << 20):
+            while chunk := file.read(BLOCK_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
         check_size(name, size, str(root), limit=LABELS_LIMIT if name in labels else None)
@@ -223,8 +245,14 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
 
 
 def _files_under(root: Path) -> list[str]:
+    """Everything below a folder but the folders that are walked: files, pipes, sockets, links to files and folders."""
     found: list[str] = []
-    for folder, _, names in os.walk(root):
+    for folder, inner, names in os.walk(root, onerror=_raise):
         relative = Path(folder).relative_to(root)
-        found += [(relative / name).as_posix() for name in names]
+        links = [name for name in inner if (Path(folder) / name).is_symlink()]
+        found += [(relative / name).as_posix() for name in [*names, *links]]
     return sorted(found)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error

@@ -10,10 +10,16 @@ from edgemm.runtime.errors import EngineError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.packages import package
 from edgemm.runtime.session import Array, missing_feeds
+from edgemm.runtime.signature import DTYPES
 
 ort = package("onnxruntime")
 
 _ERRORS_ONLY = 3
+_DTYPES = {
+    f"tensor({name})": dtype
+    for dtype in DTYPES
+    for name in (dtype, {"float32": "float", "float64": "double"}.get(dtype, dtype))
+}
 
 
 def cpu_options(threads: int) -> Any:
@@ -56,6 +62,10 @@ class ORTSession:
             raise EngineError(f"{what}: onnxruntime {ort.__version__} refuses the graph: {one_line(error)}") from error
         self.input_names = tuple(value.name for value in self.bare.get_inputs())
         self.output_names = tuple(value.name for value in self.bare.get_outputs())
+        self.dtypes: Mapping[str, str] = {
+            value.name: _DTYPES.get(value.type, value.type)
+            for value in (*self.bare.get_inputs(), *self.bare.get_outputs())
+        }
         self._names = list(self.output_names)
         self._run: Any = self.bare.run
 

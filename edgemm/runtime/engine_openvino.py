@@ -63,6 +63,9 @@ class OpenVINOSession:
             raise EngineError(f"{what}: openvino {ov.__version__} refuses the graph: {one_line(error)}") from error
         self.input_names = tuple(port.get_any_name() for port in model.inputs)
         self.output_names = tuple(port.get_any_name() for port in model.outputs)
+        self.dtypes: Mapping[str, str] = {
+            port.get_any_name(): np.dtype(port.element_type.to_dtype()).name for port in (*model.inputs, *model.outputs)
+        }
         self._ports = [(np.dtype(port.element_type.to_dtype()), port.partial_shape) for port in model.inputs]
         self._lock = threading.Lock()
         self._seen: dict[Shapes, int] = {}

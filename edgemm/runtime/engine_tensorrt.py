@@ -17,11 +17,10 @@ import numpy as np
 from edgemm.runtime.errors import DeviceMissing, EdgemmError, EngineError, EngineNotInstalled
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
-from edgemm.runtime.manifest import Manifest, TargetEntry
+from edgemm.runtime.manifest import PLAN_ENGINES, Manifest, TargetEntry
 from edgemm.runtime.packages import package
 from edgemm.runtime.session import ENGINES, Array, missing_feeds
 
-PLAN_ENGINES = ("tensorrt", "tensorrt-rtx")
 FINGERPRINT = ("engine_version", "compute_capability", "os")
 
 
@@ -66,6 +65,7 @@ class TensorRTSession:
         self.input_names = tuple(name for name in names if is_input[name])
         self.output_names = tuple(name for name in names if not is_input[name])
         self._dtypes = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in names}
+        self.dtypes: Mapping[str, str] = {name: dtype.name for name, dtype in self._dtypes.items()}
         self._log = log
         self._lock = threading.Lock()  # there is one execution context, and one buffer for each tensor
         self._stream = self._gpu(self._cuda.cudaStreamCreate())

@@ -7,6 +7,7 @@ names the file, the key, what stood there and what was expected. Standard librar
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
@@ -15,19 +16,27 @@ from edgemm.runtime.errors import BundleError
 
 T = TypeVar("T")
 
+DEEPEST = 64  # a manifest has 8 levels and what its provenance holds, a tokenizer.json some 10
+
 _MISSING = object()
 
 
 def parse_json(data: bytes, *, file: str) -> object:
-    """Parse UTF-8 JSON, refusing what JSON does not define: NaN, Infinity and a key given twice.
+    """Parse UTF-8 JSON, refusing what JSON does not define (NaN, Infinity, a number beyond float64, a key given twice).
+
+    Arrays and objects lie in each other at most ``DEEPEST`` deep, so that whatever was read can be walked and written.
 
     Raises:
         BundleError: naming ``file`` and the place.
     """
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+        value: object = json.loads(
+            data.decode("utf-8"), parse_float=_finite, parse_constant=_no_constant, object_pairs_hook=_unique
+        )
+        _check_depth(value)
     except (ValueError, RecursionError) as error:  # ValueError covers JSONDecodeError and UnicodeDecodeError
         raise BundleError(f"{file}: not valid JSON: {one_line(error)}") from error
+    return value
 
 
 def one_line(error: BaseException) -> str:
@@ -94,9 +103,9 @@ class Fields:
         value = self.take(key, None)
         return None if value is None else check_string(value, self.path(key))
 
-    def integer(self, key: str, default: object = _MISSING, *, minimum: int = 0) -> int:
-        """An integer of at least ``minimum`` that fits in 63 bits."""
-        return check_integer(self.take(key, default), self.path(key), minimum=minimum)
+    def integer(self, key: str, default: object = _MISSING, *, minimum: int = 0, maximum: int = 2**63 - 1) -> int:
+        """An integer between ``minimum`` and ``maximum``."""
+        return check_integer(self.take(key, default), self.path(key), minimum=minimum, maximum=maximum)
 
     def choice(self, key: str, options: Sequence[T], default: object = _MISSING) -> T:
         """One of a few values."""
@@ -153,10 +162,11 @@ def check_string(value: object, where: str) -> str:
     return value
 
 
-def check_integer(value: object, where: str, *, minimum: int = 0) -> int:
-    """The value where it is an integer (not a bool) between ``minimum`` and 2**63 - 1."""
-    if type(value) is not int or not minimum <= value < 2**63:
-        raise BundleError(f"{where}: got {show(value)}, expected an integer of at least {minimum}")
+def check_integer(value: object, where: str, *, minimum: int = 0, maximum: int = 2**63 - 1) -> int:
+    """The value where it is an integer (not a bool) between ``minimum`` and ``maximum``."""
+    if type(value) is not int or not minimum <= value <= maximum:
+        wanted = f"of at least {minimum}" if maximum >= 2**63 - 1 else f"from {minimum} to {maximum}"
+        raise BundleError(f"{where}: got {show(value)}, expected an integer {wanted}")
     return value
 
 
@@ -167,6 +177,30 @@ def check_number(value: object, where: str) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not -math.inf < number < math.inf:
+        raise ValueError(f"{text[:40]} is beyond the range of float64")
+    return number
+
+
+def _check_depth(value: object) -> None:
+    """Raise ValueError where arrays and objects lie deeper in each other than ``DEEPEST``."""
+    level = [value]
+    for _ in range(DEEPEST):
+        if not level:
+            return
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += [one for one in item.values() if isinstance(one, (dict, list))]
+            elif isinstance(item, list):
+                inner += [one for one in item if isinstance(one, (dict, list))]
+        level = inner
+    if level:
+        raise ValueError(f"nested deeper than {DEEPEST} levels")
+
+
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
@@ -174,6 +208,7 @@ def _no_constant(name: str) -> float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} is given twice")
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {twice[:80]!r} is given twice")
     return found

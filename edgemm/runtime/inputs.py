@@ -7,13 +7,14 @@ bundle then runs a part per sample, so ``predict([a, b])`` is what ``predict(a)`
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgemm.runtime.arrays import as_dtype, load_array
-from edgemm.runtime.errors import BundleError, EngineNotInstalled, InputError
+from edgemm.runtime.errors import BundleError, EdgemmError, EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.images import decode_image
@@ -39,6 +40,7 @@ class InputReader:
         self._manifest = manifest
         self._read = read
         self._tokenizers: dict[str, TextEncoder] = {}
+        self._reading = threading.Lock()
         self._specs: dict[str, tuple[TensorSpec, Mapping[str, DimRange]]] = {}
         for part in manifest.parts:
             for spec in part.signature.inputs:
@@ -132,13 +134,18 @@ class InputReader:
 
     def _text(self, modality: str, kind: TextInput) -> TextEncoder:
         if modality not in self._tokenizers:
-            spec, dims = self._specs[kind.ids]
-            low, high = size_range(spec, dims, axis=1)
-            longest = kind.max_tokens if high is None else min(kind.max_tokens, high)
-            self._tokenizers[modality] = TextEncoder(
-                self._read(kind.tokenizer), file=kind.tokenizer, min_tokens=low, max_tokens=longest, where=modality
-            )
+            with self._reading:
+                if modality not in self._tokenizers:
+                    self._tokenizers[modality] = self._read_tokenizer(modality, kind)
         return self._tokenizers[modality]
+
+    def _read_tokenizer(self, modality: str, kind: TextInput) -> TextEncoder:
+        spec, dims = self._specs[kind.ids]
+        low, high = size_range(spec, dims, axis=1)
+        longest = kind.max_tokens if high is None else min(kind.max_tokens, high)
+        return TextEncoder(
+            self._read(kind.tokenizer), file=kind.tokenizer, min_tokens=low, max_tokens=longest, where=modality
+        )
 
 
 class TextEncoder:
@@ -204,24 +211,26 @@ class TextEncoder:
         return ids, mask
 
 
-def check_feed(feeds: Mapping[str, Any], spec: TensorSpec, *, where: str) -> None:
-    """Raise InputError unless ``feeds`` has, under the spec's name, an array of its dtype and shape without NaN."""
+def check_feed(
+    feeds: Mapping[str, Any], spec: TensorSpec, *, where: str, error: type[EdgemmError] = InputError
+) -> None:
+    """Raise ``error`` unless ``feeds`` has, under the spec's name, an array of its dtype and shape without NaN."""
     array = feeds.get(spec.name)
     wanted = f"expected {spec.dtype} {list(spec.shape)}"
     if array is None:
-        raise InputError(f"{where}: no value for it among {sorted(feeds)}; {wanted}")
+        raise error(f"{where}: no value for it among {sorted(feeds)}; {wanted}")
     if not isinstance(array, np.ndarray):
-        raise InputError(f"{where}: got {type(array).__name__}, {wanted} as a numpy array")
+        raise error(f"{where}: got {type(array).__name__}, {wanted} as a numpy array")
     if array.dtype != spec.dtype or not _fits(array.shape, spec.shape) or 0 in array.shape:
-        raise InputError(f"{where}: got {array.dtype} {array.shape}, {wanted}")
-    check_finite(array, where=where)
+        raise error(f"{where}: got {array.dtype} {array.shape}, {wanted}")
+    check_finite(array, where=where, error=error)
 
 
-def check_finite(array: np.ndarray, *, where: str) -> None:
-    """Raise InputError where floats hold NaN or infinity; the message names the sample. array: (batch, ...)."""
+def check_finite(array: np.ndarray, *, where: str, error: type[EdgemmError] = InputError) -> None:
+    """Raise ``error`` where floats hold NaN or infinity; the message names the sample. array: (batch, ...)."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(np.argmax(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)))
-        raise InputError(f"{where}: sample {bad} holds NaN or infinite values, expected finite numbers")
+        raise error(f"{where}: sample {bad} holds NaN or infinite values, expected finite numbers")
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[Dim, ...]) -> bool:

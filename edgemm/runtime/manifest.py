@@ -8,20 +8,28 @@ Law: ``Manifest.from_json(m.to_json()) == m``. Reading is strict: a manifest is 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from edgemm.runtime.arithmetic import Arithmetic, arithmetic_from_json, precision_label
-from edgemm.runtime.errors import BundleError
+from edgemm.runtime.errors import BundleCorrupt, BundleError
 from edgemm.runtime.fields import Fields, check_number, check_string, parse_json, show
-from edgemm.runtime.paths import check_path
-from edgemm.runtime.signature import Signature
+from edgemm.runtime.paths import check_names, check_path
+from edgemm.runtime.signature import Signature, TensorSpec
+from edgemm.runtime.sizes import TOTAL_LIMIT
 
 FORMAT = 1
+MOST_THREADS = 256  # an engine starts as many for each part, whether the machine has the cores or not
+MOST_TOKENS = 2**20  # of one text
+SAMPLE_RATES = (1_000, 768_000)  # Hz
+LARGEST_LEAST = 2**26  # numbers that the smallest sample of a value may have: raw inputs are padded to it
+RESERVED = ("top",)  # no name for a modality: predict(top=5, **modalities)
 
 Role = Literal["frontend", "tower", "fusion", "head", "decoder"]
 Engine = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+PLAN_ENGINES: tuple[Engine, ...] = ("tensorrt", "tensorrt-rtx")  # run plans that are compiled for one kind of GPU
 Precision = Literal["float32", "float16", "int8"]
 Task = Literal["single-label", "multi-label", "regression"]
 
@@ -294,7 +302,10 @@ class Manifest:
             format=version,
         )
         fields.done()
+        _check_files(manifest, file)
         _check_chain(manifest, file)
+        _check_values(manifest, file)
+        _check_inputs(manifest, file)
         _check_targets(manifest, file)
         _check_golden(manifest, file)
         return manifest
@@ -331,12 +342,15 @@ def raw_from_json(value: object, *, where: str = "inputs") -> RawInput:
     elif kind == "text":
         raw = TextInput(
             tokenizer=_path(fields, "tokenizer"),
-            max_tokens=fields.integer("max_tokens", minimum=1),
+            max_tokens=fields.integer("max_tokens", minimum=1, maximum=MOST_TOKENS),
             ids=fields.string("ids", "input_ids"),
             mask=fields.string("mask", "attention_mask"),
         )
     elif kind == "audio":
-        raw = AudioInput(sample_rate=fields.integer("sample_rate", minimum=1), feeds=fields.string("feeds", "waveform"))
+        raw = AudioInput(
+            sample_rate=fields.integer("sample_rate", minimum=SAMPLE_RATES[0], maximum=SAMPLE_RATES[1]),
+            feeds=fields.string("feeds", "waveform"),
+        )
     else:
         raw = TensorInput(feeds=fields.string("feeds"))
     fields.done()
@@ -375,7 +389,7 @@ def _target(fields: Fields) -> TargetEntry:
         engine=fields.choice("engine", get_args(Engine)),
         precision=fields.choice("precision", get_args(Precision)),
         files={part: check_path(check_string(path, where), where) for part, path, where in fields.mapping("files")},
-        threads=fields.integer("threads", 0),
+        threads=fields.integer("threads", 0, maximum=MOST_THREADS),
         fingerprint=fields.string_map("fingerprint", {}),
         arithmetic={
             part: arithmetic_from_json(known, where=where) for part, known, where in fields.mapping("arithmetic", {})
@@ -432,6 +446,64 @@ def _file(fields: Fields) -> FileEntry:
         raise BundleError(f"{fields.path('sha256')}: got {show(entry.sha256)}, expected 64 lower-case hex digits")
     fields.done()
     return entry
+
+
+def _check_files(manifest: Manifest, file: str) -> None:
+    """Names that differ on every file system, and a sum of sizes that a bundle may have."""
+    check_names(manifest.files, f"{file}: files")
+    total = sum(entry.bytes for entry in manifest.files.values())
+    if total > TOTAL_LIMIT:
+        raise BundleCorrupt(f"{file}: files: {total} bytes together, expected at most {TOTAL_LIMIT}")
+
+
+def _check_values(manifest: Manifest, file: str) -> None:
+    """Every value has an axis of samples, a smallest sample that memory can hold, and one dtype and rank."""
+    known: dict[str, TensorSpec] = {}
+    for i, part in enumerate(manifest.parts):
+        for key, specs in (("inputs", part.signature.inputs), ("outputs", part.signature.outputs)):
+            for spec in specs:
+                where = f"{file}: parts[{i}].signature.{key} ('{spec.name}')"
+                if not spec.shape:
+                    raise BundleError(f"{where}: got no axes, expected at least one, of samples")
+                least = math.prod(part.signature.least(dim) for dim in spec.shape[1:])
+                if least > LARGEST_LEAST:
+                    raise BundleError(
+                        f"{where}: its smallest sample has {least} numbers, expected at most {LARGEST_LEAST}"
+                    )
+                other = known.setdefault(spec.name, spec)
+                if (spec.dtype, len(spec.shape)) != (other.dtype, len(other.shape)):
+                    raise BundleError(
+                        f"{where}: got {spec.dtype} {list(spec.shape)}, expected {other.dtype} {list(other.shape)} as "
+                        "another part has it"
+                    )
+
+
+def _check_inputs(manifest: Manifest, file: str) -> None:
+    """A part takes what each raw input becomes, and takes it as what it is."""
+    taken = {spec.name: (spec, part.signature) for part in manifest.parts for spec in part.signature.inputs}
+    for modality, raw in manifest.inputs.items():
+        where = f"{file}: inputs.{modality}"
+        if modality in RESERVED:
+            raise BundleError(f"{where}: a name that 'predict' takes for itself; expected another")
+        feeds = fed_values(raw)
+        if feeds[0] not in taken:
+            raise BundleError(f"{where}: no part takes its value '{feeds[0]}'")
+        wanted = _FED.get(raw.kind)
+        for value in feeds:
+            if wanted is None or value not in taken:  # a mask: many text towers do without
+                continue
+            spec, signature = taken[value]
+            if (spec.dtype, len(spec.shape)) != wanted:
+                raise BundleError(
+                    f"{where}: a part takes '{value}' as {spec.dtype} {list(spec.shape)}, expected {wanted[0]} of "
+                    f"{wanted[1]} axes"
+                )
+            if raw.kind == "text" and signature.least(spec.shape[1]) > MOST_TOKENS:
+                raise BundleError(f"{where}: a part takes more than {MOST_TOKENS} tokens at least")
+
+
+# kind of a raw input -> dtype and number of axes of its values; those of a tensor are the signature's own
+_FED: Mapping[str, tuple[str, int]] = {"image": ("uint8", 4), "text": ("int64", 2), "audio": ("float32", 2)}
 
 
 def _check_chain(manifest: Manifest, file: str) -> None:

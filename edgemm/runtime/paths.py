@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterable
+
 from edgemm.runtime.errors import BundleCorrupt
 
 MANIFEST = "manifest.json"
@@ -22,6 +25,21 @@ def check_path(path: str, where: str) -> str:
     if reason:
         raise BundleCorrupt(f"{where}: unsafe path {path[:80]!r}: {reason}; expected a relative path with '/'")
     return path
+
+
+def check_names(paths: Iterable[str], where: str) -> None:
+    """Raise BundleCorrupt where two paths are one on some file system, or one is a folder of the other."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        same = unicodedata.normalize("NFC", path).casefold()
+        if same in seen:
+            raise BundleCorrupt(f"{where}: {path[:80]!r} and {seen[same][:80]!r} are one file on some systems")
+        seen[same] = path
+    for same, path in seen.items():
+        while cut := same.rpartition("/")[0]:
+            if cut in seen:
+                raise BundleCorrupt(f"{where}: {seen[cut][:80]!r} is a file, and a folder in {path[:80]!r}")
+            same = cut
 
 
 def _unsafe(path: str) -> str | None:

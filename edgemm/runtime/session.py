@@ -12,9 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
-from edgemm.runtime.errors import EngineError, EngineNotInstalled
+from edgemm.runtime.errors import BundleError, EngineError, EngineNotInstalled
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.onnx_wire import require_whole_graph
+from edgemm.runtime.signature import Signature
 
 Array = np.ndarray
 
@@ -32,12 +33,14 @@ class Session(Protocol):
 
     Attributes:
         engine: what runs it.
-        input_names, output_names: as in the part's signature.
+        input_names, output_names: of the graph.
+        dtypes: numpy dtype of each input and output, as far as the engine tells; else the engine's word for it.
     """
 
     engine: str
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    dtypes: Mapping[str, str]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once.
@@ -92,6 +95,74 @@ def open_session(
     from edgemm.runtime.engine_onnxruntime import ORTSession
 
     return ORTSession(data, threads=threads, what=what)
+
+
+class CheckedSession:
+    """A session whose graph and whose answers are what the part's signature says.
+
+    Names and dtypes are compared once, here. Every run's outputs are: an array of the signature's dtype, rank and fixed
+    sizes for each name, with as many samples as were fed. What the graph makes beyond the signature is left out.
+
+    Args:
+        bare: what runs.
+        signature: what the manifest says of the part.
+        what: names target and part in messages.
+
+    Raises:
+        BundleError: the graph takes or makes something else; from ``run`` too.
+    """
+
+    def __init__(self, bare: Session, signature: Signature, *, what: str) -> None:
+        if set(bare.input_names) != set(signature.input_names) or not set(signature.output_names) <= set(
+            bare.output_names
+        ):
+            raise BundleError(
+                f"{what}: the file takes {list(bare.input_names)} and makes {list(bare.output_names)}, "
+                f"the manifest says {list(signature.input_names)} and {list(signature.output_names)}"
+            )
+        for spec in (*signature.inputs, *signature.outputs):
+            if (got := bare.dtypes.get(spec.name, spec.dtype)) != spec.dtype:
+                raise BundleError(f"{what}: the file has '{spec.name}' as {got}, the manifest says {spec.dtype}")
+        self.bare = bare
+        self.engine = bare.engine
+        self.input_names = bare.input_names
+        self.output_names = signature.output_names
+        self.dtypes = bare.dtypes
+        self._what = what
+        self._run = bare.run
+        self._counted = self.input_names[0]
+        self._outputs = [
+            (
+                spec,
+                np.dtype(spec.dtype),
+                len(spec.shape),
+                tuple((axis, size) for axis, size in enumerate(spec.shape) if axis and isinstance(size, int)),
+            )
+            for spec in signature.outputs
+        ]
+        self._extra = tuple(set(bare.output_names) - set(signature.output_names))
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; see ``Session.run``."""
+        made = self._run(feeds)
+        count = len(feeds[self._counted])
+        for spec, dtype, rank, fixed in self._outputs:
+            value = made[spec.name]
+            if (
+                type(value) is not np.ndarray
+                or value.dtype != dtype
+                or value.ndim != rank
+                or value.shape[0] != count
+                or any(value.shape[axis] != size for axis, size in fixed)
+            ):
+                got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+                raise BundleError(
+                    f"{self._what}: for {count} samples the graph makes '{spec.name}' as {got}, the manifest says "
+                    f"{spec.dtype} {list(spec.shape)}"
+                )
+        for name in self._extra:
+            del made[name]
+        return made
 
 
 def engine_installed(engine: str) -> bool:

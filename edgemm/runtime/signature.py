@@ -10,6 +10,7 @@ from edgemm.runtime.errors import BundleError
 from edgemm.runtime.fields import Fields, check_integer, check_string, show
 
 Dim = int | str
+LARGEST_DIM = 2**31 - 1
 DTYPES = ("bool", "uint8", "int8", "int32", "int64", "float16", "float32", "float64")
 
 
@@ -44,7 +45,7 @@ class TensorSpec:
         fields = Fields(value, where)
         name, dtype = fields.string("name"), fields.choice("dtype", DTYPES)
         shape: list[Dim] = [
-            check_string(dim, at) if isinstance(dim, str) else check_integer(dim, at, minimum=1)
+            check_string(dim, at) if isinstance(dim, str) else check_integer(dim, at, minimum=1, maximum=LARGEST_DIM)
             for dim, at in fields.items("shape")
         ]
         fields.done()
@@ -72,6 +73,10 @@ class Signature:
         """Names of the outputs, in order."""
         return tuple(spec.name for spec in self.outputs)
 
+    def least(self, dim: Dim) -> int:
+        """The smallest size of one axis: a fixed one, the least of a named one, 1 where its range is open."""
+        return dim if isinstance(dim, int) else self.dims[dim].min if dim in self.dims else 1
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a dimension's range is ``[min, opt, max]``."""
         return {
@@ -97,7 +102,9 @@ class Signature:
 
 def _dim_range(value: object, where: str) -> DimRange:
     if isinstance(value, list) and len(value) == 3:
-        low, usual, high = (check_integer(v, f"{where}[{i}]", minimum=1) for i, v in enumerate(value))
+        low, usual, high = (
+            check_integer(v, f"{where}[{i}]", minimum=1, maximum=LARGEST_DIM) for i, v in enumerate(value)
+        )
         if low <= usual <= high:
             return DimRange(low, usual, high)
     raise BundleError(f"{where}: got {show(value)}, expected [min, opt, max] with 1 <= min <= opt <= max")

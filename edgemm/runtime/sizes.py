@@ -14,6 +14,7 @@ LIMITS = {".json": 64 * MIB, ".jsonl": 1024 * MIB, ".npy": 4096 * MIB, ".npz": 1
 """Bytes by kind of file. The largest tokenizers have 35 MB, an ONNX file can hold no more, a gallery of a million
 float16 embeddings of width 1024 has 2 GB."""
 LABELS_LIMIT = 32 * MIB  # a list of strings takes twenty times its bytes once it is read
+TOTAL_LIMIT = 16384 * MIB  # all files of one bundle
 LARGEST_RATIO = 50  # bytes unpacked by byte packed; weights reach 2, text 10, deflate could reach 1,032
 FREE = MIB  # what may unpack at any ratio
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import struct
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,24 +12,12 @@ from pathlib import Path
 
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.disk import replacing
-from edgemm.runtime.errors import BundleCorrupt, BundleError
+from edgemm.runtime.errors import BundleCorrupt, BundleError, EdgemmError
 from edgemm.runtime.fields import one_line
-from edgemm.runtime.paths import MANIFEST, check_path
+from edgemm.runtime.paths import MANIFEST, check_names, check_path
 from edgemm.runtime.sizes import FREE, LARGEST_RATIO, is_bomb
 
-_FAULTS = (
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    NotImplementedError,  # a compression method or zip version that Python does not know
-    RuntimeError,  # an encrypted member
-    ValueError,
-    OverflowError,
-    MemoryError,
-    OSError,
-)
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class ZipStorage:
@@ -47,11 +35,18 @@ class ZipStorage:
                     check_path(member.filename, f"{path}: a member of the zip")
                 if member.filename in self._members:
                     raise BundleCorrupt(f"{path}: '{member.filename}' is in the zip twice")
+                if member.compress_type not in _METHODS:
+                    raise BundleCorrupt(
+                        f"{path}: '{member.filename}' is packed by method {member.compress_type}; expected it stored "
+                        "or deflated"
+                    )
                 if member.orig_filename != member.filename:
                     raise BundleCorrupt(f"{path}: unsafe path {member.orig_filename[:80]!r} in the zip")
-                if (member.external_attr >> 16) & 0o170000 == 0o120000:
-                    raise BundleCorrupt(f"{path}: '{member.filename}' is a symbolic link; expected a file")
+                if (kind := (member.external_attr >> 16) & 0o170000) not in (0, stat.S_IFREG):
+                    what = "a symbolic link" if kind == stat.S_IFLNK else "no regular file"
+                    raise BundleCorrupt(f"{path}: '{member.filename}' is {what}; expected a file")
                 self._members[member.filename] = member
+        check_names(self._members, f"{path}")
         packed = sum(member.compress_size for member in self._members.values())
         if packed > (whole := path.stat().st_size):  # each packed byte belongs to one file
             raise BundleCorrupt(f"{path}: its files say that they take {packed} of {whole} bytes")
@@ -61,7 +56,11 @@ class ZipStorage:
         try:
             with zipfile.ZipFile(self._path) as archive:
                 yield archive
-        except _FAULTS as error:
+        except EdgemmError:
+            raise
+        except (
+            Exception
+        ) as error:  # of a dozen types: zlib.error, struct.error, RuntimeError where it is encrypted, ...
             why = one_line(error)
             detail = "cut off, or another kind of file" if why == "File is not a zip file" else why
             raise BundleCorrupt(f"{self._path}: not a whole zip: {detail}") from error
@@ -78,8 +77,8 @@ class ZipStorage:
             raise BundleError(f"{self._path}: no {MANIFEST} in the zip; expected a bundle")
         raise BundleCorrupt(f"{self._path}: {name}: not in the zip; the manifest lists it")
 
-    def read(self, name: str, limit_bytes: int) -> bytes:
-        """At most ``limit_bytes + 1`` bytes of one file."""
+    def blocks(self, name: str, limit_bytes: int, block_bytes: int) -> Iterator[bytes]:
+        """At most ``limit_bytes + 1`` bytes of one file, in blocks that are not empty."""
         member = self._members[name]
         if is_bomb(member.compress_size, member.file_size):
             raise BundleCorrupt(
@@ -88,8 +87,11 @@ class ZipStorage:
             )
         # Read by the size the manifest states, never by what the zip's own header claims: a bomb stops here.
         with self._open() as archive, archive.open(member) as file:
-            data = file.read(limit_bytes)
-            return data + file.read(1)  # the second read runs the zip's CRC check at the end of the file
+            while limit_bytes > 0 and (block := file.read(min(block_bytes, limit_bytes))):
+                limit_bytes -= len(block)
+                yield block
+            if tail := file.read(1):  # reading on runs the zip's CRC check at the end of the file
+                yield tail
 
 
 def zip_bundle(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
