@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgemm.graph.passes.clean import clean_
+from edgemm.graph.passes.clean import clean_, finish_
 from edgemm.graph.passes.pooling import MeanToPool
 
-__all__ = ["clean_", "prepare_for_int8_"]
+__all__ = ["clean_", "finish_", "prepare_for_int8_"]
 
 
 def prepare_for_int8_(model: ir.Model) -> None:
     """Exact rewrites that let more of a graph run in int8; in place."""
     MeanToPool()(model)
+    finish_(model)
