@@ -13,8 +13,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgemm.graph.calibrate import calibrate
-from edgemm.graph.qdq import add_constant
-from edgemm.graph.regions import constant
+from edgemm.graph.passes import finish_
+from edgemm.graph.passes.values import add_weight, constant
 from edgemm.runtime.errors import QuantizeError
 
 ISLANDS = (
@@ -112,7 +112,7 @@ def _write_types_(model: ir.Model, floats: set[ir.Value], island: set[ir.Node]) 
         if value not in known:
             if value.const_value is not None:
                 array = value.const_value.numpy().astype(np.float16)
-                known[value] = add_constant(model, f"{value.name}_float16", array)
+                known[value] = add_weight(model, f"{value.name}_float16", array)
             else:
                 node = ir.node("Cast", [value], {"to": to}, name=f"{value.name}_{to.name.lower()}_cast")
                 node.outputs[0].name = f"{value.name}_{to.name.lower()}"
@@ -144,8 +144,7 @@ def _write_types_(model: ir.Model, floats: set[ir.Value], island: set[ir.Node]) 
             wide.name, wide.shape, wide.type = name, value.shape, ir.TensorType(ir.DataType.FLOAT)
             value.type = ir.TensorType(ir.DataType.FLOAT16)
             graph.outputs[i] = wide
-    passes.RemoveUnusedNodesPass()(model)
-    passes.TopologicalSortPass()(model)
+    finish_(model)
 
 
 def _keeps_float_input(node: ir.Node, index: int) -> bool:

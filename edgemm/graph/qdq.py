@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgemm.graph.regions import Region, constant
+from edgemm.graph.passes.values import add_weight, constant
+from edgemm.graph.regions import Region
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ def apply_(
 
 def _insert_pair_(model: ir.Model, value: ir.Value, scale: Scale, readers: list[ir.Node] | None) -> None:
     name = value.name
-    s = add_constant(model, f"{name}_scale", np.float32(scale.scale))
-    z = add_constant(model, f"{name}_zero_point", np.array(scale.zero_point, scale.dtype))
+    s = add_weight(model, f"{name}_scale", np.float32(scale.scale))
+    z = add_weight(model, f"{name}_zero_point", np.array(scale.zero_point, scale.dtype))
     q = ir.node("QuantizeLinear", [value, s, z], name=f"{name}_quantize")
     dq = ir.node("DequantizeLinear", [q.outputs[0], s, z], name=f"{name}_dequantize")
     q.outputs[0].name, dq.outputs[0].name = f"{name}_quantized", f"{name}_dequantized"
@@ -156,9 +157,9 @@ def _quantize_layer_(
             weight_scales = np.maximum(weight_scales, floor)
             shape = [-1 if i == axis else 1 for i in range(array.ndim)]
             levels = np.clip(np.round(array / weight_scales.reshape(shape)), -127, 127).astype(np.int8)
-    s = add_constant(model, f"{name}_weight_scale", weight_scales)
-    z = add_constant(model, f"{name}_weight_zero_point", np.zeros(len(weight_scales), np.int8))
-    q = add_constant(model, f"{name}_weight", levels)
+    s = add_weight(model, f"{name}_weight_scale", weight_scales)
+    z = add_weight(model, f"{name}_weight_zero_point", np.zeros(len(weight_scales), np.int8))
+    q = add_weight(model, f"{name}_weight", levels)
     dq = ir.node("DequantizeLinear", [q, s, z], {"axis": axis}, name=f"{name}_weight_dequantize")
     dq.outputs[0].name = f"{name}_weight_dequantized"
     model.graph.insert_before(node, dq)
@@ -168,15 +169,15 @@ def _quantize_layer_(
     if scheme.integer_bias:
         bias_scales = (np.float32(input_scale) * weight_scales).astype(np.float32)
         steps = np.round(bias.astype(np.float64) / bias_scales).astype(np.int32)
-        bs = add_constant(model, f"{name}_bias_scale", bias_scales)
-        bz = add_constant(model, f"{name}_bias_zero_point", np.zeros(len(steps), np.int32))
-        bq = add_constant(model, f"{name}_bias", steps)
+        bs = add_weight(model, f"{name}_bias_scale", bias_scales)
+        bz = add_weight(model, f"{name}_bias_zero_point", np.zeros(len(steps), np.int32))
+        bq = add_weight(model, f"{name}_bias", steps)
         bdq = ir.node("DequantizeLinear", [bq, bs, bz], {"axis": 0}, name=f"{name}_bias_dequantize")
         bdq.outputs[0].name = f"{name}_bias_dequantized"
         model.graph.insert_before(node, bdq)
         new_bias: ir.Value = bdq.outputs[0]
     else:
-        new_bias = add_constant(model, f"{name}_bias", bias.astype(np.float32))
+        new_bias = add_weight(model, f"{name}_bias", bias.astype(np.float32))
     if len(node.inputs) < 3:
         node.resize_inputs(3)
     node.replace_input_with(2, new_bias)
@@ -190,9 +191,9 @@ def _quantize_table_(model: ir.Model, node: ir.Node) -> None:
     indices = node.inputs[1]
     assert indices is not None
     rank = len(indices.shape) + 1 if indices.shape is not None else None
-    s = add_constant(model, f"{name}_table_scale", table_scales)
-    z = add_constant(model, f"{name}_table_zero_point", np.zeros(len(table_scales), np.int8))
-    node.replace_input_with(0, add_constant(model, f"{name}_table", levels))
+    s = add_weight(model, f"{name}_table_scale", table_scales)
+    z = add_weight(model, f"{name}_table_zero_point", np.zeros(len(table_scales), np.int8))
+    node.replace_input_with(0, add_weight(model, f"{name}_table", levels))
     found = node.outputs[0]
     dq = ir.node(
         "DequantizeLinear", [found, s, z], {"axis": -1 if rank is None else rank - 1}, name=f"{name}_table_dequantize"
@@ -211,16 +212,3 @@ def take_over_(model: ir.Model, old: ir.Value, new: ir.Value, *, but: ir.Node) -
         model.graph.outputs[model.graph.outputs.index(old)] = new
         name = old.name
         old.name, new.name = f"{name}_levels", name
-
-
-def add_constant(model: ir.Model, name: str, array: np.ndarray | np.generic) -> ir.Value:
-    """Register an initializer under ``name``; numbered where the name is taken."""
-    unique, i = name, 1
-    while unique in model.graph.initializers:
-        unique, i = f"{name}_{i}", i + 1
-    tensor = ir.tensor(np.asarray(array), name=unique)
-    value = ir.Value(
-        name=unique, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
-    )
-    model.graph.register_initializer(value)
-    return value

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from edgemm.graph.calibrate import Calibration, calibrate
-from edgemm.graph.passes import prepare_for_int8_
+from edgemm.graph.passes import finish_, prepare_for_int8_
+from edgemm.graph.passes.values import constant
 from edgemm.graph.qdq import Scale, Scheme, activation_scale, apply_, quantize_weight, weight_axis
 from edgemm.graph.ranges import Method, choose_range
-from edgemm.graph.regions import Region, constant, find_region, is_weighted
+from edgemm.graph.regions import Region, find_region, is_weighted
 from edgemm.runtime.errors import QuantizeError
 
 SCHEMES: Mapping[str, Scheme] = {
@@ -94,8 +94,7 @@ def quantize_onnx(
     scales = _scales(region, calibration, config, scheme)
     corrections = _corrections(region, calibration, scheme) if config.bias_correction else {}
     apply_(result, region, scales, scheme, corrections=corrections)
-    passes.RemoveUnusedNodesPass()(result)
-    passes.TopologicalSortPass()(result)
+    finish_(result)
     return result
 
 

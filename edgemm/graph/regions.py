@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
+
+from edgemm.graph.passes.values import constant, is_standard, sole_reader
 
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 MIXING = ("Add", "Concat")
@@ -42,11 +43,6 @@ class Region:
     def quantized(self) -> list[ir.Value]:
         """Every value that gets a scale, inner ones first."""
         return [*self.inner, *(v for v in self.edges if v not in self.inner)]
-
-
-def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array of a constant value, or None."""
-    return value.const_value.numpy() if value is not None and value.const_value is not None else None
 
 
 def is_weighted(node: ir.Node) -> bool:
@@ -136,9 +132,9 @@ def _is_stored(node: ir.Node) -> bool:
 
 def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
     """Constant bounds of a Relu or Clip, or None for anything else."""
-    if node.op_type == "Relu":
+    if is_standard(node, "Relu"):
         return 0.0, float("inf")
-    if node.op_type != "Clip":
+    if not is_standard(node, "Clip"):
         return None
     bounds = []
     for i, default in ((1, -float("inf")), (2, float("inf"))):
@@ -163,8 +159,8 @@ def find_region(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset(), ab
     int8: set[ir.Value] = set()
 
     def only_reader(value: ir.Value) -> ir.Node | None:
-        uses = list(value.uses())
-        return uses[0].node if len(uses) == 1 and value not in outputs else None
+        reader = sole_reader(value)
+        return reader if reader is not None and reader.graph is graph else None  # not one in the body of a loop
 
     def make_inner(value: ir.Value) -> None:
         reader = only_reader(value)
@@ -190,12 +186,12 @@ def find_region(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset(), ab
                 make_inner(node.outputs[0])
         elif _keeps_int8(node, int8):
             make_inner(node.outputs[0])
-        elif node.op_type in MOVING and node.inputs[0] in int8 and node.outputs[0] not in outputs:
+        elif is_standard(node, *MOVING) and node.inputs[0] in int8 and node.outputs[0] not in outputs:
             source = node.inputs[0]
             region.inner.append(node.outputs[0])
             region.shared[node.outputs[0]] = region.shared.get(source, source)
             int8.add(node.outputs[0])
-        elif node.op_type == "Gather" and _is_table(node) and node.outputs[0].name not in keep_float:
+        elif is_standard(node, "Gather") and _is_table(node) and node.outputs[0].name not in keep_float:
             region.tables.append(node)
     _drop_dead_ends(region, int8)
     return region
@@ -203,9 +199,9 @@ def find_region(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset(), ab
 
 def _keeps_int8(node: ir.Node, int8: set[ir.Value]) -> bool:
     """An addition or concatenation of int8 values, or a pool of one."""
-    if node.op_type in MIXING:
+    if is_standard(node, *MIXING):
         return len(node.inputs) > 1 and all(v in int8 for v in node.inputs)
-    return node.op_type in POOLING and len(node.outputs) == 1 and node.inputs[0] in int8
+    return is_standard(node, *POOLING) and len(node.outputs) == 1 and node.inputs[0] in int8
 
 
 def _reads_pixels(node: ir.Node, graph: ir.Graph) -> bool:
@@ -216,7 +212,7 @@ def _reads_pixels(node: ir.Node, graph: ir.Graph) -> bool:
     weight = node.inputs[1]
     assert weight is not None
     assert weight.const_value is not None
-    return node.op_type == "Conv" and node.inputs[0] in graph.inputs and weight.const_value.shape.numpy()[1] <= 4
+    return is_standard(node, "Conv") and node.inputs[0] in graph.inputs and weight.const_value.shape.numpy()[1] <= 4
 
 
 def _feeds_weighted_through_relu(node: ir.Node, only_reader: Callable[[ir.Value], ir.Node | None]) -> bool:

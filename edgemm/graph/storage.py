@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
-from edgemm.graph.qdq import add_constant, quantize_weight, take_over_, weight_axis
-from edgemm.graph.regions import constant, find_region
+from edgemm.graph.passes import finish_
+from edgemm.graph.passes.values import add_weight, constant
+from edgemm.graph.qdq import quantize_weight, take_over_, weight_axis
+from edgemm.graph.regions import find_region
 
 
 def compress_weights(model: ir.Model) -> ir.Model:
@@ -35,7 +36,7 @@ def compress_weights(model: ir.Model) -> ir.Model:
         levels, scales = quantize_weight(weight, axis, 127)
         name = str(node.outputs[0].name)
         shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-        cast, mul = _widen(result, add_constant(result, f"{name}_weight", levels), scales.reshape(shape), name)
+        cast, mul = _widen(result, add_weight(result, f"{name}_weight", levels), scales.reshape(shape), name)
         result.graph.insert_before(node, [cast, mul])
         node.replace_input_with(1, mul.outputs[0])
     for node in region.tables:
@@ -44,17 +45,17 @@ def compress_weights(model: ir.Model) -> ir.Model:
         levels, scales = quantize_weight(table, 1, 127)
         found = node.outputs[0]
         name = str(found.name)
-        node.replace_input_with(0, add_constant(result, f"{name}_table", levels))
+        node.replace_input_with(0, add_weight(result, f"{name}_table", levels))
         cast, mul = _widen(result, found, scales, f"{name}_table")
         take_over_(result, found, mul.outputs[0], but=cast)
         result.graph.insert_after(node, [cast, mul])
-    passes.RemoveUnusedNodesPass()(result)
+    finish_(result)
     return result
 
 
 def _widen(model: ir.Model, levels: ir.Value, scales: np.ndarray, name: str) -> tuple[ir.Node, ir.Node]:
     cast = ir.node("Cast", [levels], {"to": ir.DataType.FLOAT}, name=f"{name}_widen")
     cast.outputs[0].name = f"{name}_widened"
-    mul = ir.node("Mul", [cast.outputs[0], add_constant(model, f"{name}_scales", scales)], name=f"{name}_rescale")
+    mul = ir.node("Mul", [cast.outputs[0], add_weight(model, f"{name}_scales", scales)], name=f"{name}_rescale")
     mul.outputs[0].name = f"{name}_rescaled"
     return cast, mul
