@@ -6,7 +6,6 @@ and for the others it says what to install.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -76,7 +75,7 @@ def _run_on_device(arguments: list[str], missing: ModuleNotFoundError) -> int:
 
 def _lines(error: Exception) -> list[str] | None:
     """What to tell the user of an error, or None where only a traceback helps."""
-    from edgemm.runtime.disk import disk_is_full
+    from edgemm.runtime.disk import system_fault
     from edgemm.runtime.errors import EdgemmError
     from edgemm.runtime.hints import pip_install
 
@@ -88,14 +87,10 @@ def _lines(error: Exception) -> list[str] | None:
             f"the workbench is not installed (no {error.name}); {pip_install(*names)}; "
             f"without it there are {', '.join(sorted(_ON_DEVICE - {'-h', '--help'}))}"
         ]
-    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    if isinstance(error, OSError) and error.errno in (
-        errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST,
-        errno.ENAMETOOLONG,
-    ):  # fmt: skip
-        return [f"{where}{(error.strerror or 'not accessible').lower()}"]
-    if disk_is_full(error):
-        return [f"{where}no space left on device; free some and run the same command again"]
+    if isinstance(error, MemoryError):
+        return ["not enough memory; close other programs, or take smaller batches, images or models"]
+    if fault := system_fault(error):
+        return [fault]
     if hasattr(error, "format_message"):  # typer's own errors: an unknown option, a missing argument
         context = getattr(error, "ctx", None)
         command = getattr(context, "command_path", "edgemm")

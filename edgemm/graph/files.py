@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
 
-from edgemm.runtime.disk import replacing
+from edgemm.runtime.disk import beside, replacing
 from edgemm.runtime.errors import BundleError, QuantizeError
 from edgemm.runtime.manifest import Manifest
 
@@ -19,7 +17,7 @@ MAX_ONNX_BYTES = 2**31 - 1
 
 @contextmanager
 def publish(out: Path) -> Iterator[Path]:
-    """A temporary folder beside ``out`` that becomes ``out`` if the block ends well, and vanishes if not.
+    """A hidden folder beside ``out`` that becomes ``out`` if the block ends well, and vanishes if not.
 
     Raises:
         BundleError: ``out`` exists and holds something.
@@ -27,16 +25,11 @@ def publish(out: Path) -> Iterator[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out}: exists already and is not an empty folder; name a new one")
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with beside(out) as work:
+        folder = work / out.name
+        folder.mkdir()
         yield folder
-        folder.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        folder.replace(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        folder.replace(out)  # at most an empty folder is there
 
 
 def write_graph(model: ir.Model, path: Path) -> None:

@@ -28,6 +28,7 @@ from edgemm.pipeline.store import Record, Store, writing_out
 from edgemm.recipe import STAGES, Recipe, load_recipe, nearest
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.disk import beside, put_in_place, replacing
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError, StoreError
 from edgemm.runtime.manifest import GoldenSample, Manifest
 from edgemm.runtime.session import require_engine
@@ -141,19 +142,16 @@ def check_engines(recipe: Recipe) -> None:
 def check_out(out: Path, name: str) -> None:
     """See that a run may write to the out folder, so that a wrong one shows before a day of training.
 
-    A folder that isn't there yet is made for the try, and gone again after it.
+    A folder that isn't there yet isn't made for the try: another run may just be making it.
 
     Raises:
         StoreError: it can't be written.
         InputError: what a run would replace there is not a former run's.
     """
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
+        with tempfile.TemporaryFile(dir=there):
             pass
-        for folder in new:
-            folder.rmdir()
     except OSError as error:
         raise StoreError(f"{out}: can't write there ({error.strerror}); choose another with --out") from error
     for place, is_ours in ((out / "bundle", is_bundle), (out / f"{name}.zip", is_bundle), (out / REPORT, _is_report)):
@@ -259,28 +257,13 @@ def print_costs(table: Sequence[Row], *, reported: bool) -> None:
 
 
 def replace_with_copy(source: Path, place: Path) -> Path:
-    """Copy a file or folder to ``place``, whole or not at all; what was there before is replaced."""
-    aside = place.with_name(f".{place.name}.{os.getpid()}")
-    old = place.with_name(f".{place.name}.{os.getpid()}.old")
-    try:
-        if source.is_dir():
-            shutil.copytree(source, aside, copy_function=shutil.copyfile)
-        else:
-            shutil.copyfile(source, aside)
-        if place.is_dir():
-            place.rename(old)
-        try:
-            aside.rename(place)
-        except BaseException:
-            if old.is_dir():
-                old.rename(place)
-            raise
-    finally:
-        for left in (aside, old):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+    """Copy a file or folder to ``place``, whole or not at all; what was there before is replaced in one step."""
+    if source.is_dir():
+        with beside(place) as folder:
+            put_in_place(shutil.copytree(source, folder / place.name, copy_function=shutil.copyfile), place)
+    else:
+        with replacing(place) as partial:
+            shutil.copyfile(source, partial)
     return place
 
 

@@ -6,7 +6,6 @@ They are the same stages as in a run, without the store: what they write is comp
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import cache_in_use
 from edgemm.pipeline.store import default_store, writing_out
 from edgemm.recipe import MeasureConfig, load_recipe
+from edgemm.runtime.disk import beside
 from edgemm.runtime.errors import BundleError, InputError
 from edgemm.stage import Artifact, Context
 
@@ -245,8 +245,8 @@ def _folder(out: Path) -> Iterator[tuple[Path, Context]]:
         kind = "a link" if out.is_symlink() else "where a disk is mounted"
         raise InputError(f"{out}: {kind}, which can't be replaced; name a folder inside, --out {out / 'NAME'}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with writing_out(out), tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
-        folder, scratch = Path(work) / "out", Path(work) / "scratch"
+    with writing_out(out), beside(out) as work:
+        folder, scratch = work / "out", work / "scratch"
         folder.mkdir()
         scratch.mkdir()
         yield folder, Context(scratch=scratch, progress=progress_for(), cache=scratch)

@@ -1,19 +1,29 @@
-"""Disk: files written whole or not at all, sealed where they are read back, and whether an error says: no room."""
+"""Disk: files and folders replaced whole or not at all, sealed where they are read back, and what errors of it say.
+
+Why: a process can be killed at any instruction, several can write one place, a disk can fill. So what is to take a
+place is made beside it, in a hidden folder that is locked; the system lets go of the lock when the process dies, and
+the next one that writes to that place removes what is left. A folder changes places with the one that was there in one
+step, so that at every moment either the old or the new one is there.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
 import re
 import secrets
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+_TRIES = 20
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _WORDS = re.compile(
@@ -29,20 +39,145 @@ def disk_is_full(error: BaseException) -> bool:
     return bool(_WORDS.search(str(error)))
 
 
+def system_fault(error: BaseException) -> str | None:
+    """What an error says of a disk, a file or another thing of the system, in one line; None for any other error.
+
+    Libraries in Rust (safetensors, tokenizers) raise errors of their own, with the system's number in the text.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(told[1])
+    if disk_is_full(error) or number in FULL:
+        words = "no space left on device; free some and run the same command again"
+    elif number is None or number in (errno.EBADF, errno.EINVAL, errno.EFAULT):  # a fault of the program's
+        return None
+    else:
+        words = os.strerror(number).lower()
+    place = getattr(error, "filename", None)
+    return words if place is None else f"{place}: {words}"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write a file at: synced and renamed over ``path`` if the block ends well, else removed.
-
-    The neighbour's name is drawn, so that two processes may write the same file, those of two containers too.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
+    """A path to write a file at: synced and renamed over ``path`` if the block ends well, else removed."""
+    with beside(path) as folder:
+        partial = folder / path.name
         yield partial
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+
+
+@contextmanager
+def beside(place: Path) -> Iterator[Path]:
+    """A new hidden folder beside ``place``, for what is to take its place; removed at the end, with all that is in it.
+
+    The name is drawn, so that two processes may write to one place, those of two containers too. What killed
+    processes have left beside the place is removed first.
+    """
+    _sweep(place)
+    for _ in range(_TRIES):
+        folder = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
+        folder.mkdir()
+        held = _locked(folder)
+        if _is(folder, held):
+            break  # else another process has swept it before it was locked, or nothing can be locked here
+    try:
+        folder.mkdir(exist_ok=True)
+        yield folder
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def put_in_place(made: Path, place: Path) -> None:
+    """Move a folder, made in one that ``beside`` gave, to ``place``; what was there is then gone.
+
+    At every moment the old or the new one is at ``place``, where the system can exchange two names in one step (Linux,
+    macOS). Elsewhere there is a moment between two renames, and the next process that writes there mends what a kill in
+    it has left.
+    """
+    for _ in range(_TRIES):  # other processes may be moving theirs there meanwhile
+        try:
+            made.rename(place)  # nothing is there, or an empty folder
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EACCES) or not place.exists():
+                raise
+        if _exchange(made, place):
+            return  # the old one is now where ``made`` was, and goes with the folder around it
+        old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+        with contextlib.suppress(FileNotFoundError):  # another process has just moved it
+            place.rename(old)
+        try:
+            made.rename(place)
+            return
+        except OSError:
+            if not place.exists():
+                if old.exists():
+                    old.rename(place)
+                raise
+        finally:
+            if place.exists():
+                shutil.rmtree(old, ignore_errors=True)
+    raise OSError(errno.EBUSY, "other processes keep writing there", str(place))
+
+
+def _sweep(place: Path) -> None:
+    """Remove what killed processes have left beside ``place``, and bring back what one had moved out of the way."""
+    name = re.escape(place.name)
+    try:
+        with os.scandir(place.parent) as entries:
+            names = [entry.name for entry in entries]
+    except OSError:  # no such folder: what is tried next says so
+        return
+    for left in (place.with_name(n) for n in names if re.fullmatch(rf"\.{name}\.[0-9a-f]{{8}}\.(partial|old)", n)):
+        if left.suffix == ".old" and not place.exists():
+            with contextlib.suppress(OSError):
+                left.rename(place)
+        elif (held := _locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
+
+
+def _locked(folder: Path) -> int | None:
+    """An open handle that holds the folder's lock; None where another process holds it, or it is gone."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _is(folder: Path, handle: int | None) -> bool:
+    """Whether the folder is there, and the handle is its own."""
+    try:
+        return handle is not None and os.path.samestat(folder.stat(), os.fstat(handle))
+    except OSError:
+        return False
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where the system or the file system can't."""
+    import ctypes
+
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            done = library.renamex_np(os.fsencode(one), os.fsencode(other), 2)  # RENAME_SWAP
+        else:
+            done = library.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2)  # AT_FDCWD, RENAME_EXCHANGE
+    except (AttributeError, OSError, TypeError):  # another C library, another system
+        return False
+    return bool(done == 0)
 
 
 def write_sealed(path: Path, data: bytes | memoryview, *, about: str) -> None:

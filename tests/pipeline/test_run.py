@@ -374,7 +374,7 @@ def test_ctrl_c_in_a_verb_alone_is_one_line_and_leaves_nothing(ground, tmp_path)
         [*command, "--set", "teach.epochs=100000"], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".new-*/scratch/*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".new.*/scratch/*")) and time.monotonic() < deadline:
         time.sleep(0.1)  # a checkpoint: it is training
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
