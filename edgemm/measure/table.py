@@ -31,6 +31,8 @@ from edgemm.runtime.timing import Ratio, Summary, paired_ratio, summary
 
 END_TO_END = "end to end"
 IMAGE_DECODING = "image decoding"
+INT8_ONLY = "teacher, int8 only"
+"""The variant that plain quantization of the teacher gives: what the others have to beat, and no step of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +271,16 @@ def reference_row(rows: Sequence[Row]) -> Row | None:
 def default_row(rows: Sequence[Row]) -> Row | None:
     """What ships by default: the last variant's first target that ran here; None where none of its targets did."""
     return next((row for row in rows if row.latency and row.variant == rows[-1].variant), None)
+
+
+def steps(rows: Sequence[Row]) -> list[Row]:
+    """The way to what ships, for a waterfall: each variant on its first target that ran here, in order.
+
+    Plain quantization of the teacher is no step of it.
+    """
+    first = {r.variant: r for r in reversed(rows) if r.latency and r.latency.p50 and r.variant != INT8_ONLY}
+    order = list(dict.fromkeys(row.variant for row in rows))
+    return sorted(first.values(), key=lambda row: order.index(row.variant))
 
 
 def headline_score(row: Row) -> Score | None:

@@ -145,8 +145,10 @@ def in_ms(quantile: Quantile | None) -> tuple[str, str]:
 
 
 def speedup_interval(ratio: Ratio) -> str:
-    """``"[22.9, 23.9]"``, and the verdict where it is that there is no difference."""
-    verdict = f", {ratio.verdict}" if ratio.verdict == "no difference" else ""
+    """``"[22.9, 23.9]"``, and the verdict where it is not that this is the faster one."""
+    verdict = {"no difference": ", no difference", "faster": ", slower", "slower": ""}[
+        ratio.verdict
+    ]  # A's: the other's
     return f"[{three_figures(ratio.low)}, {three_figures(ratio.high)}]{verdict}"
 
 

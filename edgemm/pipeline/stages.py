@@ -6,14 +6,18 @@ a wrong result served from the store. What a stage does lies in ``work.py``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from edgemm.compress.arithmetic import has_bfloat16
 from edgemm.data import Dataset
+from edgemm.measure.table import INT8_ONLY
 from edgemm.pipeline.facts import dataset_facts, machine, own_code, portable
 from edgemm.pipeline.fitness import check_data
 from edgemm.pipeline.launch import threads_each
 from edgemm.pipeline.node import Node
 from edgemm.pipeline.work import Work
-from edgemm.recipe import Recipe
+from edgemm.recipe import QuantizeConfig, Recipe, TargetConfig
 from edgemm.runtime.manifest import PLAN_ENGINES
 
 TRAINING = (
@@ -147,25 +151,34 @@ class _Corridor:
             or (model.name == "teach" and self.work.teachers_gallery)
         ]
         if "quantize" in recipe.stages:
-            raced = {ENGINES[t.engine] for t in recipe.targets} - set(GRAPH) if recipe.quantize.rollback else ()
             nodes.append(
                 Node(
                     "quantize",
                     "quantize",
                     {"bundle": nodes[-1].name},
-                    {
-                        "quantize": portable(recipe.quantize),
-                        "targets": [portable(target) for target in recipe.targets],
-                        "data": self.data,
-                        # what is rolled back was slower on this machine, and may not be on another
-                        "machine": machine() if recipe.quantize.rollback else None,
-                    },
+                    self._quantizing(recipe.quantize, recipe.targets),
                     self.work.quantize,
                     sources=QUANTIZE_CODE,
-                    libraries=(*GRAPH, *raced),
+                    libraries=(*GRAPH, *self._raced(recipe.targets)),
                     makes="graphs written for the targets' engines",
                 )
             )
+            alone = self.work.int8_target
+            if alone is not None and nodes[0].name == "capture:teacher" and "distill" in recipe.stages:
+                nodes.insert(
+                    1,  # behind the teacher's graphs; the last ones are those that ship
+                    Node(
+                        "quantize:teacher",
+                        "quantize",
+                        {"bundle": nodes[0].name},
+                        # the layers to keep in float are the student's
+                        self._quantizing(recipe.quantize.model_copy(update={"keep_float": ()}), [alone]),
+                        self.work.quantize_teacher,
+                        sources=QUANTIZE_CODE,
+                        libraries=(*GRAPH, *self._raced([alone])),
+                        makes="the teacher quantized and nothing else, to compare with",
+                    ),
+                )
         if gpu := [target for target in recipe.targets if target.engine.startswith("tensorrt")]:
             nodes.append(
                 Node(
@@ -180,6 +193,19 @@ class _Corridor:
                 )
             )
         return nodes
+
+    def _quantizing(self, config: QuantizeConfig, targets: Sequence[TargetConfig]) -> dict[str, Any]:
+        """What quantizing for these targets depends on."""
+        return {
+            "quantize": portable(config),
+            "targets": [portable(target) for target in targets],
+            "data": self.data,
+            # what is rolled back was slower on this machine, and may not be on another
+            "machine": machine() if config.rollback else None,
+        }
+
+    def _raced(self, targets: Sequence[TargetConfig]) -> set[str]:
+        return {ENGINES[t.engine] for t in targets} - set(GRAPH) if self.recipe.quantize.rollback else set()
 
     # --- bundle ------------------------------------------------------------------------------------------------------
 
@@ -215,7 +241,9 @@ class _Corridor:
                 makes="the bundle, with golden samples, before measuring",
             )
         )
-        captured = {name.partition(":")[2]: name for name in graphs if name.startswith("capture:")}
+        captured = {
+            INT8_ONLY if name == "quantize:teacher" else name.partition(":")[2]: name for name in graphs if ":" in name
+        }
         if measured:
             nodes.append(
                 Node(

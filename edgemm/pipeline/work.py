@@ -5,7 +5,7 @@ Layers below are imported inside, so that a run in which everything is cached ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,16 @@ from edgemm.pipeline.facts import portable
 from edgemm.pipeline.launch import threads_each
 from edgemm.pipeline.pack import Source, assemble, finish
 from edgemm.recipe import Recipe, TargetConfig
-from edgemm.runtime.errors import ModelError
+from edgemm.runtime.errors import ModelError, QuantizeError
+from edgemm.runtime.manifest import PLAN_ENGINES
 from edgemm.stage import Context, Inputs
 
 if TYPE_CHECKING:
     from edgemm.runtime.manifest import TargetEntry
+
+
+REFUSED = "refused.txt"
+"""What a stage leaves instead of a bundle that only compares: why there is none."""
 
 
 class Work:
@@ -119,22 +124,44 @@ class Work:
 
     def quantize(self, inputs: Inputs, out: Path, context: Context) -> None:
         """The bundle with graphs as the targets' engines want them."""
+        self._quantize(inputs["bundle"].path, out, context, self.recipe.targets, self.recipe.quantize.keep_float)
+
+    @property
+    def int8_target(self) -> TargetConfig | None:
+        """The first target that is int8 and runs graphs, which the teacher is quantized for as well; None without."""
+        return next((t for t in self.recipe.targets if t.precision == "int8" and t.engine not in PLAN_ENGINES), None)
+
+    def quantize_teacher(self, inputs: Inputs, out: Path, context: Context) -> None:
+        """The teacher quantized as what ships is, and nothing else done to it.
+
+        It is there to compare with: a teacher that can't be quantized leaves a folder that says why, and no bundle.
+        """
+        assert self.int8_target is not None
+        try:  # the layers to keep are the student's
+            self._quantize(inputs["bundle"].path, out, context, [self.int8_target], ())
+        except QuantizeError as error:
+            context.progress.say(f"the teacher can't be quantized, so no row shows what that alone would give: {error}")
+            (out / REFUSED).write_text(f"{error}\n", encoding="utf-8")
+
+    def _quantize(
+        self, bundle: Path, out: Path, context: Context, targets: Sequence[TargetConfig], keep_float: Sequence[str]
+    ) -> None:
         from edgemm.graph.bundle import quantize_bundle
         from edgemm.graph.quantize import Quantization
 
         config = self.recipe.quantize
         quantize_bundle(
-            inputs["bundle"].path,
-            self._raw_values(inputs["bundle"].path),
+            bundle,
+            self._raw_values(bundle),
             out,
-            targets=[target_entry(target) for target in self.recipe.targets],
+            targets=[target_entry(target) for target in targets],
             context=context,
             config=Quantization(
                 method=config.method,
                 percentile=config.percentile,
                 bias_correction=config.bias_correction,
                 reduce_range=config.reduce_range,
-                keep_float=frozenset(config.keep_float),
+                keep_float=frozenset(keep_float),
             ),
             rollback=config.rollback,
             samples=len(self._calibration_samples),
@@ -189,7 +216,11 @@ class Work:
         from edgemm.runtime.archive import open_archive
 
         dataset = self.dataset
-        variants = {role: artifact.path for role, artifact in inputs.items() if role != "draft"}
+        variants = {
+            role: artifact.path
+            for role, artifact in inputs.items()
+            if role != "draft" and not (artifact.path / REFUSED).exists()
+        }
         draft = inputs["draft"].path
         # int8 that was rolled back is measured, but not under that name
         shipped = "bundle" if open_archive(draft).manifest.targets[0].precision == "float32" else self.shipped

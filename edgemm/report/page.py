@@ -30,6 +30,7 @@ from edgemm.measure.table import (
     headline_score,
     reference_row,
     score_name,
+    steps,
     table_scores,
 )
 from edgemm.report import evidence, figures
@@ -249,19 +250,19 @@ def _pareto(rows: Sequence[Row]) -> figures.Drawing | None:
 
 def _waterfalls(rows: Sequence[Row]) -> list[figures.Drawing]:
     """Size and latency of each variant on its first target that ran."""
-    steps = list({r.variant: r for r in reversed(rows) if r.latency and r.latency.p50}.values())[::-1]
-    steps.sort(key=lambda r: [o.variant for o in rows].index(r.variant))
-    if len(steps) < 2:
+    taken = steps(rows)
+    if len(taken) < 2:
         return []
-    sizes = [figures.Step(r.variant, r.size_bytes / 1e6, words.size(r.size_bytes)) for r in steps]
+    sizes = [figures.Step(r.variant, r.size_bytes / 1e6, words.size(r.size_bytes)) for r in taken]
     latencies = [
         figures.Step(r.variant, r.latency.p50.value_ms, words.latency_p50(r.latency))
-        for r in steps
+        for r in taken
         if r.latency and r.latency.p50
     ]
+    asked = f" of {taken[0].request}" if taken[0].request else ""
     return [
         figures.waterfall(sizes, quantity="size, MB", name="size"),
-        figures.waterfall(latencies, quantity="latency, ms", name="latency"),
+        figures.waterfall(latencies, quantity=f"latency{asked}, ms", name="latency"),
     ]
 
 

@@ -222,6 +222,15 @@ def test_a_line_that_names_no_module_stops_before_anything_is_keyed(own, monkeyp
         own[1]("student.fusion.mode=maximum")
 
 
+def test_the_teacher_is_quantized_alone_as_what_ships_is_but_for_layers_that_only_the_student_has(own):
+    _, keys_of = own
+    plain, kept, other = keys_of(), keys_of('quantize.keep_float=["x"]'), keys_of("quantize.method=minmax")
+    assert plain["quantize"] != kept["quantize"]
+    assert plain["quantize:teacher"] == kept["quantize:teacher"]
+    assert plain["quantize:teacher"] != other["quantize:teacher"]
+    assert "quantize:teacher" not in keys_of("targets.0.precision=float32")
+
+
 def test_rows_of_another_module_of_ones_own_are_not_found():
     nodes = [Node("teach", "teach", {}, {}, lambda *_: None, own_code=own) for own in ((), (("a:A", "1"),))]
     assert content_key(nodes[0].code()) != content_key(nodes[1].code())

@@ -66,10 +66,10 @@ def digests(store: Path) -> dict[str, str]:
 
 
 def test_a_run_ends_with_table_report_bundle_and_a_line_that_works(ground, first):
-    for variant in ("teacher", "student", "pruned", "int8"):
+    for variant in ("teacher", "teacher, int8 only", "student", "pruned", "int8"):
         assert re.search(rf"^{variant} ", first, re.MULTILINE)
     assert "\x1b" not in first  # no control codes where it isn't a terminal
-    assert re.search(r"^capture:pruned .* an ONNX graph for each part of the pruned student \(6 of 11\)$", first, re.M)
+    assert re.search(r"^capture:pruned .* an ONNX graph for each part of the pruned student \(7 of 12\)$", first, re.M)
     assert re.search(r"^total +(\d+ min )?[\d.]+ s$", first, re.MULTILINE)
     report = (ground / "out" / "report.html").read_text()
     again = f"edgemm run {shlex.quote(str(ground / 'recipe.toml'))}"  # the stored report has no path in it
@@ -406,6 +406,6 @@ def test_a_clip_from_outside_is_a_teacher_through_every_stage(tmp_path):
     shown = edgemm("run", recipe, *arguments, "--out", tmp_path / "out")
     assert shown.returncode == 0, shown.stderr
     assert "distill: image: none of its" in shown.stdout  # an efficientnet has nothing to take from a ViT
-    for variant in ("teacher", "student", "pruned", "int8"):
+    for variant in ("teacher", "teacher, int8 only", "student", "pruned", "int8"):
         assert re.search(rf"^{variant} ", shown.stdout, re.MULTILINE)
     assert Bundle.open(tmp_path / "out" / "bundle").verify().ok
