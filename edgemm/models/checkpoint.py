@@ -52,7 +52,7 @@ _LAYOUTS: tuple[tuple[str, str, str], ...] = (
     ("*.pth", "a pickled checkpoint of PyTorch", _FACTORY),
 )
 
-_PICKLED = ("pytorch_model*.bin", "*.bin")
+_PICKLED = "pytorch_model*.bin"
 _OTHER_FRAMEWORKS = (("*.msgpack", "Flax", "from_flax"), ("*.h5", "TensorFlow", "from_tf"))
 
 _CONVERT = (
@@ -178,27 +178,28 @@ def _instead_of_weights(folder: Path, name: str) -> ModelError:
         return ModelError(
             f"{name}: weights are read from {WEIGHTS}; there is {others[0].name}: rename it if it is whole"
         )
-    for pattern in _PICKLED:
+    if any(folder.glob(_PICKLED)):
+        return _pickled(folder, name, _PICKLED)
+    for pattern, what, advice in _LAYOUTS:
         if any(folder.glob(pattern)):
-            return ModelError(
-                f"{name}: weights are read from safetensors alone, since a {Path(pattern).suffix} can run code; "
-                f"convert them, as save_pretrained does: {_convert(folder, pattern)}"
-            )
+            return ModelError(f"{name}: there lies {what}; {advice}")
+    if any(folder.glob("*.bin")):
+        return _pickled(folder, name, "*.bin")
     for pattern, framework, argument in _OTHER_FRAMEWORKS:
         if any(folder.glob(pattern)):
             return ModelError(
                 f"{name}: there lie weights of {framework} alone ({pattern}); where that is installed, convert them: "
                 f"AutoModel.from_pretrained({str(folder)!r}, {argument}=True).save_pretrained({str(folder)!r})"
             )
-    for pattern, what, advice in _LAYOUTS:
-        if any(folder.glob(pattern)):
-            return ModelError(f"{name}: there lies {what}; {advice}")
     return ModelError(f"{name}: no {WEIGHTS} in {folder}; is the model's folder complete?")
 
 
-def _convert(folder: Path, pattern: str) -> str:
+def _pickled(folder: Path, name: str, pattern: str) -> ModelError:
     files, out = shlex.quote(str(folder / pattern)), shlex.quote(str(folder / WEIGHTS))
-    return f'python -c "{_CONVERT}" {files} {out}'
+    return ModelError(
+        f"{name}: weights are read from safetensors alone, since a .bin can run code; convert them, as save_pretrained "
+        f'does: python -c "{_CONVERT}" {files} {out}'
+    )
 
 
 def _is_pointer(path: Path) -> bool:
@@ -213,6 +214,15 @@ def _pointer(path: Path) -> ModelError:
     return ModelError(
         f"{path}: not the file, only Git LFS's pointer to it ({path.stat().st_size} bytes); fetch it: git lfs pull"
     )
+
+
+def weight_names(files: list[Path]) -> set[str]:
+    """Names of all tensors, without reading them."""
+    names: set[str] = set()
+    for path in files:
+        with safe_open(str(path), "pt") as file:
+            names.update(file.keys())
+    return names
 
 
 def read_weights(folder: Path, *, name: str, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, Tensor]:

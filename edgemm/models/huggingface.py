@@ -8,7 +8,8 @@ Weights come from safetensors alone, and attention is the plain one, which expor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from edgemm.models.checkpoint import checkpoint_config, weight_files
+from edgemm.models.checkpoint import checkpoint_config, weight_files, weight_names
 from edgemm.models.hub import snapshot
 from edgemm.models.huggingface_inputs import frontend_of, text_input_of
 from edgemm.models.huggingface_towers import (
@@ -366,15 +367,14 @@ class _Checkpoint:
     def __init__(self, name: str, folder: Path, kind: str) -> None:
         self.name, self.folder, self.kind = name, folder, kind
         known = ENCODERS.get(kind) or next(iter((CLASSIFIERS.get(kind) or DUAL_ENCODERS[kind]).values()))
-        weight_files(folder, name=f"hf:{name}")
+        files = weight_files(folder, name=f"hf:{name}")
         transformers = _transformers()
         level = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()  # what is missing is said below, where it matters
         try:
-            self.whole, told = getattr(transformers, known.model).from_pretrained(
-                str(folder), local_files_only=True, use_safetensors=True, attn_implementation="eager",
-                output_loading_info=True,
-            )  # fmt: skip
+            self.whole, told = _loaded(transformers, known.model, folder)
+            if prefix := _foreign_prefix(told["missing_keys"], weight_names(files)):
+                self.whole, told = _loaded(transformers, known.model, folder, {f"^{re.escape(prefix)}": ""})
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"hf:{name}: weights can't be loaded ({str(error).splitlines()[0]})") from error
         finally:
@@ -405,6 +405,22 @@ class _Checkpoint:
             for key, value in wanted.items()
         }
         tower.inner.load_state_dict(found)
+
+
+def _loaded(
+    transformers: Any, model: str, folder: Path, key_mapping: Mapping[str, str] | None = None
+) -> tuple[Any, Mapping[str, Any]]:
+    found: tuple[Any, Mapping[str, Any]] = getattr(transformers, model).from_pretrained(
+        str(folder), local_files_only=True, use_safetensors=True, attn_implementation="eager",
+        output_loading_info=True, key_mapping=key_mapping,
+    )  # fmt: skip
+    return found
+
+
+def _foreign_prefix(missing: Iterable[str], names: set[str]) -> str:
+    """What another library puts before all of a model's names; empty where nothing, or more than one thing, does."""
+    found = {other.removesuffix(key) for key in missing for other in names if other.endswith(f".{key}")}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
