@@ -6,9 +6,10 @@ and for the others it says what to install.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
+
+from edgemm.runtime.printing import end_output_, print_error, printing_safely
 
 _WORKBENCH = {
     "accelerate", "filelock", "jinja2", "matplotlib", "onnx", "onnx_ir", "onnxscript", "pydantic", "rich",
@@ -24,28 +25,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     if debug:
         given.remove("--debug")
-    code = 0
+    with printing_safely():
+        code = _code(given, debug=debug)
+    sys.exit(code)
+
+
+def _code(given: list[str], *, debug: bool) -> int:
+    """Run the command line; the exit code."""
     try:
         code = _run(given)
         sys.stdout.flush()
+        return code
     except KeyboardInterrupt as interrupt:
-        advice = f"; {interrupt}" if str(interrupt) else ""
-        print(f"edgemm: interrupted{advice}", file=sys.stderr)
-        code = 130
+        print_error(f"interrupted; {interrupt}" if str(interrupt) else "interrupted", before="edgemm: ")
+        return 130
     except BrokenPipeError:
-        # Nobody reads any more (``edgemm runs | head``); keep the interpreter's last flush quiet as well.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+        end_output_()  # nobody reads any more (``edgemm runs | head``)
+        return 141
     except Exception as error:
-        if debug:
-            raise
-        lines = _lines(error)
-        if lines is None:
+        told = None if debug else _told(error)
+        if told is None:
             raise  # a bug of ours: the traceback is the report
-        for line in lines:
-            print(f"edgemm: error: {line}", file=sys.stderr)
-        code = 2
-    sys.exit(code)
+        if isinstance(error, OSError):
+            end_output_()
+        print_error(told, before="edgemm: error: ")
+        return 2
 
 
 def _run(arguments: list[str]) -> int:
@@ -73,29 +77,29 @@ def _run_on_device(arguments: list[str], missing: ModuleNotFoundError) -> int:
     return code
 
 
-def _lines(error: Exception) -> list[str] | None:
+def _told(error: Exception) -> BaseException | str | None:
     """What to tell the user of an error, or None where only a traceback helps."""
     from edgemm.runtime.disk import system_fault
     from edgemm.runtime.errors import EdgemmError
     from edgemm.runtime.hints import pip_install
 
     if isinstance(error, EdgemmError):
-        return str(error).splitlines()
+        return error
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _WORKBENCH:
         names = sorted(name.replace("_", "-") for name in _WORKBENCH)
-        return [
+        return (
             f"the workbench is not installed (no {error.name}); {pip_install(*names)}; "
             f"without it there are {', '.join(sorted(_ON_DEVICE - {'-h', '--help'}))}"
-        ]
+        )
     if isinstance(error, MemoryError):
-        return ["not enough memory; close other programs, or take smaller batches, images or models"]
+        return "not enough memory; close other programs, or take smaller batches, images or models"
     if fault := system_fault(error):
-        return [fault]
+        return fault
     if hasattr(error, "format_message"):  # typer's own errors: an unknown option, a missing argument
         context = getattr(error, "ctx", None)
         command = getattr(context, "command_path", "edgemm")
         message = " ".join(str(error.format_message()).split()).rstrip(".")
-        return [f"{message}; see '{command} --help'"]
+        return f"{message}; see '{command} --help'"
     return None
 
 

@@ -24,15 +24,14 @@ class OnnxGraph:
     """
 
     def __init__(self, source: ir.Model | Path, *, threads: int = 1, optimized: Path | None = None) -> None:
-        from edgemm.runtime.engine_onnxruntime import cpu_options, ort
+        from edgemm.runtime.engine_onnxruntime import cpu_options, cpu_session
 
         options = cpu_options(threads)
-        options.log_severity_level = 4
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
         data = str(source) if isinstance(source, Path) else ir.to_proto(source).SerializeToString()
         try:
-            self.session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self.session = cpu_session(data, options)
         except Exception as error:
             raise EngineError(f"onnxruntime refuses the graph: {str(error).splitlines()[0][:300]}") from error
         self.input_names = tuple(i.name for i in self.session.get_inputs())

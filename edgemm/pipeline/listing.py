@@ -117,6 +117,10 @@ def _operators(data: bytes) -> str:
         import onnx
     except ModuleNotFoundError:
         return f"- ({pip_install('onnx')})"
-    counts = Counter(node.op_type for node in onnx.load_from_string(data).graph.node)
+    try:
+        graph = onnx.load_from_string(data).graph
+    except Exception:  # protobuf's own, in one of two implementations
+        return "- (not an ONNX graph)"
+    counts = Counter(node.op_type for node in graph.node)
     most = ", ".join(f"{n} {operator}" for operator, n in counts.most_common(4))
     return f"{counts.total()}: {most}{', …' if len(counts) > 4 else ''}"

@@ -10,7 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
+
+from edgemm.runtime.fields import printable
+from edgemm.runtime.printing import Escaping
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -37,7 +40,7 @@ class Lines:
 
     def say(self, line: str) -> None:
         """Print a line at once."""
-        print(line, file=self._stream, flush=True)
+        print(printable(line), file=self._stream, flush=True)
 
 
 class _LineTask:
@@ -66,7 +69,7 @@ class Bars:
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
 
-        self._console = Console(file=stream, highlight=False)
+        self._console = Console(file=cast(TextIO, Escaping(stream, steers=True)), highlight=False)
         self._live: RichProgress | None = None
 
     @contextmanager
@@ -75,29 +78,29 @@ class Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         if self._live is not None:
-            bar = self._live.add_task(title, total=total or None, note="")
+            bar = self._live.add_task(printable(title), total=total or None, note="")
             try:
                 yield _BarTask(self._live, bar)
             finally:
                 self._live.remove_task(bar)
             return
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
         with Progress(*columns, console=self._console, transient=True) as live:
             self._live = live
             try:
-                yield _BarTask(live, live.add_task(title, total=total or None, note=""))
+                yield _BarTask(live, live.add_task(printable(title), total=total or None, note=""))
             finally:
                 self._live = None
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, soft_wrap=True)
 
 
 class _BarTask:

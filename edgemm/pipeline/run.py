@@ -213,7 +213,8 @@ def _conclude(
     """Copy what the user keeps into ``out`` and print table, paths and a line to try."""
     if "pack" not in made:
         node, record = list(made.items())[-1]
-        progress.say(f"\nstopped after {node}: {record.artifact.path}")
+        print()
+        progress.say(f"stopped after {node}: {record.artifact.path}")
         return
     check_out(out, recipe.name)  # again: a run can take a day
     packed = made["pack"].artifact.path

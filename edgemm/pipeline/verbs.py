@@ -203,7 +203,7 @@ def pack(bundle: Path, out: Path) -> None:
     if not bundle.is_dir():
         raise InputError(f"{bundle}: not a folder; pack takes a bundle's folder and writes a zip")
     if problems := open_archive(bundle).problems():
-        raise BundleError("\n".join(problems))
+        raise BundleError(*problems)
     if out.is_dir():
         raise InputError(f"{out}: a folder; pack writes one zip, name it with --out")
     if out.is_symlink() or (out.exists() and not is_bundle(out)):

@@ -58,9 +58,9 @@ def _validate(values: dict[str, Any], where: str, origins: Mapping[str, str]) ->
         # pydantic calls a list too short as well where an item of it is wrong
         inner = {problem["loc"][:n] for problem in problems for n in range(len(problem["loc"]))}
         lines = [problem_line(problem, where, origins, Recipe) for problem in problems if problem["loc"] not in inner]
-        raise RecipeError("\n".join(lines)) from error
+        raise RecipeError(*lines) from error
     if found := list(contradictions(recipe)):
-        raise RecipeError("\n".join(f"{where}: {problem}" for problem in found))
+        raise RecipeError(*(f"{where}: {problem}" for problem in found))
     return recipe
 
 

@@ -9,7 +9,6 @@ import argparse
 import difflib
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from edgemm.runtime.columns import table_lines
 from edgemm.runtime.errors import EdgemmError, EngineError, InputError
 from edgemm.runtime.fields import printable
+from edgemm.runtime.printing import end_output_, print_error, printing_safely
 
 if TYPE_CHECKING:
     from edgemm.runtime.bundle import Bundle
@@ -33,20 +33,29 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code (0, or 2 for a user's error, or 130 after an interrupt)."""
-    try:
-        options = parser_for("python -m edgemm.runtime").parse_args(arguments)
-        code: int = options.verb(options)
-        sys.stdout.flush()
-    except EdgemmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of a pipe went away (| head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code
+    with printing_safely():
+        try:
+            options = parser_for("python -m edgemm.runtime").parse_args(arguments)
+            code: int = options.verb(options)
+            sys.stdout.flush()
+        except EdgemmError as error:
+            print_error(error, before="error: ")
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # the reader of a pipe went away (| head)
+            end_output_()
+            return 0
+        except OSError as error:
+            from edgemm.runtime.disk import system_fault  # with numpy
+
+            if not (fault := system_fault(error)):
+                raise
+            end_output_()
+            print_error(fault, before="error: ")
+            return 2
+        return code
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -57,7 +66,7 @@ def verify(options: argparse.Namespace) -> int:
         fields = ("target", "files", "samples", "max_abs_error", "problems")
         print(_json({"ok": report.ok} | {name: getattr(report, name) for name in fields}))
     for problem in report.problems:
-        print(f"{options.prefix}error: {problem}", file=sys.stderr)
+        print_error(problem, before=f"{options.prefix}error: ")
     if not report.ok:
         return 2
     if not options.json:

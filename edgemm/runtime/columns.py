@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
+from edgemm.runtime.fields import printable
+
 GAP = 2
 WIDTH = 80
 """Columns of a screen that says nothing of its width, and of a file or a pipe."""
@@ -44,7 +46,9 @@ def table_lines(
         dim: small print that has a line of its own is dimmed, on a terminal that can.
     """
     width = screen_width() if width is None else width
-    body = [[(cell, "") if isinstance(cell, str) else cell for cell in row] for row in rows]
+    header = [printable(name) for name in header]
+    cells = [[(cell, "") if isinstance(cell, str) else cell for cell in row] for row in rows]
+    body = [[(printable(main), printable(small)) for main, small in row] for row in cells]
     beside = [[[f"{main} {small}".strip()] for main, small in row] for row in body]
     heads = [[name] for name in header]
     widths = [max(map(_width, [head[0], *(row[i][0] for row in beside)])) for i, head in enumerate(heads)]

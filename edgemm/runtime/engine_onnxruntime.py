@@ -14,7 +14,6 @@ from edgemm.runtime.signature import DTYPES
 
 ort = package("onnxruntime")
 
-_ERRORS_ONLY = 3
 _DTYPES = {
     f"tensor({name})": dtype
     for dtype in DTYPES
@@ -27,12 +26,18 @@ def cpu_options(threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what is wrong comes as an exception; its log is coloured and not escaped
     # A spinning idle thread takes its core from the next part, the next engine and the application; beside one,
     # another engine looked three times slower than it is.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if int8_support() == "no VNNI":  # exact u8 x u8 kernels where u8 x s8 saturate; with VNNI they are only slower
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+def cpu_session(source: bytes | str, options: Any) -> Any:
+    """Onnxruntime's own session of a graph or its path; one that fails isn't tried twice, which would print."""
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 class ORTSession:
@@ -54,10 +59,9 @@ class ORTSession:
 
     def __init__(self, data: bytes, *, threads: int, what: str) -> None:
         options = cpu_options(threads)
-        options.log_severity_level = _ERRORS_ONLY
         self._what = what
         try:
-            self.bare = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self.bare = cpu_session(data, options)
         except Exception as error:  # onnxruntime's exceptions have no public base
             raise EngineError(f"{what}: onnxruntime {ort.__version__} refuses the graph: {one_line(error)}") from error
         self.input_names = tuple(value.name for value in self.bare.get_inputs())

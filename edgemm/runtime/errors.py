@@ -14,12 +14,16 @@
     ├── InputError              what was given to predict, or to a verb, is not usable
     └── StoreError              a store that is read-only, full or locked
 
-A message says what, where, got, expected, and what to do, in one line.
+A message says what, where, got, expected, and what to do, in one line. An error with several problems has several
+arguments, a line each.
 """
 
 
 class EdgemmError(Exception):
-    """Base of all errors that a user can mend; the command line prints it in one line and exits with 2."""
+    """Base of all errors that a user can mend; the command line prints a line per argument and exits with 2."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class RecipeError(EdgemmError):

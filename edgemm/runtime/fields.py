@@ -18,6 +18,13 @@ T = TypeVar("T")
 
 DEEPEST = 64  # a manifest has 8 levels and what its provenance holds, a tokenizer.json some 10
 
+STEERS = (
+    "[\x00-\x1f\x7f-\x9f"  # control characters
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of a text
+    "\u2028\u2029\ud800-\udfff]"  # line and paragraph ends; halves of a letter, which no encoding has
+)
+"""What a terminal or a browser obeys instead of showing it; joiners inside emoji are none."""
+
 _MISSING = object()
 
 
@@ -47,8 +54,8 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """A text from outside for a terminal: what would steer it, and what no encoding has, is escaped."""
-    return re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda m: m[0].encode("unicode_escape").decode(), text)
+    """A text from outside as part of a line: what steers a terminal, line ends and what no encoding has are escaped."""
+    return re.sub(STEERS, lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
 def show(value: object) -> str:

@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 import onnx.backend.test.case.node as standard
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -28,6 +27,7 @@ from edgemm.graph.passes.clean import DropIdentity, DropUnused, ForgetShapes, Nu
 from edgemm.graph.passes.constants import FoldConstants
 from edgemm.graph.passes.padding import FoldPad
 from edgemm.graph.passes.pooling import MeanToPool
+from edgemm.runtime.engine_onnxruntime import ort
 
 FAMILIES = sorted(
     name

@@ -91,9 +91,7 @@ def _of_constant(node: ir.Node) -> Sequence[ir.TensorProtocol] | None:
 
 def _computed(node: ir.Node, model: ir.Model) -> Sequence[ir.TensorProtocol] | None:
     """What onnxruntime makes of a node's constants, without any optimization of its own."""
-    import onnxruntime as ort
-
-    from edgemm.runtime.engine_onnxruntime import cpu_options
+    from edgemm.runtime.engine_onnxruntime import cpu_options, cpu_session, ort
 
     weights = {str(v.name): v for v in node.inputs if v is not None}
     proto = onnx.ModelProto(ir_version=model.ir_version)
@@ -120,9 +118,7 @@ def _computed(node: ir.Node, model: ir.Model) -> Sequence[ir.TensorProtocol] | N
             output.type.CopyFrom(types[output.name])
         options = cpu_options(1)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        made = session.run(names, {})
+        made = cpu_session(proto.SerializeToString(), options).run(names, {})
     except Exception:  # what can't be computed here is left where it is, and fails where it is run
         return None
     if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for array in made):
