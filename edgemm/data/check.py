@@ -125,7 +125,7 @@ class _Files:
             mend = f"say data.grey_range = [0, {2**bits - 1}]" if grey else "write files of 8 bits, scaled"
             kind = "grey" if grey else "colour"
             found.append(
-                f"{len(depths)} {kind} images of more than 8 bits have values from {least:g} to "
+                f"note: {len(depths)} {kind} images of more than 8 bits have values from {least:g} to "
                 f"{greatest:g} where {max(d.white for d in depths):g} is white, and come out dark; if {2**bits - 1} "
                 f"should be white, {mend}"
             )

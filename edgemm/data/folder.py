@@ -13,11 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgemm.data.dataset import Dataset, Sample, from_splits
+from edgemm.data.splits import spelling_notes, split_of
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+IMAGES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif",
+    ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".qoi", ".tga",
+)  # fmt: skip
+SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64")
 
 
 def folder(config: DataConfig) -> Dataset:
@@ -39,11 +43,13 @@ def folder(config: DataConfig) -> Dataset:
         raise DataError(f"{odd}: expected CLASS/FILE or SPLIT/CLASS/FILE in {root}")
     if len(depths) == 2:
         raise DataError(f"{depths[2]} and {depths[3]} lie at different depths; expected a folder per split or none")
+    spelt: dict[str, None] = {}
     found: dict[str, dict[tuple[str, str], dict[str, Path]]] = {}
     for path in files:
         *split, label, name = path.relative_to(root).parts
         modality = "image" if path.suffix.lower() in IMAGES else "audio"
-        parts = found.setdefault(split[0] if split else "train", {}).setdefault((label, Path(name).stem), {})
+        spelt[split[0] if split else "train"] = None
+        parts = found.setdefault(split_of(split[0]) if split else "train", {}).setdefault((label, Path(name).stem), {})
         if modality in parts:
             raise DataError(f"{path}: a second {modality} beside {parts[modality].name}; give it a name of its own")
         parts[modality] = path
@@ -63,7 +69,7 @@ def folder(config: DataConfig) -> Dataset:
     }
     counts = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(others.items()))
     left_out = (f"{root}: files that are no image or sound by their ending: {counts}",) if others else ()
-    return replace(from_splits(splits), broken=left_out)
+    return replace(from_splits(splits), broken=(*left_out, *spelling_notes(spelt, where=str(root))))
 
 
 def _files(root: Path) -> tuple[list[Path], Counter[str]]:

@@ -1,7 +1,8 @@
 """Hugging Face ``datasets``: names on the hub, local folders, and the library's own builders (tar shards, Parquet ...).
 
-Read as a stream, one sample at a time, undecoded: what comes as bytes is kept as the same bytes. The library runs no
-code from a dataset's repository (since its version 4), and nothing is unpickled.
+Tables and tar shards that lie here are found by the library and read by edgemm's own readers, so that a table gives the
+same samples however it is opened. The rest is read as a stream, undecoded: bytes are kept as the same bytes. The
+library runs no code from a dataset's repository (since its version 4), and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -10,14 +11,20 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgemm.data.broken import Broken
 from edgemm.data.dataset import Dataset, Sample, from_splits
 from edgemm.data.files import keep_bytes
-from edgemm.data.rows import RowReader, cell_of, mapped_columns, misspelt_columns
+from edgemm.data.rowfiles import named, rows_of_kind
+from edgemm.data.rows import COLUMNS, RowReader, cell_of, mapped_columns, misspelt_columns, plain
+from edgemm.data.shards import Shards
+from edgemm.data.splits import find_split, spelling_notes, split_of
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError, EdgemmError
 from edgemm.runtime.fields import one_line
@@ -25,32 +32,63 @@ from edgemm.runtime.hints import pip_install
 from edgemm.stage import Progress
 
 BUILDERS = ("imagefolder", "audiofolder", "webdataset", "parquet", "json", "csv")
+_TABLES = ("parquet", "json", "csv")
 # With an owner: bare words are builders, and one of the library's further ones ("pandas") unpickles.
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_TIMEOUT_S = 5.0
 _PARQUET_ROWS = 16  # in memory at a time; else it is a row group
 
 
+@dataclass(frozen=True)
+class Source:
+    """The rows of one split.
+
+    Args:
+        columns: every column that a row may have; None: those of the first row.
+        features: of ``datasets``, by column.
+        notes: asked when all rows are read: lines on what they hold that nothing reads.
+    """
+
+    rows: Callable[[], Iterable[Mapping[str, object]]]
+    columns: Sequence[str] | None = None
+    features: Mapping[str, Any] = field(default_factory=dict)
+    notes: Callable[[], list[str]] = list
+
+
 def huggingface(config: DataConfig, *, cache: Path, broken: Broken, progress: Progress) -> Dataset:
     """Splits as ``data.splits`` maps them (ours -> the data's), or as they are called there.
 
-    Integers of a ClassLabel become its names. A path in a cell must lie in the data's own folder.
+    Of data that has one split, a column ``split`` says which rows are of which. Integers of a ClassLabel become its
+    names. A path in a cell must lie in the data's own folder.
 
     Raises:
         DataError: a hub that doesn't answer, data that can't be read, a split or column that isn't there, or too many
             broken rows.
     """
-    streams = _streams(config)
-    wanted = config.splits or {name: name for name in streams}
+    sources = _sources(config)
     splits: dict[str, list[Sample]] = {}
-    for ours, theirs in wanted.items():
-        if theirs not in streams:
-            raise DataError(f"data.splits.{ours}: no split '{theirs}' in the data; there are {', '.join(streams)}")
-        rows = _rows(streams[theirs], theirs)
-        if _is_on_hub(config):
-            rows = itertools.islice(rows, config.limit)  # what lies behind the limit is not fetched
-        features = streams[theirs].features or {}
-        splits[ours] = _samples(config, rows, features, split=ours, cache=cache, broken=broken, progress=progress)
+    spelt: dict[str, None] = {}
+    for ours, theirs in (config.splits or {name: name for name in sources}).items():
+        try:
+            theirs = find_split(theirs, tuple(sources))
+        except DataError:
+            known = ", ".join(sources)
+            raise DataError(f"data.splits.{ours}: no split '{theirs}' in the data; there are {known}") from None
+        by_column = len(sources) == 1 and not config.splits
+        found = _samples(
+            config,
+            sources[theirs],
+            split=ours,
+            by_column=by_column,
+            spelt=spelt,
+            cache=cache,
+            broken=broken,
+            progress=progress,
+        )
+        broken.columns += sources[theirs].notes()
+        for name, samples in found.items():
+            splits.setdefault(name, []).extend(samples)
+    broken.columns += spelling_notes(spelt, where="data")
     if "train" not in splits:
         raise DataError(f"data.splits: no split 'train' among {', '.join(splits)}; map one: train = \"...\"")
     return from_splits(splits)
@@ -60,8 +98,8 @@ def _is_on_hub(config: DataConfig) -> bool:
     return config.name is not None and config.name not in BUILDERS
 
 
-def _streams(config: DataConfig) -> Mapping[str, Any]:
-    """Split -> ``IterableDataset``."""
+def _sources(config: DataConfig) -> Mapping[str, Source]:
+    """Split -> its rows: of tables and tars that lie here by our own readers, of anything else as a stream."""
     if config.name is None and config.root is None:
         raise DataError("data.name: datasets needs a name on the hub or a builder, or data.root a folder")
     if config.name in BUILDERS and config.root is None and not config.files:
@@ -90,10 +128,74 @@ def _streams(config: DataConfig) -> Mapping[str, Any]:
     if config.name == "parquet":
         options["batch_size"] = _PARQUET_ROWS
     try:
-        found = datasets.load_dataset(where, config.subset, streaming=True, **options)
-        return {str(name): _undecoded(stream) for name, stream in found.items()}
+        builder = datasets.load_dataset_builder(where, config.subset, **options)
+        files = {str(split): [Path(str(file)) for file in found] for split, found in builder.config.data_files.items()}
+        kind = str(builder.info.builder_name)
+        if kind in (*_TABLES, "webdataset") and _is_plain(builder, files):
+            asked = [config.columns.get(ours, ours) for ours in (*COLUMNS, *config.tensors)]
+            return {
+                split: _from_tars(paths, asked, split) if kind == "webdataset" else _from_tables(paths, kind)
+                for split, paths in files.items()
+            }
+        if hasattr(builder, "_read_metadata"):  # of a folder of pictures or sounds: by our reader, as a table's
+            builder._read_metadata = _metadata
+        streams = {str(name): _undecoded(stream) for name, stream in builder.as_streaming_dataset().items()}
+    except EdgemmError:
+        raise
     except Exception as error:  # every builder and file system has its own kinds
         raise DataError(f"data: can't open '{where}' with Hugging Face datasets ({one_line(error)})") from error
+
+    def rows(name: str) -> Iterator[Mapping[str, object]]:
+        found = _rows(streams[name], name)
+        return itertools.islice(found, config.limit) if _is_on_hub(config) else found  # more is not fetched
+
+    return {name: Source(partial(rows, name), features=stream.features or {}) for name, stream in streams.items()}
+
+
+def _is_plain(builder: Any, files: Mapping[str, Sequence[Path]]) -> bool:
+    """Whether files lie here and the data's card asks for no options of the library's own reader."""
+    kinds = {"sep": (",", None), "delimiter": (None,), "names": (None,), "field": (None,), "columns": (None,),
+             "filters": (None,), "features": (None,), "header": ("infer",), "skiprows": (None,)}  # fmt: skip
+    plain = all(getattr(builder.config, name, usual[0]) in usual for name, usual in kinds.items())
+    return plain and all(path.is_file() and path.suffix != ".zip" for paths in files.values() for path in paths)
+
+
+def _from_tables(paths: Sequence[Path], kind: str) -> Source:
+    def rows() -> Iterator[Mapping[str, object]]:
+        present: set[str] | None = None
+        for path in paths:
+            for number, row in rows_of_kind(path, kind, key="data.files"):
+                present = set(row) if present is None else present
+                if kind != "json" and set(row) != present:
+                    different = ", ".join(sorted(set(row) ^ present))
+                    raise DataError(f"{path}, row {number}: not the same columns as in the first row: {different}")
+                yield row
+
+    # an object may lack keys, and have some that the first has not
+    columns = None if kind != "json" else list(dict.fromkeys(name for row in rows() for name in row))
+    return Source(rows, columns)
+
+
+def _from_tars(paths: Sequence[Path], asked: Sequence[str], split: str) -> Source:
+    shards = Shards(paths, asked, where=f"data: split '{split}' can't be read")
+
+    def notes() -> list[str]:
+        return [
+            f"split '{split}': {count} samples lack a column and have '{ending}', which none is mapped to; map one in "
+            "data.columns"
+            for ending, count in sorted(shards.unread.items())
+        ]
+
+    return Source(shards.rows, shards.endings, notes=notes)
+
+
+def _metadata(file: str, metadata_ext: str = "") -> Iterator[Any]:
+    """What ``_read_metadata`` of the folder builders gives, a table of Arrow, without guesses at what a cell means."""
+    import pyarrow
+
+    kind = metadata_ext.removeprefix(".").replace("jsonl", "json")
+    rows = [dict(row) for _, row in rows_of_kind(Path(file), kind, key="data.root")]
+    yield pyarrow.Table.from_pylist(rows)
 
 
 def _undecoded(stream: Any) -> Any:
@@ -148,50 +250,54 @@ def _rows(stream: Any, split: str) -> Iterator[Mapping[str, object]]:
 
 def _samples(
     config: DataConfig,
-    rows: Iterator[Mapping[str, object]],
-    features: Mapping[str, Any],
+    source: Source,
     *,
     split: str,
+    by_column: bool,
+    spelt: dict[str, None],
     cache: Path,
     broken: Broken,
     progress: Progress,
-) -> list[Sample]:
-    samples: list[Sample] = []
+) -> dict[str, list[Sample]]:
+    """Split -> samples; all of ``split`` unless a column says otherwise and counts. ``spelt`` gets the names."""
+    found: dict[str, list[Sample]] = {}
     names: set[str] = set()
     columns: dict[str, str] | None = None
     locate = _locator(config, cache)
+    others: Counter[str] = Counter()
     with progress.task(f"reading split '{split}'", total=0) as task:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(source.rows()):
             if columns is None:
                 where = f"split '{split}'"
-                columns = mapped_columns(config, list(row), where=where)
-                broken.columns += misspelt_columns(columns, list(row), where=where)
-            named = {ours: _named(cell_of(row, theirs), features.get(theirs)) for ours, theirs in columns.items()}
-            named["split"] = split  # which one a row is of is said by the data's own
+                present = list(row) if source.columns is None else list(source.columns)
+                columns = mapped_columns(config, present, where=where)
+                broken.columns += misspelt_columns(columns, present, where=where)
+            cells = {ours: named(cell_of(row, theirs), source.features.get(theirs)) for ours, theirs in columns.items()}
             name = f"{split}/{row.get('__key__', number)}"
             while name in names:  # a shard's keys may be another's
                 name = f"{name}#{number}"
             names.add(name)
             try:
-                reader = RowReader({ours: ours for ours in named}, config.tensors, locate, cache)
-                samples.append(reader.sample(named, name)[1])
+                said = plain("split", cells.get("split")) or split
+                if not by_column:
+                    others[said] += split_of(said) != split_of(split)
+                cells["split"] = said if by_column else split
+                reader = RowReader({ours: ours for ours in cells}, config.tensors, locate, cache)
+                own, sample = reader.sample(cells, name)
+                spelt[own] = None
+                found.setdefault(split_of(own), []).append(sample)
             except DataError as error:
                 broken.add(f"sample '{name}': {error}")
             task.advance()
-    if not samples:
+    broken.columns += [
+        f"note: split '{split}': {count} rows whose column says split '{said}' are read as '{split}'; the column "
+        "counts only where the data has one split"
+        for said, count in others.items()
+        if count
+    ]
+    if not found:
         raise DataError(f"split '{split}' has no readable sample")
-    return samples
-
-
-def _named(cell: object, feature: Any) -> object:
-    """A class's integer as its name, -1 (unlabelled) as None; lists of them likewise; anything else as it is."""
-    if isinstance(cell, list):
-        inner = getattr(feature, "feature", None)
-        return [_named(item, inner) for item in cell] if inner is not None else cell
-    names = getattr(feature, "names", None)
-    if not names or not isinstance(cell, int):
-        return cell
-    return names[cell] if 0 <= cell < len(names) else None
+    return found
 
 
 def _locator(config: DataConfig, cache: Path) -> Callable[[str], Path]:

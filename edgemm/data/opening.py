@@ -11,6 +11,7 @@ from edgemm.data.broken import Broken
 from edgemm.data.check import checked
 from edgemm.data.dataset import UNLABELLED, Dataset, distinct_labels, strided_samples, texts_of
 from edgemm.data.pairs import with_pairs
+from edgemm.data.splits import find_split
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 from edgemm.stage import Progress, Silent
@@ -36,11 +37,10 @@ def open_dataset(config: DataConfig, *, cache: Path, progress: Progress | None =
     if config.limit is not None:
         dataset = _limited(dataset, config.limit)
     if config.evaluate:
-        for name in config.evaluate:
-            dataset.split(name)
-            if name == UNLABELLED:
-                raise DataError(f"data.evaluate: '{name}' has no labels to measure on")
-        dataset = replace(dataset, evaluate=config.evaluate)
+        evaluate = tuple(dict.fromkeys(find_split(name, tuple(dataset.splits)) for name in config.evaluate))
+        if UNLABELLED in evaluate:
+            raise DataError(f"data.evaluate: '{UNLABELLED}' has no labels to measure on")
+        dataset = replace(dataset, evaluate=evaluate)
     return with_pairs(checked(dataset, broken=broken, progress=progress), config)
 
 

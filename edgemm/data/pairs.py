@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgemm.data.dataset import Dataset, Pair, Sample
+from edgemm.data.rowfiles import read_rows
 from edgemm.data.rows import plain
-from edgemm.data.table import read_rows
+from edgemm.data.splits import split_of
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 
@@ -62,7 +63,7 @@ def _pair(cells: Mapping[str, str | None], base: Path, files: Files) -> tuple[st
             raise DataError(f"no {name}; expected columns a, b and same, and none of them empty")
     if cells["split"] is None and len(files) > 1:
         raise DataError(f"no split, and {', '.join(files)} are evaluated; name one in a column 'split'")
-    split = cells["split"] or next(iter(files))
+    split = split_of(cells["split"]) if cells["split"] else next(iter(files))
     if split not in files:
         raise DataError(f"split '{split}' is not evaluated; expected {', '.join(files)}, or name it in data.evaluate")
     one, other = (_sample(str(cells[side]), base, split, files) for side in ("a", "b"))

@@ -5,8 +5,8 @@ What a cell may be:
 - ``image``, ``audio`` and every column of ``data.tensors``: a path; the bytes of the file; ``{bytes, path}`` as Hugging
   Face writes it. A tensor may also be a (nested) list of numbers.
 - ``text``: a string.
-- ``label``, ``group``, ``cluster``, ``split``: a string or a number. ``value``: a finite number. ``labels``: a list, or
-  one string with ``|`` between; an empty one says that no class is right. Labels, groups and clusters that
+- ``label``, ``group``, ``cluster``, ``split``: a string, a number or a date. ``value``: a finite number. ``labels``: a
+  list, or one string with ``|`` between; an empty one says that no class is right. Labels, groups and clusters that
   differ only in how Unicode composes their letters are one.
 
 An empty or null ``image``, ``audio``, ``text`` or tensor is a modality that the sample lacks (a text of white space is
@@ -21,12 +21,15 @@ import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 
 from edgemm.data.dataset import UNLABELLED, Sample
 from edgemm.data.files import keep_bytes
+from edgemm.data.splits import split_of
 from edgemm.recipe import DataConfig
 from edgemm.recipe.messages import nearest, or_nearest
 from edgemm.runtime.errors import DataError
@@ -52,7 +55,7 @@ class RowReader:
     cache: Path
 
     def sample(self, row: Mapping[str, object], name: str) -> tuple[str, Sample]:
-        """Split and sample of a row.
+        """Split, as the row spells it, and sample of a row.
 
         Args:
             name: id of the sample.
@@ -62,7 +65,7 @@ class RowReader:
         """
         cells = {ours: cell_of(row, theirs) for ours, theirs in self.columns.items()}
         split = plain("split", cells.get("split")) or "train"
-        if split == UNLABELLED:
+        if split_of(split) == UNLABELLED:
             cells = {ours: cell for ours, cell in cells.items() if ours not in ("label", "labels", "value")}
         tensors = {t: path for t in self.tensors if (path := self._file(t, _listed(cells.get(t)))) is not None}
         sample = Sample(
@@ -90,6 +93,8 @@ class RowReader:
         if isinstance(cell, bytes):
             return keep_bytes(cell, self.cache)
         if isinstance(cell, str):
+            if "\0" in cell:
+                raise DataError(f"{ours}: {cell!r:.60} holds a NUL, which no path does")
             return self.locate(cell)
         raise DataError(f"{ours}: got {type(cell).__name__}, expected a path or the bytes of a file")
 
@@ -159,10 +164,11 @@ def _listed(cell: object) -> object:
 
 
 def _text(cell: object) -> str | None:
-    if cell is None:
+    if cell is None or cell != cell:
         return None
     if not isinstance(cell, str):
         raise DataError(f"text is no string: {cell!r:.60}")
+    _check_characters("text", cell)
     if cell and not cell.strip():
         raise DataError("text is nothing but white space; leave the cell empty where a sample has no text")
     return cell.strip() or None
@@ -172,11 +178,21 @@ def plain(ours: str, cell: object) -> str | None:
     """A string or a number as a string; None where the cell is empty. Raises DataError for anything else."""
     if cell is None or cell != cell:  # a table's empty cell may read as NaN
         return None
-    if not isinstance(cell, (str, int, float)):
+    if not isinstance(cell, (str, int, float, Decimal, date, time)):  # a datetime is a date
         raise DataError(f"{ours}: got {type(cell).__name__}, expected a string or a number")
+    if isinstance(cell, str):
+        _check_characters(ours, cell)
     if isinstance(cell, float) and cell.is_integer():  # a column with empty cells reads whole numbers as 7.0
         cell = int(cell)
     return str(cell).strip() or None
+
+
+def _check_characters(ours: str, text: str) -> None:
+    """Raise DataError where a string holds half a character, which JSON may and no encoding can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{ours}: {text!r:.60} holds half a character (a lone surrogate)") from error
 
 
 def _named(ours: str, cell: object) -> str | None:
@@ -203,9 +219,10 @@ def _labels(cell: object) -> tuple[str, ...]:
 def _number(cell: object) -> float:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise DataError("value is empty")
+    known = isinstance(cell, (str, int, float, Decimal)) and not isinstance(cell, bool)
     try:
-        number = math.nan if isinstance(cell, bool) or not isinstance(cell, (str, int, float)) else float(cell)
-    except ValueError:
+        number = math.nan if not known or (isinstance(cell, str) and "_" in cell) else float(cell)  # type: ignore[arg-type]
+    except (ValueError, OverflowError):  # an integer of hundreds of digits
         number = math.nan
     if not math.isfinite(number):
         raise DataError(f"value: got {cell!r:.60}, expected a finite number")

@@ -15,7 +15,7 @@ from edgemm.runtime.errors import DataError
 
 def data_notes(recipe: Recipe, dataset: Dataset) -> list[str]:
     """What a user should know of the data before anything runs: one line each."""
-    notes = [f"left out: {line}" for line in dataset.broken]
+    notes = [line if line.startswith("note: ") else f"left out: {line}" for line in dataset.broken]
     if "train" in dataset.evaluate:
         others = len(dataset.evaluate) > 1
         notes.append(

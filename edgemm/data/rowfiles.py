@@ -1,0 +1,172 @@
+"""Row files: the rows of a CSV, JSON, JSONL or Parquet file, the same cells from each of them.
+
+Why not a library's readers: pandas takes ``None``, ``null`` and ``NA`` for empty and ``01`` for 1, pyarrow makes dates
+of strings that look like some; a text, a class or an identity is then another one than in the file.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from edgemm.runtime.errors import DataError
+from edgemm.runtime.fields import one_line
+from edgemm.runtime.hints import pip_install
+
+Row = Mapping[str, object]
+
+ENDINGS = (".csv", ".jsonl", ".parquet")
+_PARQUET_ROWS = 16  # in memory at a time
+_LONGEST_CELL = 2**31 - 1  # characters; csv's own limit, 131072, is below an honest text's
+_UNPACKED: Mapping[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def read_rows(path: Path, *, key: str) -> Iterator[tuple[int, Row]]:
+    """Rows of a file with their number, from 1; blank lines don't count.
+
+    Integers of a Parquet column that Hugging Face says to be a class become its name.
+
+    Args:
+        key: of the recipe, that names the file.
+
+    Raises:
+        DataError: a file that can't be read, or two columns of one name.
+    """
+    if (ending := path.suffix.lower()) not in ENDINGS:
+        raise DataError(f"{key}: got {path}, expected a .csv, .jsonl or .parquet file")
+    yield from rows_of_kind(path, ending.removeprefix("."), key=key)
+
+
+def rows_of_kind(path: Path, kind: str, *, key: str) -> Iterator[tuple[int, Row]]:
+    """``read_rows`` of a ``csv``, ``jsonl``, ``parquet`` or ``json`` (a list, or a line each), whatever its name."""
+    try:
+        if kind == "parquet":
+            yield from _parquet_rows(path)
+            return
+        with _opened(path) as file:
+            if kind == "csv":
+                yield from _csv_rows(file, path)
+            elif kind == "json" and file.read(64).lstrip().startswith("["):
+                file.seek(0)
+                yield from _listed_rows(file.read(), path)
+            else:
+                file.seek(0)
+                yield from _line_rows(file, path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error})") from error
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise DataError(f"{key}: can't read {path} ({getattr(error, 'strerror', None) or one_line(error)})") from error
+
+
+def _opened(path: Path) -> IO[str]:
+    unpacked = _UNPACKED.get(path.suffix.lower())
+    file = path.open("rb") if unpacked is None else unpacked(path)
+    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+
+
+def _line_rows(file: Iterable[str], path: Path) -> Iterator[tuple[int, Row]]:
+    number = 0
+    for line in file:
+        if line.strip():
+            number += 1
+            yield number, _row(_parsed(line, f"{path}, row {number}"), f"{path}, row {number}")
+
+
+def _listed_rows(text: str, path: Path) -> Iterator[tuple[int, Row]]:
+    rows = _parsed(text, str(path))
+    assert isinstance(rows, list)
+    for number, row in enumerate(rows, 1):
+        yield number, _row(row, f"{path}, row {number}")
+
+
+def _parsed(text: str, where: str) -> object:
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({one_line(error)})") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is there twice")
+    return found
+
+
+def _row(value: object, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: got {type(value).__name__}, expected an object")
+    return value
+
+
+def _csv_rows(file: Iterable[str], path: Path) -> Iterator[tuple[int, Row]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    reader, number = csv.DictReader(file, strict=True), 0
+    try:
+        _check_names(reader.fieldnames or (), path)
+        for number, row in enumerate(reader, 1):
+            if None in row or None in row.values():
+                raise DataError(f"{path}, row {number}: more or fewer cells than the header has names")
+            yield number, row
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, row {number + 1}: not CSV ({error}); close every quote, and double one that is inside quotes"
+        ) from error
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    if doubled := sorted(name for name in set(names) if name and names.count(name) > 1):  # empty ones are never read
+        raise DataError(f"{path}: two columns are called '{doubled[0]}'; rename one, or take it out")
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    try:
+        import pyarrow.lib
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(f"{path}: reading it needs pyarrow; {pip_install('pyarrow')}") from error
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _check_names(file.schema_arrow.names, path)
+            features = _features(file.schema_arrow.metadata)
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, {name: named(cell, features.get(name)) for name, cell in row.items()}
+    except (pyarrow.lib.ArrowException, UnicodeDecodeError, OverflowError) as error:
+        raise DataError(f"{path}: not a whole Parquet file, after row {number} ({one_line(error)})") from error
+
+
+def _features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:
+    """What Hugging Face writes of the columns into a Parquet file; empty where it did not."""
+    try:
+        found = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def named(cell: object, feature: Any) -> object:
+    """A class's integer as its name, -1 (unlabelled) as None; lists of them likewise; anything else as it is.
+
+    Args:
+        feature: of ``datasets``, or as it is written as JSON.
+    """
+    if isinstance(cell, list):
+        inner = feature.get("feature") if isinstance(feature, Mapping) else getattr(feature, "feature", None)
+        if isinstance(feature, list) and len(feature) == 1:
+            inner = feature[0]
+        return [named(item, inner) for item in cell] if inner is not None else cell
+    names = feature.get("names") if isinstance(feature, Mapping) else getattr(feature, "names", None)
+    if not isinstance(names, list) or not names or type(cell) is not int:
+        return cell
+    return names[cell] if 0 <= cell < len(names) else None
