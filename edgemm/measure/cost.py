@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edgemm.measure import words
 from edgemm.measure.metrics import Estimate
-from edgemm.measure.scores import ANSWERS, LOWER_IS_BETTER, is_shuffled
+from edgemm.measure.scores import ANSWERS, HEADLINE_METRICS, LOWER_IS_BETTER, is_ablation, is_shuffled
 from edgemm.measure.table import Row, Score, default_row, reference_row
 
 
@@ -31,11 +31,17 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """All that is worse, and how many figures were compared and are better by more than chance."""
+    """All that is worse, and how many figures were compared and are better by more than chance.
+
+    Args:
+        leading: of what is worse that which may stand in a headline: a task's own metric, with nothing missing. What a
+            model answers without one of its modalities is in the tables, and is not what anyone asked it for.
+    """
 
     worse: tuple[Cost, ...]
     better: int
     compared: int
+    leading: tuple[Cost, ...] = ()
 
 
 def costs(rows: Sequence[Row]) -> Costs:
@@ -58,7 +64,15 @@ def costs(rows: Sequence[Row]) -> Costs:
         better += low > 0
         if high < 0:
             worse.append(Cost(before, after))
-    return Costs(tuple(sorted(worse, key=_order)), better, compared)
+    worse.sort(key=_order)
+    leading = [cost for cost in worse if not is_ablation(cost.after.task) and _is_own(cost.after, ships)]
+    return Costs(tuple(worse), better, compared, tuple(leading))
+
+
+def _is_own(score: Score, row: Row | None) -> bool:
+    """Whether a score is in the metric that stands for its task: R@10 of retrieval, rank-1 of identities."""
+    there = [s.metric for s in row.scores if (s.split, s.task) == (score.split, score.task)] if row else []
+    return score.metric == next((m for m in HEADLINE_METRICS if m in there), there[0] if there else "")
 
 
 def _order(cost: Cost) -> tuple[bool, float]:
@@ -69,8 +83,8 @@ def _order(cost: Cost) -> tuple[bool, float]:
 
 
 def cost_lines(found: Costs, *, most: int) -> list[str]:
-    """The worst in a line each: ``"image→text, unseen-vendor: R@10 −4.2 points [−6.0, −2.4]"``."""
-    return [line(cost) for cost in found.worse[:most]]
+    """The leading ones in a line each: ``"image→text, unseen-vendor: R@10 −4.2 points [−6.0, −2.4]"``."""
+    return [line(cost) for cost in found.leading[:most]]
 
 
 def line(cost: Cost) -> str:

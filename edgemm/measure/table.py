@@ -463,7 +463,9 @@ def blame_cells(
         what = metric if task == ANSWERS else f"{metric} {task}"
         header = [f"back to float32 in {m.variant}, {m.target}", f"regains points of {what}, {split}", "costs bytes"]
         more = f"+{words.size(m.details['extra_bytes'])}"
-        found.append((gain.value, [Cell(m.details["part"]), Cell(words.points(gain)), Cell(more)]))
+        found.append(
+            (gain.value, [Cell(m.details["part"]), Cell(f"{words.points(gain)}{words.verdict(gain)}"), Cell(more)])
+        )
     return header, [line for _, line in sorted(found, key=lambda pair: -pair[0])]
 
 

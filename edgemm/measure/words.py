@@ -93,14 +93,23 @@ def points(difference: Estimate | None) -> str:
 
 
 def difference(score: Score) -> str:
-    """Its difference to the reference, with the unit: ``"−4.2 points [−6.0, −2.4]"``, ``"+1.00 [+1.00, +2.00]"``."""
+    """Its difference to the reference, with the unit: ``"−4.2 points [−6.0, −2.4]"``, ``"+1.00 [+1.00, +2.00]"``.
+
+    One that chance may have made says so: ``"−0.6 points [−1.4, +0.2], no difference"``.
+    """
     found = score.difference
     if found is None or math.isnan(found.value):
         return ""
     if score.is_share:
         value, space, rest = points(found).partition(" ")
-        return f"{value} points{space}{rest}"
-    return signed_with_interval(found)
+        return f"{value} points{space}{rest}{verdict(found)}"
+    return f"{signed_with_interval(found)}{verdict(found)}"
+
+
+def verdict(difference: Estimate | None) -> str:
+    """``", no difference"`` behind one whose interval holds zero; else nothing."""
+    known = difference is not None and not math.isnan(difference.low)
+    return ", no difference" if known and difference is not None and not difference.is_beyond_chance else ""
 
 
 def signed_with_interval(found: Estimate) -> str:

@@ -32,7 +32,8 @@ _ALWAYS = ("pipeline/work.py", "stage.py")
 _READING = tuple(
     f"runtime/{name}.py"
     for name in (
-        "arrays", "disk", "errors", "fields", "images", "inputs", "manifest", "paths", "signature", "sizes",
+        "arithmetic", "arrays", "chunks", "disk", "errors", "fields", "hints", "images", "inputs", "manifest", "paths",
+        "regular", "signature", "sizes",
         "waveforms",
     )
 )  # fmt: skip

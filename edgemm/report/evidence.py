@@ -28,7 +28,8 @@ def score_cell(score: Score | None) -> dict[str, str]:
     """A score with its interval, and small the difference to the reference in points."""
     if score is None:
         return cell("")
-    return cell(words.score_with_interval(score), words.points(score.difference) if score.is_share else "")
+    change = f"{words.points(score.difference)}{words.verdict(score.difference)}" if score.is_share else ""
+    return cell(words.score_with_interval(score), change)
 
 
 def score_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:

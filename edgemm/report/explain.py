@@ -124,7 +124,7 @@ def _contribution_table(
         if len(means) == 2:
             found_difference = metrics.difference(means[1], means[0], clusters=clusters)
             say = words.points if measure in SHARES else words.signed_with_interval
-            cells.append(say(found_difference))
+            cells.append(f"{say(found_difference)}{words.verdict(found_difference)}")
         name = {"all": "with everything", "none": "with nothing"}.get(key, f"{key} brings")
         rows.append(((name, ""), *(_cell(cell) for cell in cells)))
     unit = ", points" if measure in SHARES else ""
@@ -175,9 +175,8 @@ def tower_table(split: str, found: Sequence[Search], variants: Sequence[str]) ->
         cells: list[Cell] = [(direction, f"{len(clusters)} queries"), (search.query_of, ""), (search.gallery_of, "")]
         for k in (1, 10):
             recall = metrics.recall_at(search.ranks, k)
-            change = "" if search is whole else words.points(
-                metrics.difference(recall, metrics.recall_at(whole.ranks, k), clusters=clusters)
-            )  # fmt: skip
+            lost = metrics.difference(recall, metrics.recall_at(whole.ranks, k), clusters=clusters)
+            change = "" if search is whole else f"{words.points(lost)}{words.verdict(lost)}"
             cells += [_cell(_points(metrics.estimate(recall, clusters=clusters))), _cell(change)]
         rows.append(tuple(cells if len(variants) > 1 else (*cells[:4], cells[5])))
     against = f"against {first}"

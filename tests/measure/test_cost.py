@@ -73,11 +73,13 @@ def test_every_task_and_split_is_compared_and_the_worst_comes_first() -> None:
         )
     )
     lines = cost_lines(found, most=3)
-    assert [line.split(" [")[0] for line in lines] == [
-        "image→image, teacher's gallery, old: R@1 −35.0 points",
+    assert [line.split(" [")[0] for line in lines] == [  # each in its task's own metric
         "image→image, teacher's gallery, old: R@10 −35.0 points",
-        "image→image, new: R@1 −10.0 points",
+        "image→image, new: R@10 −10.0 points",
     ]
+    assert [(c.after.task, c.after.metric) for c in found.worse[:3]] == [
+        ("image→image, teacher's gallery", "R@1"), ("image→image, teacher's gallery", "R@10"), ("image→image", "R@1"),
+    ]  # fmt: skip
     assert found.compared == 12
     assert found.better >= 2  # both recalls of image→text
     assert not [c for c in found.worse if c.after.task in ("text→image", "image→text")]
@@ -97,10 +99,22 @@ def test_an_error_that_grows_is_a_loss_and_one_that_shrinks_is_none() -> None:
     details = {"truth": truth.tolist(), "groups": [None] * 80}
     lost = costs(rows(measured({key: (near.tolist(), far.tolist())}, **details)))
     assert {c.after.metric for c in lost.worse} == {"R²", "MAE", "RMSE", "Pearson", "Spearman"}
-    assert cost_lines(lost, most=1)[0].startswith("test: ")
+    assert cost_lines(lost, most=2)[0].startswith("test: R² ")
+    assert len(cost_lines(lost, most=2)) == 1
     gained = costs(rows(measured({key: (far.tolist(), near.tolist())}, **details)))
     assert not gained.worse
     assert gained.better == gained.compared == 5
+
+
+def test_what_is_missing_is_counted_and_leads_no_line() -> None:
+    truth = [k % 2 for k in range(QUERIES)]
+    right, wrong = [float(t) for t in truth], [float(1 - t) for t in truth]
+    most = [*wrong[:30], *right[30:]]
+    both = {("answers", "test", "answers", "class"): (right, most)}
+    alone = {("answers", "test", "answers, without audio", "class"): (right, wrong)}
+    found = costs(rows(measured(both | alone, truth=truth, groups=[None] * QUERIES)))
+    assert found.worse[0].after.task == "answers, without audio"
+    assert [line.split(" [")[0] for line in cost_lines(found, most=3)] == ["test: accuracy −30.0 points"]
 
 
 def test_one_variant_costs_nothing() -> None:
