@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from edgemm.runtime.disk import replacing
-from edgemm.runtime.errors import BundleCorrupt, BundleError
+from edgemm.runtime.errors import BundleCorrupt, BundleError, EngineError
 from edgemm.runtime.fields import one_line, parse_json, show
-from edgemm.runtime.manifest import FileEntry, Manifest
+from edgemm.runtime.manifest import PLAN_ENGINES, FileEntry, Manifest, TargetEntry
 from edgemm.runtime.paths import MANIFEST, check_path
 from edgemm.runtime.sizes import LABELS_LIMIT, check_size
 
@@ -207,7 +207,8 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
 
     Args:
         folder: holds every file but the manifest already.
-        manifest: its ``files`` are replaced by the table made here.
+        manifest: its ``files`` are replaced by the table made here, and each target's ``operators`` by those that its
+            graphs have: who seals a bundle answers for its graphs.
 
     Returns:
         The manifest as written.
@@ -232,7 +233,8 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
                 size += len(chunk)
         check_size(name, size, str(root), limit=LABELS_LIMIT if name in labels else None)
         entries[name] = FileEntry(digest.hexdigest(), size)
-    sealed = replace(manifest, files=entries)
+    targets = tuple(_naming_operators(root, target, manifest) for target in manifest.targets)
+    sealed = replace(manifest, files=entries, targets=targets)
     # What is written has to be readable: the same checks as on the device, on the JSON itself.
     again = Manifest.from_json(json.loads(sealed.to_bytes()), file=f"{root}/{MANIFEST}")
     check_references(again, f"{root}/{MANIFEST}")
@@ -242,6 +244,20 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
     except OSError as error:
         raise BundleError(f"{root / MANIFEST}: cannot be written: {one_line(error)}") from error
     return again
+
+
+def _naming_operators(root: Path, target: TargetEntry, manifest: Manifest) -> TargetEntry:
+    """The target with the names of what is out of the ordinary in its graphs; a graph that no reader takes has none."""
+    from edgemm.runtime.onnx_limits import graph_operators
+
+    found: set[str] = set()
+    graphs = {target.files.get(p.name) for p in manifest.parts if target.engine_of(p) not in PLAN_ENGINES}
+    for name in graphs - {None}:
+        try:
+            found.update(graph_operators((root / str(name)).read_bytes(), what=str(name)))
+        except (EngineError, OSError):
+            continue
+    return replace(target, operators=tuple(sorted(found)))
 
 
 def _files_under(root: Path) -> list[str]:

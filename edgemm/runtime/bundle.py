@@ -68,6 +68,7 @@ class Part:
             what=what,
             float32=self._target.precision != "float16",
             fingerprint=self._target.fingerprint if self.engine == self._target.engine else None,
+            operators=self._target.operators,
         )
         return CheckedSession(session, self.entry.signature, what=what)
 

@@ -133,9 +133,9 @@ class Fields:
         """The elements of an array of objects."""
         return (Fields(item, where) for item, where in self.items(key, default))
 
-    def strings(self, key: str) -> tuple[str, ...]:
+    def strings(self, key: str, default: object = _MISSING) -> tuple[str, ...]:
         """An array of non-empty strings."""
-        return tuple(check_string(item, where) for item, where in self.items(key))
+        return tuple(check_string(item, where) for item, where in self.items(key, default))
 
     def mapping(self, key: str, default: object = _MISSING) -> list[tuple[str, object, str]]:
         """The (key, value, path) entries of an object with free keys."""

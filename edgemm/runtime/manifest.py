@@ -103,6 +103,7 @@ class TargetEntry:
     threads: int = 0  # 0: the engine decides
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     arithmetic: Mapping[str, Arithmetic] = field(default_factory=dict)  # part name -> what it is computed in
+    operators: tuple[str, ...] = ()  # out of the ordinary, that its graphs may have: see ``onnx_limits``
 
     @property
     def label(self) -> str:
@@ -231,6 +232,7 @@ class Manifest:
                     "files": dict(target.files),
                     "fingerprint": dict(target.fingerprint),
                     **_arithmetic_to_json(target),
+                    **({"operators": list(target.operators)} if target.operators else {}),
                 }
                 for target in self.targets
             ],
@@ -394,6 +396,7 @@ def _target(fields: Fields) -> TargetEntry:
         arithmetic={
             part: arithmetic_from_json(known, where=where) for part, known, where in fields.mapping("arithmetic", {})
         },
+        operators=fields.strings("operators", ()),
     )
     fields.done()
     return target

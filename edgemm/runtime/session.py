@@ -7,13 +7,14 @@ that names what to install; nothing is ever run by another engine than the one a
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import numpy as np
 
 from edgemm.runtime.errors import BundleError, EngineError, EngineNotInstalled
 from edgemm.runtime.hints import pip_install
+from edgemm.runtime.onnx_limits import graph_operators, require_operators
 from edgemm.runtime.onnx_wire import require_whole_graph
 from edgemm.runtime.signature import Signature
 
@@ -65,6 +66,7 @@ def open_session(
     what: str = "graph",
     float32: bool = True,
     fingerprint: Mapping[str, str] | None = None,
+    operators: Collection[str] | None = None,
 ) -> Session:
     """Load a part from the bytes of its file.
 
@@ -75,6 +77,7 @@ def open_session(
         what: names target and part in messages (``"target 'cpu-int8', part 'text'"``).
         float32: keep float arithmetic in float32 where the engine could lower it by itself (openvino to bf16).
         fingerprint: what a compiled plan needs to load; checked against this machine.
+        operators: which operators out of the ordinary a graph may have (``onnx_limits``); None: any.
 
     Raises:
         EngineNotInstalled: with the command that installs it.
@@ -88,6 +91,9 @@ def open_session(
 
         return TensorRTSession(engine, data, what=what, fingerprint=fingerprint or {})
     require_whole_graph(data, what=what)
+    found = graph_operators(data, what=what)
+    if operators is not None:
+        require_operators(found, operators, what=what)
     if engine == "openvino":
         from edgemm.runtime.engine_openvino import OpenVINOSession
 
