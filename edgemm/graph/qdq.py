@@ -26,6 +26,7 @@ class Scheme:
         weight_levels: largest weight magnitude: 127, or 64 where 8-bit products saturate (x86 without VNNI).
         absorb: let the quantization perform ReLU and ReLU6.
         tables: embedding tables as int8 rows, dequantized after the lookup.
+        float_results: int8 convolutions whose results stay floats, for those that are outputs of the graph.
     """
 
     activations: str = "uint8"
@@ -33,6 +34,7 @@ class Scheme:
     weight_levels: int = 127
     absorb: bool = True
     tables: bool = True
+    float_results: bool = False
 
     @property
     def symmetric(self) -> bool:
@@ -90,7 +92,7 @@ def apply_(
     2. edge value v: v -> DQ(Q(v)), for int8 readers only
     3. weights w of a weighted node -> DQ(int8 w), per output channel
     4. bias b -> DQ(int32 b) at s_x * s_w (scheme.integer_bias), plus its correction
-    5. Relu, Clip that starts at 0, where region.absorbed names it -> nothing: Q saturates there
+    5. Relu, Clip around 0, where region.absorbed names it -> nothing: Q saturates there
     6. Gather(table, i) -> DQ(Gather(int8 table, i)), per column
 
     Args:

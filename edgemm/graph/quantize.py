@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import onnx_ir as ir
 
-from edgemm.graph.calibrate import Calibration, calibrate
+from edgemm.graph.biases import output_names, write_biases_
+from edgemm.graph.calibrate import Calibration, calibrate, check_feed
+from edgemm.graph.census import MACS
 from edgemm.graph.passes import finish_, prepare_for_int8_
 from edgemm.graph.passes.values import constant
 from edgemm.graph.qdq import Scale, Scheme, activation_scale, apply_, quantize_weight, weight_axis
 from edgemm.graph.ranges import Method, choose_range
-from edgemm.graph.regions import Region, find_region, is_weighted
+from edgemm.graph.regions import Region, find_region, is_weighted, why_float
 from edgemm.runtime.errors import QuantizeError
 
 SCHEMES: Mapping[str, Scheme] = {
     "onnxruntime": Scheme(),
     "openvino": Scheme(),
-    "tensorrt": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False),
-    "tensorrt-rtx": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False),
+    "tensorrt": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False, float_results=True),
+    "tensorrt-rtx": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False, float_results=True),
 }
 """What each engine fuses: u8 x s8 with int32 biases on x86 and ARM CPUs, symmetric s8 with float biases on TensorRT."""
 
@@ -55,7 +58,7 @@ class Quantization:
         scheme = SCHEMES[self.engine]
         if not self.reduce_range:
             return scheme
-        return Scheme(scheme.activations, scheme.integer_bias, 64, scheme.absorb, scheme.tables)
+        return replace(scheme, weight_levels=64)
 
 
 DEFAULT = Quantization()
@@ -80,11 +83,16 @@ def quantize_onnx(
     scheme = config.scheme
     result = model.clone()
     prepare_for_int8_(result)
-    region = find_region(result.graph, keep_float=config.keep_float, absorb=scheme.absorb)
+    feeds = iter(feeds)
+    if (first := next(feeds, None)) is not None:
+        write_biases_(result, check_feed(result, first, 0), keep_float=config.keep_float)
+        feeds = chain([first], feeds)
+    kept = {str(node.outputs[0].name) for node in result.graph if config.keep_float & set(output_names(node))}
+    region = find_region(
+        result.graph, keep_float=config.keep_float | kept, absorb=scheme.absorb, float_results=scheme.float_results
+    )
     if not region.weighted and not region.tables:
-        raise QuantizeError(
-            "quantize: the graph has no Conv, MatMul, Gemm or Gather with constant float32 weights; nothing to do"
-        )
+        raise QuantizeError(f"quantize: {_why_nothing(result, config.keep_float)}; nothing to do")
     calibration = calibrate(
         result,
         feeds,
@@ -98,13 +106,28 @@ def quantize_onnx(
     return result
 
 
+def _why_nothing(model: ir.Model, keep_float: frozenset[str]) -> str:
+    """What layers a graph has instead of those that can be int8, and why they can't."""
+    nodes = [
+        n for n in model.graph if n.op_type in MACS or (n.op_type == "Gather" and constant(n.inputs[0]) is not None)
+    ]
+    reasons = dict.fromkeys(f"{node.op_type}: {why_float(node, keep_float=keep_float)}" for node in nodes)
+    if not reasons:
+        return "the graph has no Conv, MatMul, Gemm or Gather with constant float32 weights"
+    more = f"; {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
+    return f"no layer of the graph can be int8 ({'; '.join(list(reasons)[:3])}{more})"
+
+
 def layer_names(model: ir.Model) -> set[str]:
-    """Names that ``keep_float`` can hold for this graph: the first output of every layer with weights."""
+    """Names that ``keep_float`` can hold for this graph: the first output of every layer with weights.
+
+    A product has two where its bias is added behind it: its own, and that of the addition that it may take in.
+    """
     prepared = model.clone()
     prepare_for_int8_(prepared)
     region = find_region(prepared.graph)
     nodes = [*(node for node in prepared.graph if is_weighted(node)), *region.tables]
-    return {str(node.outputs[0].name) for node in nodes}
+    return {name for node in nodes for name in output_names(node)}
 
 
 def _channel_axes(region: Region) -> dict[str, int]:

@@ -57,7 +57,7 @@ def _obstacle(node: ir.Node) -> str | None:
     source, weight = node.inputs[0], node.inputs[1]
     if constant(source) is not None:
         return "its constant factor is the first; int8 kernels take weights as the second"
-    if weight is None or weight.const_value is None:
+    if weight is None or weight.const_value is None or constant(weight) is None:
         return "a product of two activations, which costs accuracy in int8"
     if weight.const_value.dtype != ir.DataType.FLOAT:
         return f"its weights are {weight.const_value.dtype.name.lower()}, not float32"
@@ -115,8 +115,10 @@ def why_float(
         return why
     if rolled_back:
         return "int8 was slower and rolled back"
+    if node.op_type == "Conv" and _is_result(node):
+        return "its result is an output, which an int8 convolution would round to 256 steps"
     if node.graph is not None and node.op_type == "Conv" and _reads_pixels(node, node.graph):
-        return "the first convolution of a picture: int8 costs accuracy there and saves no time"
+        return "the first convolution of a picture or spectrogram: int8 costs accuracy there and saves no time"
     return "left in float by the quantizer"
 
 
@@ -146,13 +148,17 @@ def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
     return bounds[0], bounds[1]
 
 
-def find_region(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset(), absorb: bool = True) -> Region:
+def find_region(
+    graph: ir.Graph, *, keep_float: frozenset[str] = frozenset(), absorb: bool = True, float_results: bool = False
+) -> Region:
     """Partition a clean graph.
 
     Args:
         graph: cleaned, in topological order.
         keep_float: names of weighted nodes, by their first output, to leave alone.
-        absorb: whether quantization with a zero point at its least value may perform ReLU and ReLU6.
+        absorb: whether quantization, which saturates at the ends of what it covers, may perform ReLU, ReLU6 and other
+            clips around 0; an engine that wants so fuses nothing else between a convolution and its quantization.
+        float_results: whether the engine has int8 convolutions that give floats.
     """
     region = Region()
     outputs = set(graph.outputs)
@@ -162,18 +168,22 @@ def find_region(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset(), ab
         reader = sole_reader(value)
         return reader if reader is not None and reader.graph is graph else None  # not one in the body of a loop
 
-    def make_inner(value: ir.Value) -> None:
-        reader = only_reader(value)
-        if reader is not None and (bounds := clip_bounds(reader)) and reader.inputs[0] is value:
+    def make_inner(made: ir.Value) -> None:
+        value, reader = made, only_reader(made)
+        if reader is not None and (bounds := clip_bounds(reader)) and reader.inputs[0] is made:
             value = reader.outputs[0]
-            if absorb and bounds[0] == 0.0 and value not in outputs:
+            if absorb and bounds[0] <= 0.0 <= bounds[1] and value not in outputs:
                 region.absorbed.append(reader)
+            elif absorb:
+                value = made
         if value not in outputs:
             region.inner.append(value)
             int8.add(value)
 
     for node in graph:
         weighted = is_weighted(node) and node.outputs[0].name not in keep_float
+        if is_standard(node, "Conv") and _is_result(node) and not float_results:
+            weighted = False
         if weighted and _reads_pixels(node, graph):
             make_inner(node.outputs[0])  # computed in float, read in int8
         elif weighted:
@@ -204,15 +214,19 @@ def _keeps_int8(node: ir.Node, int8: set[ir.Value]) -> bool:
     return is_standard(node, *POOLING) and len(node.outputs) == 1 and node.inputs[0] in int8
 
 
+def _is_result(node: ir.Node) -> bool:
+    return node.outputs[0].is_graph_output()
+
+
 def _reads_pixels(node: ir.Node, graph: ir.Graph) -> bool:
     """The first convolution of an image: a few inputs per output, so cheap, and everything after depends on it.
 
     EfficientNet-Lite0 with it in int8 falls from cosine .997 to .985, and runs no faster.
     """
-    weight = node.inputs[1]
-    assert weight is not None
-    assert weight.const_value is not None
-    return is_standard(node, "Conv") and node.inputs[0] in graph.inputs and weight.const_value.shape.numpy()[1] <= 4
+    weight = constant(node.inputs[1])
+    if not is_standard(node, "Conv") or node.inputs[0] not in graph.inputs or weight is None:
+        return False
+    return bool(weight.shape[1] * node.attributes.get_int("group", 1) <= 4)
 
 
 def _feeds_weighted_through_relu(node: ir.Node, only_reader: Callable[[ir.Value], ir.Node | None]) -> bool:

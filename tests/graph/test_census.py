@@ -13,11 +13,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgemm.graph.census import arithmetic_of, layers_of
+from edgemm.graph.parity import OnnxGraph, largest_difference
 from edgemm.graph.passes import clean_
-from edgemm.graph.quantize import Quantization, quantize_onnx
+from edgemm.graph.quantize import Quantization, layer_names, quantize_onnx
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.arithmetic import Arithmetic, FloatLayers, arithmetic_from_json, precision_label
-from edgemm.runtime.errors import BundleError
+from edgemm.runtime.errors import BundleError, QuantizeError
 
 
 def counted_by_torch(part, feed) -> dict[str, int]:
@@ -127,12 +128,15 @@ def test_a_layer_that_stays_in_float_is_named_with_its_products_and_its_reason(o
 
 
 def test_grouped_and_depthwise_convolutions_are_int8_like_any_other():
-    nodes = [node("Conv", ["x", "a"], ["h"], group=8), node("Conv", ["h", "b"], ["y"], group=2)]
+    nodes = [
+        node("Conv", ["x", "a"], ["h"], group=8),
+        node("Conv", ["h", "b"], ["g"], group=2),
+        node("Relu", ["g"], ["y"]),
+    ]
     model = graph_of(nodes, {"x": ["b", 8, 6, 6]}, {"a": rand(8, 1, 3, 3), "b": rand(4, 4, 1, 1)})
     feed = {"x": rand(1, 8, 6, 6)}
     layers = layers_of(quantize_onnx(model, [feed] * 4), feed)
-    assert [(layer.int8, layer.macs) for layer in layers] == [(False, 8 * 16 * 9), (True, 4 * 16 * 4)]
-    assert layers[0].why.startswith("the first convolution")  # one channel in per channel out, of the input itself
+    assert [(layer.int8, layer.macs) for layer in layers] == [(True, 8 * 16 * 9), (True, 4 * 16 * 4)]
 
 
 def test_a_layer_that_was_to_stay_in_float_says_that_it_was_asked_to(image_graph):
@@ -141,6 +145,66 @@ def test_a_layer_that_was_to_stay_in_float_says_that_it_was_asked_to(image_graph
     int8 = quantize_onnx(image_graph, [{"pixels": pixels(4)}], Quantization(keep_float=frozenset({last})))
     layers = layers_of(int8, {"pixels": pixels(1)}, keep_float=frozenset({last}))
     assert next(layer.why for layer in layers if layer.name == last) == "named in keep_float"
+
+
+# --- what onnxruntime makes of it -------------------------------------------------------------------------------------
+
+INTEGER_KERNELS = ("QLinearConv", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm")
+W, B = rand(16, 16), rand(16)
+CONV = rand(8, 8, 3, 3)
+# nodes, shape of x without the batch, how many layers are int8
+PATTERNS = {
+    "rank-2-bias": ([node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "b"], ["y"])], (16,), 1),
+    "rank-2-bias-row": ([node("MatMul", ["x", "w"], ["h"]), node("Add", ["row", "h"], ["y"])], (16,), 1),
+    "rank-2-residual": ([node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "x"], ["y"])], (16,), 1),
+    "rank-3-bias": ([node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "b"], ["y"])], (5, 16), 1),
+    "rank-3-bias-first": ([node("MatMul", ["x", "w"], ["h"]), node("Add", ["b", "h"], ["y"])], (5, 16), 1),
+    "rank-4-bias": ([node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "b"], ["y"])], (2, 5, 16), 1),
+    "rank-3-relu": (
+        [node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "b"], ["i"]), node("Relu", ["i"], ["j"]),
+         node("MatMul", ["j", "w"], ["k"]), node("Add", ["k", "b"], ["y"])], (5, 16), 2),
+    "rank-2-relu": (
+        [node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "b"], ["i"]), node("Relu", ["i"], ["j"]),
+         node("MatMul", ["j", "w"], ["k"]), node("Add", ["k", "b"], ["y"])], (16,), 2),
+    "clip-below-zero": (
+        [node("Conv", ["x", "c"], ["h"]), node("Clip", ["h", "low", "high"], ["i"]),
+         node("Conv", ["i", "c"], ["j"]), node("Relu", ["j"], ["y"])], (8, 9, 9), 2),
+    "convolution-last": ([node("Conv", ["x", "c"], ["h"]), node("Conv", ["h", "c"], ["y"])], (8, 9, 9), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", ["fixed", "free"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_what_is_called_int8_runs_on_integer_kernels_with_fixed_and_free_shapes(pattern, shape, tmp_path):
+    nodes, dims, int8_layers = PATTERNS[pattern]
+    known = {"w": W, "b": B, "row": B[None], "c": CONV, "low": np.float32(-1), "high": np.float32(1)}
+    used = {name: array for name, array in known.items() if any(name in n.input for n in nodes)}
+    model = graph_of(nodes, {"x": [1 if shape == "fixed" else "batch", *dims]}, used)
+    feeds = [{"x": np.random.default_rng(i).standard_normal((1, *dims)).astype(np.float32)} for i in range(8)]
+    int8 = quantize_onnx(model, feeds)
+    assert sum(layer.int8 for layer in layers_of(int8, feeds[0])) == int8_layers
+    session = OnnxGraph(int8, optimized=tmp_path / "run.onnx")
+    run = [n.op_type for n in onnx.load(tmp_path / "run.onnx").graph.node]
+    assert sum(run.count(kernel) for kernel in INTEGER_KERNELS) == int8_layers
+    # one or two layers of 8 bits: about half of one of 255 steps of the largest value, for each of some 16 terms
+    got, expected = session.run(feeds[0])["y"], OnnxGraph(model).run(feeds[0])["y"]
+    assert got.shape == expected.shape
+    assert largest_difference(got, expected) < 0.03
+
+
+def test_a_layer_to_keep_may_be_named_by_its_product_or_by_its_bias():
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "b"], ["i"]), node("MatMul", ["i", "w"], ["y"])]
+    model = graph_of(nodes, {"x": [1, 16]}, {"w": W, "b": B})
+    assert layer_names(model) == {"h", "i", "y"}
+    for name in ("h", "i"):
+        kept = quantize_onnx(model, [{"x": rand(1, 16)}], Quantization(keep_float=frozenset({name})))
+        assert [layer.int8 for layer in layers_of(kept, {"x": rand(1, 16)})] == [False, True]
+
+
+def test_a_graph_of_which_no_layer_can_be_int8_says_which_layers_it_has_and_why():
+    nodes, inputs, constants, _, reason = FLOATS["GRU"]
+    with pytest.raises(QuantizeError, match=f"GRU: .*{reason}.*; nothing to do"):
+        quantize_onnx(graph_of(nodes, inputs, constants), [{"x": rand(5, 1, 4)}])
 
 
 # --- in the manifest -------------------------------------------------------------------------------------------------
