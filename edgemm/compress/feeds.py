@@ -375,14 +375,16 @@ def _pixel_table(model: Model, corpus: Corpus, context: Context, *, title: str) 
     part = frontend_of(model, "image")
     frontend = _image_frontend(part)
     assert part is not None
+    raw = model.inputs["image"]
+    span = raw.grey_range if raw.kind == "image" else None
     files = corpus.files["image"]
 
     @torch.inference_mode()
     def compute(rows: range) -> Rows:
-        made = [frontend.resize(torch.from_numpy(read_image(files[r]))[None]) for r in rows]
+        made = [frontend.resize(torch.from_numpy(read_image(files[r], grey_range=span))[None]) for r in rows]
         return {"pixels": torch.cat(made).round().clamp(0, 255).to(torch.uint8).numpy()}
 
-    key = cache_key(frontend=parts_digest([part]), images=corpus.sha256["image"], dtype="uint8")
+    key = cache_key(frontend=parts_digest([part]), reading=repr(raw), images=corpus.sha256["image"], dtype="uint8")
     table = cached_rows(
         context, key, ("pixels",), compute, count=len(files), chunk=FILE_CHUNK, title=f"{title}: decode images"
     )

@@ -6,6 +6,7 @@ settings starts from the cache and takes seconds. A tower that comes without wei
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -52,6 +53,7 @@ def run(
     """
     torch.set_num_threads(threads)
     model = _model(teacher, dataset, family=family, task=task, seed=seed)
+    see_in_range_of_(model, dataset)
     teach_(model, config, section=teacher, dataset=dataset, seed=seed, context=context)
     save_model(model, out)
 
@@ -65,6 +67,13 @@ def _model(section: TeacherSection, dataset: Dataset, *, family: str, task: Task
     model = build_model(section, family=family, answer=answer, texts=dataset.all_texts(), seed=seed)
     answer_in_units_of_(model, dataset)
     return model
+
+
+def see_in_range_of_(model: Model, dataset: Dataset) -> None:
+    """Let a model read grey images of more than 8 bits in the range that the data says, in place."""
+    for modality, raw in model.inputs.items():
+        if raw.kind == "image" and dataset.grey_range is not None:
+            model.inputs[modality] = replace(raw, grey_range=dataset.grey_range)
 
 
 def answer_in_units_of_(model: Model, dataset: Dataset) -> None:

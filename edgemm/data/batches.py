@@ -66,7 +66,7 @@ def read_file(
         DataError: it can't be decoded.
     """
     if raw.kind == "image":
-        return read_image(path)
+        return read_image(path, grey_range=raw.grey_range)
     try:
         if raw.kind == "audio":
             low, high = (lengths.min, lengths.max) if lengths else (1, None)

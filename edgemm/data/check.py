@@ -14,7 +14,7 @@ from edgemm.data.image import check_image
 from edgemm.data.sound import check_sound
 from edgemm.data.tensor import check_tensor
 from edgemm.runtime.errors import DataError, InputError
-from edgemm.runtime.images import Depth
+from edgemm.runtime.images import Depth, Range
 from edgemm.runtime.regular import open_regular
 from edgemm.stage import Progress
 
@@ -28,7 +28,7 @@ def checked(dataset: Dataset, *, broken: Broken, progress: Progress) -> Dataset:
     Raises:
         DataError: more broken samples than allowed, or a split, or a class to learn, of which nothing is left.
     """
-    files = _Files()
+    files = _Files(dataset.grey_range)
     splits: dict[str, list[Sample]] = {}
     notes: list[str] = []
     with progress.task("checking the data", total=sum(map(len, dataset.splits.values()))) as task:
@@ -66,6 +66,7 @@ def _more(names: list[str]) -> str:
 class _Files:
     """What is known of the files so far."""
 
+    grey_range: Range | None
     checksums: dict[Path, str] = field(default_factory=dict)
     problems: dict[tuple[str, Path], str] = field(default_factory=dict)  # what is a sound may be no picture
     whole: set[tuple[str, Path]] = field(default_factory=set)  # pictures and sounds
@@ -93,7 +94,7 @@ class _Files:
                 if modality in sample.tensors:
                     shapes[modality] = check_tensor(data)
                 elif modality == "image":
-                    if (depth := check_image(data)) is not None:
+                    if (depth := check_image(data, grey_range=self.grey_range)) is not None:
                         self.depths.append(depth)
                 else:
                     check_sound(data)
@@ -118,6 +119,8 @@ class _Files:
         found = []
         for grey in (True, False):
             depths = [depth for depth in self.depths if depth.grey == grey]
+            if grey and self.grey_range is not None:
+                continue
             if not depths or any(depth.greatest > _DARK * depth.white for depth in depths):
                 continue
             least, greatest = min(d.least for d in depths), max(d.greatest for d in depths)

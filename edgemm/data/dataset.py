@@ -90,6 +90,7 @@ class Dataset:
         broken: one line for each sample, each kind of them, or each column that was left out.
         shown_groups: groups whose images and sounds may be shown in reports and shipped in bundles; empty: all.
         pairs: split -> the pairs that verification compares; of a split without, all.
+        grey_range: what becomes black and white of grey images with more than 8 bits; None: the file's bits say.
     """
 
     splits: Mapping[str, list[Sample]]
@@ -100,6 +101,7 @@ class Dataset:
     shown_groups: tuple[str, ...] = ()
     checksums: Mapping[Path, str] = field(default_factory=dict)  # sha256 of every file, from opening
     pairs: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
+    grey_range: tuple[float, float] | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -116,6 +118,8 @@ class Dataset:
         content: list[object] = [rows, self.labels, {k: list(v) for k, v in self.texts.items()}, list(self.evaluate)]
         if self.pairs:
             content.append({split: [astuple(pair) for pair in pairs] for split, pairs in self.pairs.items()})
+        if self.grey_range is not None:
+            content.append({"grey_range": self.grey_range})
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def split(self, name: str) -> list[Sample]:

@@ -34,6 +34,7 @@ def open_dataset(config: DataConfig, *, cache: Path, progress: Progress | None =
     cache = cache.absolute()
     broken, progress = Broken(config.max_broken), progress or Silent()
     dataset = _reader(config, cache=cache, broken=broken, progress=progress)(config)
+    dataset = replace(dataset, grey_range=config.grey_range)
     if config.limit is not None:
         dataset = _limited(dataset, config.limit)
     if config.evaluate:

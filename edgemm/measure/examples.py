@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import DataError
-from edgemm.runtime.images import decode_image
+from edgemm.runtime.images import decode_image, grey_extremes
 from edgemm.runtime.waveforms import decode_audio
 
 FILE = "examples.json"
@@ -143,10 +143,10 @@ def hit(modality: str, raw: Any, label: str, right: bool) -> Hit:
 
 
 def thumbnail(raw: Any, *, side: int = _THUMBNAIL) -> bytes:
-    """A small PNG copy of an image, its longer side at most ``side`` pixels."""
+    """A small PNG copy of an image, its longer side at most ``side`` pixels; deep grey from its own black to white."""
     from PIL import Image
 
-    small = Image.fromarray(decode_image(raw, where="image"))
+    small = Image.fromarray(decode_image(raw, where="image", grey_range=grey_extremes(raw, where="image")))
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     if len(np.unique(np.asarray(small).reshape(-1, 3)[::7], axis=0)) > 2000:  # a photograph: JPEG-like content
         small = small.quantize(256)  # PNG stays the one format; 256 colours keep it near 30 kB

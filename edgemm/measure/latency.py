@@ -105,12 +105,14 @@ def measure_latencies(
     parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in bundles}
     for (name, part), ns in taken.items():
         parts[name][part] = ns
-    images = {m for b in bundles.values() for m, raw in b.manifest.inputs.items() if raw.kind == "image"}
+    images = {
+        m: raw.grey_range for b in bundles.values() for m, raw in b.manifest.inputs.items() if raw.kind == "image"
+    }
     decoding = None
     if paths := [given[m] for one in inputs.values() for given in one for m in images if m in given]:
         turn = cycle(paths)
         decoding = sample_latencies(
-            {"decode": lambda: decode_image(next(turn), where="image")},
+            {"decode": lambda: decode_image(next(turn), where="image", grey_range=next(iter(images.values())))},
             min_seconds=0.2,
             min_samples=runs,
             max_seconds=2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -51,6 +52,10 @@ def build_student(
         smaller=True,
         seed=seed,
     )
+    for modality, raw in student.inputs.items():
+        seen = teacher.inputs.get(modality)
+        if raw.kind == "image" and seen is not None and seen.kind == "image":
+            student.inputs[modality] = replace(raw, grey_range=seen.grey_range)
     drawn = {part.name: _weights(part.module) for part in student.chain}
     parts = {part.name: part.module for part in teacher.chain}
     loaded = {modality for modality, tower in section.towers.items() if getattr(tower, "weights", None) is not None}

@@ -74,7 +74,9 @@ class Viewer:
                 made = part.session.run(self.bundle.values(**{modality: raw}))[part.output_names[0]]  # type: ignore[arg-type]
                 if made.ndim == 4:
                     return np.asarray(made[0])
-        return decode_image(raw, where=modality).transpose(2, 0, 1).astype(np.float32)
+        kind = self.bundle.manifest.inputs[modality]
+        span = kind.grey_range if kind.kind == "image" else None
+        return decode_image(raw, where=modality, grey_range=span).transpose(2, 0, 1).astype(np.float32)
 
     def _strip(self, modality: str, kind: AudioInput, raw: Any, weights: NDArray[np.float64]) -> figures.Drawing | None:
         """The sound with a weight per frame; None where the tokens are more than its frames."""

@@ -202,7 +202,7 @@ def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
         return node
 
     def draw(inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG001
-        from edgemm.compress.teach import answer_in_units_of_, teach_
+        from edgemm.compress.teach import answer_in_units_of_, see_in_range_of_, teach_
         from edgemm.models.families import Answer, build_model
         from edgemm.models.store import save_model
         from edgemm.models.towers import weightless
@@ -217,6 +217,7 @@ def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
             seed=recipe.seed,
         )
         # the recipe's own section, which says what comes with weights and is frozen
+        see_in_range_of_(model, dataset)
         answer_in_units_of_(model, dataset)
         teach_(model, recipe.teach, section=recipe.teacher, dataset=dataset, seed=recipe.seed, context=context)
         save_model(model, out)

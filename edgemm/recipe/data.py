@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from edgemm.recipe.section import LocalPath, Section
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] >= pair[1]:
+        raise ValueError("expected the smaller number first")
+    return pair
 
 
 class DataConfig(Section):
@@ -38,6 +44,11 @@ class DataConfig(Section):
     )
     splits: dict[str, str] = Field(
         default_factory=dict, description="datasets: our split -> the data's; empty: as they are called there"
+    )
+    grey_range: Annotated[tuple[float, float], AfterValidator(_rising)] | None = Field(
+        None,
+        description="what becomes black and white of grey images with more than 8 bits a sample ([0, 4095] of 12 bits "
+        "in 16; signed, 32-bit and floating-point images need it); none: 0 and the white of the file's bits",
     )
     language: str = Field("es", pattern=r"^[A-Za-z_]+$", description="tuxpaint: the language of the spoken names")
     unlabelled_languages: tuple[str, ...] = Field(

@@ -133,7 +133,7 @@ def decoded_input(bundle: Bundle, modality: str, raw: Any) -> Any:
     """The raw sample with its file decoded: what an application with a camera, a microphone or a sensor holds."""
     kind = bundle.manifest.inputs[modality]
     if isinstance(kind, ImageInput):
-        return decode_image(raw, where=modality)
+        return decode_image(raw, where=modality, grey_range=kind.grey_range)
     if isinstance(kind, AudioInput):
         return decode_audio(raw, sample_rate=kind.sample_rate, where=modality)
     if isinstance(kind, TensorInput) and isinstance(raw, (str, PathLike)):

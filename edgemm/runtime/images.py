@@ -98,6 +98,21 @@ def decode_deep(raw: Any, *, where: str, grey_range: Range | None = None) -> tup
         return _rgb(image, name, grey_range, deep=deep)
 
 
+def grey_extremes(raw: Any, *, where: str) -> Range | None:
+    """Return the least and the greatest value of a grey image with more than 8 bits, which differ; None for others.
+
+    Raises what ``decode_image`` raises of files.
+    """
+    if isinstance(raw, np.ndarray):
+        return None
+    with _opened(raw, where) as (name, image):
+        if image.mode[:1] not in ("I", "F"):
+            return None
+        image.load()
+        depth = _depth(image, name, (0, 1), np.dtype(np.uint32) if _is_unsigned(image) else None)
+        return depth.least, max(depth.greatest, depth.least + 1)
+
+
 def image_header(raw: Any, *, where: str) -> Header:
     """What a file says of itself; its pixels are not decoded. Raises what ``decode_image`` raises of a header."""
     with _opened(raw, where) as (_, image):
@@ -301,7 +316,7 @@ def _numbers(image: Any, kind: np.dtype[Any] | None) -> np.ndarray:
 def _scaled(numbers: np.ndarray, grey_range: Range, where: str) -> np.ndarray:
     """Numbers as uint8: those of ``grey_range`` become 0 and 255, what lies outside is clipped."""
     low, high = grey_range
-    values = (numbers.astype(np.float64) - low) * (255 / (high - low))
+    values = (numbers.astype(np.float64) - low) * 255 / (high - low)
     if not (numbers.dtype.kind in "iu" or not np.isnan(values).any()):
         raise InputError(f"{where}: {int(np.isnan(values).sum())} values are NaN")
     return np.floor(np.clip(values, 0, 255) + 0.5).astype(np.uint8)

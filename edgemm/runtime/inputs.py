@@ -18,7 +18,7 @@ from edgemm.runtime.errors import BundleError, EdgemmError, EngineNotInstalled, 
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.images import decode_image
-from edgemm.runtime.manifest import AudioInput, Manifest, TensorInput, TextInput
+from edgemm.runtime.manifest import AudioInput, ImageInput, Manifest, TensorInput, TextInput
 from edgemm.runtime.signature import Dim, DimRange, TensorSpec
 from edgemm.runtime.waveforms import decode_audio
 
@@ -79,7 +79,7 @@ class InputReader:
         for modality, many in samples.items():
             kind = self._manifest.inputs[modality]
             if kind.kind == "image":
-                values[kind.feeds] = self._images(many, modality)
+                values[kind.feeds] = self._images(many, kind, modality)
             elif kind.kind == "text":
                 values[kind.ids], values[kind.mask] = self._text(modality, kind).encode(many)
             elif kind.kind == "audio":
@@ -88,7 +88,7 @@ class InputReader:
                 values[kind.feeds] = self._tensors(many, kind, modality)
         return values
 
-    def _images(self, many: Samples, modality: str) -> Value:
+    def _images(self, many: Samples, kind: ImageInput, modality: str) -> Value:
         if isinstance(many, np.ndarray):
             if many.dtype != np.uint8 or many.shape[3] != 3 or 0 in many.shape:
                 raise InputError(f"{modality}: got {many.dtype} {many.shape}, expected uint8 (batch, height, width, 3)")
@@ -97,8 +97,11 @@ class InputReader:
             raw = many[0]
             if type(raw) is np.ndarray and raw.dtype == _UINT8 and raw.ndim == 3 and raw.shape[2] == 3 and raw.size:
                 return raw[None] if raw.flags.c_contiguous else np.ascontiguousarray(raw)[None]  # a camera's frame
-            return decode_image(raw, where=modality)[None]
-        return join([decode_image(raw, where=f"{modality}[{i}]")[None] for i, raw in enumerate(many)])
+            return decode_image(raw, where=modality, grey_range=kind.grey_range)[None]
+        names = [f"{modality}[{i}]" for i in range(len(many))]
+        return join(
+            [decode_image(r, where=n, grey_range=kind.grey_range)[None] for n, r in zip(names, many, strict=True)]
+        )
 
     def _waveforms(self, many: Samples, kind: AudioInput, modality: str) -> Value:
         spec, dims = self._specs[kind.feeds]

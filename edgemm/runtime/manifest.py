@@ -47,10 +47,19 @@ class PartEntry:
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
-    """Raw image files or uint8 HWC arrays, fed as value ``feeds``: uint8 (batch, height, width, 3), RGB."""
+    """Raw image files or uint8 HWC arrays, fed as value ``feeds``: uint8 (batch, height, width, 3), RGB.
+
+    ``grey_range``: what becomes 0 and 255 of a grey file with more than 8 bits a sample; None: 0 and its bits' white.
+    """
 
     feeds: str = "image"
+    grey_range: tuple[float, float] | None = None
     kind: Literal["image"] = "image"
+
+    def __post_init__(self) -> None:
+        if self.grey_range is not None:  # JSON has lists
+            low, high = self.grey_range
+            object.__setattr__(self, "grey_range", (float(low), float(high)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +340,8 @@ def raw_to_json(raw: RawInput) -> dict[str, Any]:
         }
     if isinstance(raw, AudioInput):
         return {"kind": "audio", "sample_rate": raw.sample_rate, "feeds": raw.feeds}
+    if isinstance(raw, ImageInput) and raw.grey_range is not None:  # a reader without the key refuses it
+        return {"kind": raw.kind, "feeds": raw.feeds, "grey_range": list(raw.grey_range)}
     return {"kind": raw.kind, "feeds": raw.feeds}
 
 
@@ -340,7 +351,7 @@ def raw_from_json(value: object, *, where: str = "inputs") -> RawInput:
     kind = fields.choice("kind", ("image", "text", "audio", "tensor"))
     raw: RawInput
     if kind == "image":
-        raw = ImageInput(feeds=fields.string("feeds", "image"))
+        raw = ImageInput(feeds=fields.string("feeds", "image"), grey_range=_grey_range(fields))
     elif kind == "text":
         raw = TextInput(
             tokenizer=_path(fields, "tokenizer"),
@@ -357,6 +368,19 @@ def raw_from_json(value: object, *, where: str = "inputs") -> RawInput:
         raw = TensorInput(feeds=fields.string("feeds"))
     fields.done()
     return raw
+
+
+def _grey_range(fields: Fields) -> tuple[float, float] | None:
+    value = fields.take("grey_range", None)
+    if value is None:
+        return None
+    numbers = value if isinstance(value, list) and len(value) == 2 else ()
+    if not all(type(number) in (int, float) and abs(number) < 1e300 for number in numbers) or not numbers:
+        raise BundleError(f"{fields.path('grey_range')}: got {show(value)}, expected two finite numbers")
+    low, high = (float(number) for number in numbers)
+    if low >= high:
+        raise BundleError(f"{fields.path('grey_range')}: got {show(value)}, expected the smaller number first")
+    return low, high
 
 
 def fed_values(raw: RawInput) -> tuple[str, ...]:

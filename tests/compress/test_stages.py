@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from edgemm.compress import distill, prune, teach
 from edgemm.compress.corpus import corpus_of
 from edgemm.compress.feeds import feeds_of
 from edgemm.data import Dataset
+from edgemm.models.inherit import build_student
 from edgemm.models.store import load_model
 from edgemm.recipe import AugmentConfig, DistillConfig, PruneConfig, StudentSection, TeachConfig, TeacherSection
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.manifest import ImageInput
 from edgemm.stage import Artifact, Context, Silent
 
 SMALL = AugmentConfig(zoom=0.05, shift=0.02, rotate=0, colour=0.02)
@@ -200,3 +203,16 @@ def test_a_learning_rate_that_blows_up_says_so_and_leaves_nothing(
             teacher=teacher_section, dataset=shapes, family="dual-encoder", seed=0, threads=1,
         )  # fmt: skip
     assert not (tmp_path / "t").exists()
+
+
+def test_teacher_and_student_read_grey_in_the_range_that_the_data_says(
+    tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection, student_section: StudentSection
+) -> None:
+    shared = {"dataset": replace(shapes, grey_range=(0.0, 4095.0)), "family": "dual-encoder", "seed": 0, "threads": 1}
+    section = teacher_section
+    teach.run(TeachConfig(epochs=0), {}, tmp_path / "t", context(tmp_path / "1"), teacher=section, **shared)
+    teacher = load_model(tmp_path / "t")
+    texts = shapes.all_texts()
+    student = build_student(student_section, teacher, family="dual-encoder", texts=texts, seed=0)
+    for model in (teacher, student):
+        assert model.inputs["image"] == ImageInput(grey_range=(0.0, 4095.0))

@@ -378,3 +378,37 @@ def test_bytes_that_were_damaged_in_the_cache_are_written_again(
     path.write_bytes(damage(data))
     assert keep_bytes(data, tmp_path) == path
     assert path.read_bytes() == data
+
+
+def grey(path: Path, values: object) -> Path:
+    from PIL import Image
+
+    Image.fromarray(np.asarray(values, np.uint16)).save(path)
+    return path
+
+
+def test_grey_that_uses_a_small_part_of_its_bits_is_told_when_the_data_is_opened(tmp_path: Path) -> None:
+    grey(tmp_path / "a.png", [[0, 3000]])
+    grey(tmp_path / "b.png", [[20, 4000]])
+    rows = "image,text\na.png,one\nb.png,two\n"
+    (line,) = csv(tmp_path, rows).broken
+    assert "2 grey images of more than 8 bits have values from 0 to 4000 where 65535 is white" in line
+    assert "say data.grey_range = [0, 4095]" in line
+    dark, seen = csv(tmp_path, rows), csv(tmp_path, rows, grey_range=[0, 4095])
+    assert (seen.broken, seen.grey_range) == ((), (0, 4095))
+    assert dark.digest != seen.digest
+    grey(tmp_path / "b.png", [[20, 60000]])
+    assert csv(tmp_path, rows).broken == ()
+
+
+def test_a_range_that_falls_is_no_recipe() -> None:
+    with pytest.raises(ValueError, match="expected the smaller number first"):
+        DataConfig.model_validate({"kind": "table", "grey_range": [4095, 0]})
+
+
+def test_a_fifo_where_a_file_should_be_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"train sample '1': can't read .*a.png: a pipe, expected a regular file"):
+        csv(tmp_path, "image\na.png\n")
