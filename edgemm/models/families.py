@@ -181,6 +181,7 @@ def build_model(
     texts: Sequence[str] = (),
     tokenizer_json: str | None = None,
     token_order: Sequence[str] = (),
+    text_like: Mapping[str, object] | None = None,
     smaller: bool = False,
     seed: int,
 ) -> Model:
@@ -193,6 +194,7 @@ def build_model(
         texts: what a trimmed vocabulary has to cover.
         tokenizer_json: for a text tower without weights of its own (a student takes its teacher's).
         token_order: which tokens a trimmed vocabulary keeps first, before its own order.
+        text_like: pooling and norm_eps of a text tower without weights of its own, where they aren't the default.
         smaller: towers may be smaller than the weights that they name, and then start from what of them matters most.
         seed: of all random weights; the global generator is left as it was.
 
@@ -209,7 +211,7 @@ def build_model(
         for modality, tower in section.towers.items():
             made = tower_of(
                 modality, tower, embed_dim=embed_dim, smaller=smaller, texts=texts, tokenizer_json=tokenizer_json,
-                token_order=token_order,
+                token_order=token_order, text_like=text_like,
             )  # fmt: skip
             towers.append(made)
         model = FAMILIES[family](towers, section, answer)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgemm.runtime.errors import ModelError
 
-WANTED = ["*.json", "*.safetensors", "*.txt"]
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]  # also those of folders inside, such as 1_Pooling
 
 
 def snapshot(name: str) -> Path:

@@ -49,6 +49,7 @@ def build_student(
         texts=texts,
         tokenizer_json=teacher.tokenizer_json,
         token_order=token_order(teacher, texts),
+        text_like=_pooled_like(teacher),
         smaller=True,
         seed=seed,
     )
@@ -103,6 +104,12 @@ def _how_much(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
     if count == len(before):
         return f"all {count} layers start from the teacher's"
     return f"{count} of {len(before)} layers start from the teacher's, the rest from random weights"
+
+
+def _pooled_like(teacher: Model) -> dict[str, object]:
+    """How the teacher's own text tower pools: weights that are inherited from it were trained for that."""
+    config = next((part.config for part in teacher.chain if isinstance(part.module, TextTransformer)), {})
+    return {key: config[key] for key in ("pooling", "norm_eps") if key in config}
 
 
 def token_order(teacher: Model, texts: Sequence[str]) -> list[str]:

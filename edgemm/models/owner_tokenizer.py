@@ -150,8 +150,8 @@ class OwnerTokenizer:
         types = padded.get("token_type_ids")
         if types is not None and any(any(row) for row in types):
             raise ModelError(
-                f"{self._name}: its tokenizer marks tokens of a single text with types other than 0, and edgemm has "
-                "none; set type_id to 0 in the post_processor of tokenizer.json"
+                f"{self._name}: its tokenizer marks tokens of a single text with types other than 0, and a bundle's "
+                "text towers know none; make the text tower in a python: factory (docs/your-own-model.md)"
             )
 
     def _ids(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:

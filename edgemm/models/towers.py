@@ -70,12 +70,13 @@ def tower_of(
     texts: Sequence[str] = (),
     tokenizer_json: str | None = None,
     token_order: Sequence[str] = (),
+    text_like: Mapping[str, object] | None = None,
 ) -> Tower:
     """The tower that a section describes, frontend included, with the weights that it names.
 
     Args:
         embed_dim: width of a projection inside the tower, for those that can have one.
-        smaller, texts, tokenizer_json, token_order: see ``build_model``.
+        smaller, texts, tokenizer_json, token_order, text_like: see ``build_model``.
 
     Raises:
         ModelError: weights or code that aren't there, or don't fit.
@@ -89,7 +90,7 @@ def tower_of(
     if isinstance(tower, TensorTower):
         return _tensor_tower(modality, tower)
     config, tokenizer, rows = text_tower_config(
-        tower, texts=texts, tokenizer_json=tokenizer_json, token_order=token_order
+        tower, texts=texts, tokenizer_json=tokenizer_json, token_order=token_order, text_like=text_like
     )
     return _text_tower(tower, config, tokenizer, rows, embed_dim=embed_dim, smaller=smaller)
 
@@ -314,13 +315,14 @@ def text_tower_config(
     texts: Sequence[str] = (),
     tokenizer_json: str | None = None,
     token_order: Sequence[str] = (),
+    text_like: Mapping[str, object] | None = None,
 ) -> tuple[dict[str, object], str, list[int] | None]:
     """``TextTransformer``'s keyword arguments, the tokenizer, and the rows kept of a trimmed word table.
 
     Raises:
         ModelError: neither weights nor a tokenizer, or a trimmed vocabulary without texts.
     """
-    known: Mapping[str, Any] = {}
+    known: Mapping[str, Any] = text_like or {}
     if tower.weights is not None:  # its rows are ordered by its own tokenizer
         known, tokenizer_json = pretrained.text_description(tower.weights, max_tokens=tower.max_tokens)
     if tokenizer_json is None:

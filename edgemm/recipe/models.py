@@ -62,8 +62,8 @@ class TextTower(Section):
 
     weights: LocalPath | None = Field(
         None,
-        description="'package:minilm-l6', 'folder:PATH' or 'hf:NAME_OR_FOLDER' of a BERT (config.json, "
-        "model.safetensors, tokenizer.json), 'python:module:factory', or none",
+        description="'package:minilm-l6', 'folder:PATH' or 'hf:NAME_OR_FOLDER' of a BERT (config.json, weights in "
+        "safetensors, a tokenizer), which pools as its folder says; 'python:module:factory', or none",
     )
     layers: int | None = Field(None, ge=1, description="default: as the weights, or 6")
     width: int | None = Field(None, ge=8, description="default: as the weights, or 384")

@@ -205,7 +205,7 @@ CASES: dict[str, tuple[Spoil, tuple[str, ...], str]] = {
     ),
     "Hugging Face's folder without its config": (
         hugging_face(lambda folder: (folder / "config.json").unlink()), RUN,
-        "vit/config.json: can't be read (No such file or directory); is the model's folder complete?",
+        "hf:vit: config.json is missing in vit; is the model's folder complete?",
     ),
     "Hugging Face's model of another type": (
         hugging_face(setting("config.json", model_type="sam")), RUN,

@@ -215,3 +215,9 @@ def test_a_trimmed_vocabulary_that_reads_a_kept_word_otherwise_is_told(tmp_path:
         ModelError, match=r"trimmed, it reads word 1 of 'a red' as \['cup'\], expected \['red'\]; set voc"
     ):
         hold_trimmed(whole, json.dumps(content), rows, ["a red"])
+
+
+def test_a_folder_of_sentences_in_lower_case_is_read_so(tmp_path: Path) -> None:
+    word_piece(tmp_path, lower=False, do_lower_case=False)
+    text = OwnerTokenizer(tmp_path, name="hf:x", rows=99, lower=True).cut_at(8)
+    assert Tokenizer.from_str(text).encode("A RED Cup").ids == [2, 9, 5, 7, 3]

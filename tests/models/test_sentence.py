@@ -15,13 +15,15 @@ from safetensors.torch import save_file
 
 from edgemm.graph.capture import capture_model
 from edgemm.models import pretrained
+from edgemm.models.families import build_model
 from edgemm.models.huggingface import encoder_from_hub, model_from_hub
+from edgemm.models.inherit import build_student
 from edgemm.models.sentence import POOLINGS, pooled
 from edgemm.models.store import load_model, save_model
 from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.models.towers import tower_of
-from edgemm.recipe import TextTower
+from edgemm.recipe import StudentSection, TeacherSection, TextTower
 from edgemm.runtime import Bundle
 from edgemm.runtime.errors import ModelError
 from edgemm.stage import Context
@@ -266,3 +268,18 @@ def test_a_pooling_that_nothing_joins_to_the_encoder_is_told(tmp_path: Path) -> 
     pooling(tmp_path / "1_Pooling", "cls_token")
     with pytest.raises(ModelError, match=r"1_Pooling says cls, but modules.json, which puts it behind .* is missing"):
         model_from_hub(str(tmp_path))
+
+
+def test_a_student_pools_as_the_teacher_that_it_inherits_from(tmp_path: Path) -> None:
+    encoder(tmp_path, layer_norm_eps=1e-3)
+    (place,) = modules(tmp_path, "Pooling")
+    pooling(place, "max_tokens")
+    image = {"input_size": 32, "blocks": [1], "channels": [8], "stem": 8, "features": 8}
+    section = {"image": image, "text": {"weights": f"hf:{tmp_path}", "max_tokens": 8}, "embed_dim": 8}
+    teacher = build_model(TeacherSection(**section), family="dual-encoder", seed=0)
+    text = {"layers": 1, "width": 16, "heads": 2, "ffn": 32, "max_tokens": 8}
+    student = build_student(StudentSection(**{**section, "text": text}), teacher, family="dual-encoder", seed=0)
+    for model in (teacher, student):
+        module = model.part("text").module
+        assert isinstance(module, TextTransformer)
+        assert (module.pooling, module.norm.eps) == ("max", 1e-3)
