@@ -20,9 +20,14 @@ from edgemm.runtime.hints import pip_install
 from edgemm.runtime.images import decode_image
 from edgemm.runtime.manifest import AudioInput, ImageInput, Manifest, TensorInput, TextInput
 from edgemm.runtime.signature import Dim, DimRange, TensorSpec
+from edgemm.runtime.tokenizer_limits import check_tokenizer
 from edgemm.runtime.waveforms import decode_audio
 
 _UINT8 = np.dtype(np.uint8)
+
+CHARACTERS_OF_A_TOKEN = 64  # that are looked at of a long text; words of a language have 5 to 20
+LEAST_LOOKED_AT = 1 << 14  # characters
+LONGEST_TEXT = 1 << 20  # characters that are looked at before a text that makes too few tokens is refused
 
 Value = np.ndarray | list[np.ndarray]  # (batch, ...), or one (1, ...) array per sample where sizes differ
 Samples = Sequence[Any] | np.ndarray  # sliceable, one element per sample
@@ -170,6 +175,7 @@ class TextEncoder:
             from tokenizers import Tokenizer
         except ImportError as error:
             raise EngineNotInstalled(f"{where}: tokenizers is not installed; {pip_install('tokenizers')}") from error
+        check_tokenizer(data, file=file)
         try:
             self._tokenizer = Tokenizer.from_str(data.decode("utf-8"))
             self._pad_id = _pad_id(self._tokenizer)
@@ -177,8 +183,17 @@ class TextEncoder:
             self._tokenizer.no_padding()
             cut = (self._tokenizer.truncation or {}).get("direction", "right")
             self._tokenizer.enable_truncation(max_length=max_tokens, direction=cut)
-        except Exception as error:  # tokenizers raises plain Exception
+            added = int(self._tokenizer.num_special_tokens_to_add(False))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # plain Exception, and panics, which are none
             raise BundleError(f"{file}: not a tokenizer.json: {one_line(error)}") from error
+        if added >= max_tokens:
+            raise BundleError(f"{file}: it adds {added} special tokens, which leaves none of {max_tokens} for a text")
+        self._cuts_left = cut == "left"
+        self._file = file
+        self._max_tokens = max_tokens
+        self._looked_at = max(LEAST_LOOKED_AT, CHARACTERS_OF_A_TOKEN * max_tokens)
         self._min_tokens = min_tokens
         self._where = where
 
@@ -190,12 +205,16 @@ class TextEncoder:
             if not text or text.isspace():
                 raise InputError(f"{name_of(self._where, i, texts)}: the text is empty")
         try:
-            if len(texts) == 1:
-                rows = [self._tokenizer.encode(texts[0]).ids]
+            if len(texts) == 1 or any(len(text) > self._looked_at for text in texts):
+                rows = [self._ids(text, name_of(self._where, i, texts)) for i, text in enumerate(texts)]
             else:
                 rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        except Exception as error:  # lone surrogates, and what tokenizers raises as plain Exception
+        except (EdgemmError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # lone surrogates, plain Exception, and panics, which are none
             raise InputError(f"{self._where}: cannot be tokenized: {one_line(error)}") from error
+        if (most := max(map(len, rows))) > self._max_tokens:
+            raise BundleError(f"{self._file}: it makes {most} tokens of a text, expected at most {self._max_tokens}")
         longest = max(self._min_tokens, *(len(row) for row in rows)) if len(rows) > 1 else len(rows[0])
         if len(rows) == 1 and longest >= self._min_tokens:
             if longest == 0:
@@ -212,6 +231,23 @@ class TextEncoder:
             ids[i, filled] = row
             mask[i, filled] = 1
         return ids, mask
+
+    def _ids(self, text: str, where: str) -> list[int]:
+        """The ids of one text. Of a long one no more is looked at than what fills ``max_tokens`` and goes on."""
+        looked_at = self._looked_at
+        while True:
+            short = len(text) <= looked_at
+            piece = text if short else text[-looked_at:] if self._cuts_left else text[:looked_at]
+            encoding = self._tokenizer.encode(piece)
+            if short or encoding.overflowing:
+                ids: list[int] = encoding.ids
+                return ids
+            if looked_at >= LONGEST_TEXT:
+                raise InputError(
+                    f"{where}: a text of {len(text)} characters, of which {looked_at} make fewer than "
+                    f"{self._max_tokens} tokens; give a shorter text"
+                )
+            looked_at = min(8 * looked_at, LONGEST_TEXT)
 
 
 def check_feed(
