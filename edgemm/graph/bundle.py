@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from edgemm.graph.census import arithmetic_of
 from edgemm.graph.files import publish, read_graph, write_graph, write_manifest
+from edgemm.graph.likeness import Likeness, likeness
 from edgemm.graph.parity import OnnxGraph
 from edgemm.graph.quantize import DEFAULT, SCHEMES, Quantization, layer_names, quantize_onnx
 from edgemm.graph.race import latency_ratio
@@ -26,7 +27,7 @@ from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.arithmetic import Arithmetic, float_lines, precision_label
 from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import QuantizeError
-from edgemm.runtime.manifest import PartEntry, TargetEntry
+from edgemm.runtime.manifest import PLAN_ENGINES, PartEntry, TargetEntry
 from edgemm.runtime.onnx_wire import require_whole_graph
 from edgemm.runtime.timing import Ratio
 from edgemm.stage import Context
@@ -44,7 +45,8 @@ def quantize_bundle(
     config: Quantization = DEFAULT,
     rollback: bool = False,
     samples: int = 0,
-) -> None:
+    compare: bool = False,
+) -> list[Likeness]:
     """Write a bundle folder with the graphs that ``targets`` need.
 
     Args:
@@ -60,6 +62,11 @@ def quantize_bundle(
             threads (paired, interleaved, in a fresh process) and, for the targets where int8 is slower, keep float32
             arithmetic with int8 storage. Makes the result depend on the machine.
         samples: how many ``raw_values`` there are, for progress, where they are a stream without a length.
+        compare: run and time every int8 part against its float32 form, on the engine of its target.
+
+    Returns:
+        What became of each int8 part of each target, where ``compare`` asks for it; plans are compared as the graphs
+        that they are built from, on onnxruntime.
 
     Raises:
         QuantizeError: a part that no sample reaches, or that can't be quantized; a layer to keep that no part has.
@@ -78,6 +85,7 @@ def quantize_bundle(
     made: dict[tuple[str, str], str] = {}  # (target, part) -> path
     rolled_back: dict[tuple[str, str], str] = {}  # (target, part) -> why
     said: set[str] = set()
+    compared: list[Likeness] = []
     arithmetic: dict[str, dict[str, Arithmetic]] = {}  # target -> part -> what its file is computed in
     work = [(kind, part) for kind in dict.fromkeys(graph_kind(t) for t in targets) for part in manifest.parts]
     try:
@@ -125,8 +133,21 @@ def quantize_bundle(
                             rolled_back=rolled_back.get((target, part.name)),
                         )
                         arithmetic.setdefault(target, {})[part.name] = known
+                        if compare:
+                            entry = next(t for t in targets if t.name == target)
+                            compared.append(
+                                likeness(
+                                    part.name,
+                                    archive.read(source.files[part.name]),
+                                    (partial / path).read_bytes(),
+                                    _spooled(spool, part),
+                                    engine="onnxruntime" if entry.engine in PLAN_ENGINES else entry.engine,
+                                    threads=entry.threads,
+                                    arithmetic=known,
+                                )
+                            )
                         label = precision_label("int8", [known])
-                        if label != "int8" and not known.rolled_back and path not in said:
+                        if label != "int8" and not compare and not known.rolled_back and path not in said:
                             said.add(path)  # what is rolled back has been said
                             reasons = "; ".join(float_lines(known)[:2])
                             context.progress.say(f"target '{target}', part '{part.name}': {label}; {reasons}")
@@ -153,6 +174,7 @@ def quantize_bundle(
             )
     finally:
         shutil.rmtree(spool, ignore_errors=True)
+    return compared
 
 
 def _as_it_became(target: TargetEntry) -> TargetEntry:

@@ -11,12 +11,15 @@ import onnx_ir as ir
 
 from edgemm.data.arrays import read_arrays
 from edgemm.graph.calibrate import check_feed
-from edgemm.graph.files import publish, write_graph
-from edgemm.graph.parity import OnnxGraph, cosine
+from edgemm.graph.census import arithmetic_of
+from edgemm.graph.files import publish, read_graph, write_graph
+from edgemm.graph.likeness import Likeness, likeness
 from edgemm.graph.passes import clean_
 from edgemm.graph.quantize import DEFAULT, Quantization, quantize_onnx
 from edgemm.runtime.errors import InputError, QuantizeError
+from edgemm.runtime.manifest import PLAN_ENGINES
 from edgemm.runtime.onnx_wire import require_whole_graph
+from edgemm.runtime.session import open_session
 from edgemm.stage import Context
 
 OLDEST_OPSET = 13
@@ -25,7 +28,7 @@ OLDEST_OPSET = 13
 
 def quantize_file(
     model: Path, calibration: Path, out: Path, *, context: Context, config: Quantization = DEFAULT
-) -> dict[str, float]:
+) -> Likeness:
     """Quantize ``model`` on the samples of ``calibration`` and write ``out/<model's name>.onnx``.
 
     Args:
@@ -34,32 +37,41 @@ def quantize_file(
             are in memory while this runs.
         out: folder to write.
         context: where to report.
-        config: how to quantize.
+        config: how to quantize, and the engine that the result is opened, run and timed on; for engines that compile
+            plans, onnxruntime is.
 
     Returns:
-        Mean cosine to float32 per float output, over the calibration samples (at most 64).
+        What became of it: layers, bytes, cosine and time, against float32.
 
     Raises:
-        InputError, EngineError: a file that is missing or is not what it should be.
+        InputError, EngineError: a file that is missing or is not what it should be, or that the engine refuses.
         QuantizeError: samples that don't fit the graph, or a graph that can't be quantized.
     """
     float32 = read_onnx(model)
+    data = model.read_bytes()
+    engine = "onnxruntime" if config.engine in PLAN_ENGINES else config.engine
+    open_session(engine, data, what=f"{model}, as it was given")  # what it can't open isn't worth a calibration
     arrays = read_arrays(calibration, [str(value.name) for value in float32.graph.inputs])
     with publish(out) as folder, context.progress.task(f"quantize {model.name}", total=2) as task:
-        int8 = quantize_onnx(float32, samples_of(float32, arrays), config)
-        write_graph(int8, folder / model.name)
+        write_graph(quantize_onnx(float32, samples_of(float32, arrays), config), folder / model.name)
         task.advance()
-        before, after = OnnxGraph(float32), OnnxGraph(folder / model.name)
-        found: dict[str, list[float]] = {}
-        for index, feed in enumerate(samples_of(float32, arrays)):
-            if index == 64:
-                break
-            expected, got = before.run(feed), after.run(feed)
-            for name, value in expected.items():
-                if value.dtype.kind == "f" and value.ndim:
-                    found.setdefault(name, []).append(cosine(got[name], value))
+        arithmetic = arithmetic_of(
+            read_graph(folder / model.name),
+            next(samples_of(float32, arrays)),
+            float32_bytes=len(data),
+            keep_float=config.keep_float,
+        )
+        found = likeness(
+            model.name,
+            data,
+            (folder / model.name).read_bytes(),
+            samples_of(float32, arrays),
+            engine=engine,
+            threads=0,
+            arithmetic=arithmetic,
+        )
         task.advance()
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    return found
 
 
 def read_onnx(path: Path) -> ir.Model:

@@ -101,6 +101,7 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
     from edgemm.data.arrays import read_arrays, rows_of
     from edgemm.graph.build import MODULES, build_bundle, import_builder
     from edgemm.graph.bundle import quantize_bundle
+    from edgemm.graph.likeness import likeness_lines
     from edgemm.graph.onnx_file import quantize_file
     from edgemm.graph.quantize import Quantization
     from edgemm.runtime.archive import open_archive, seal
@@ -118,9 +119,8 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
         )
     if source.suffix == ".onnx":
         with _folder(out) as (folder, context):
-            likeness = quantize_file(source, calibration, folder, context=context, config=config)
-        for name, cosine in likeness.items():
-            print(f"{name}: cosine to float32 {cosine:.4f} on the calibration samples")
+            found = quantize_file(source, calibration, folder, context=context, config=config)
+        print("\n".join(likeness_lines(found)))
         print(f"graph    {out / source.name}")
         return
     open_archive(source)
@@ -130,11 +130,15 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
         import_builder(engine)  # one that is missing shows before the calibration
     with _folder(out) as (folder, context):
         graphs = context.scratch / "graphs" if builds else folder
-        quantize_bundle(source, rows, graphs, targets=[entry], context=context, config=config)
+        parts = quantize_bundle(source, rows, graphs, targets=[entry], context=context, config=config, compare=True)
         if compute_capability is not None:
             build_bundle(graphs, folder, compute_capabilities={entry.name: compute_capability}, context=context)
-        seal(folder, replace(open_archive(folder).manifest, name=_bundle_name(out)))
-    print(f"bundle   {out}")
+        manifest = open_archive(folder).manifest
+        targets = tuple(replace(t, name=f"{engine}-{t.precision}") for t in manifest.targets)
+        seal(folder, replace(manifest, name=_bundle_name(out), targets=targets))
+    for part in parts:
+        print("\n".join(likeness_lines(part)))
+    print(f"bundle   {out} ({', '.join(target.label for target in targets)})")
 
 
 def measure(

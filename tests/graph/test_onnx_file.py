@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from small import operators, pixels, tokens
 
 from edgemm.graph.files import write_graph
+from edgemm.graph.likeness import likeness_lines
 from edgemm.graph.onnx_file import quantize_file, read_onnx
 from edgemm.graph.parity import OnnxGraph, cosine
 from edgemm.graph.storage import compress_weights
@@ -21,7 +22,13 @@ def test_one_file_and_one_npz_become_one_int8_file(text_graph: ir.Model, tmp_pat
     write_graph(text_graph, tmp_path / "model.onnx")
     np.savez(tmp_path / "data.npz", **tokens(8), unused=np.zeros(3))
     found = quantize_file(tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "out", context=Context(tmp_path))
-    assert found["text_embedding"] > 0.99
+    assert found.cosines["text_embedding"].mean >= found.cosines["text_embedding"].worst > 0.99
+    assert found.samples == 8
+    assert found.size_bytes == (tmp_path / "out" / "model.onnx").stat().st_size
+    assert found.arithmetic.float32_bytes == (tmp_path / "model.onnx").stat().st_size
+    lines = "\n".join(likeness_lines(found))
+    assert "of float32's time [" in lines
+    assert "in float: LayerNormalization × 3: normalisation in int8 ruins accuracy" in lines
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["model.onnx"]
     assert OnnxGraph(tmp_path / "out" / "model.onnx").run(tokens(3))["text_embedding"].shape == (3, 8)
 
