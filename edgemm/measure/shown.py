@@ -67,9 +67,8 @@ def shown_examples(
 def _retrieved(kept: Mapping[str, Mapping[str, Any]]) -> Example:
     """One query, and what each variant kept as the nearest."""
     asked = next(iter(kept.values()))
-    truth = "" if asked["modality"] == "text" else str(asked["label"])
     answers = tuple(_nearest(variant, each) for variant, each in kept.items())
-    return Example(truth, answers, **media({asked["modality"]: asked["query"]}))
+    return Example(str(asked["label"]), answers, **media({asked["modality"]: asked["query"]}))
 
 
 def _nearest(variant: str, kept: Mapping[str, Any]) -> Answer:

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgemm.measure import accuracy, kept_scores, latency, metrics, table
 from edgemm.measure.blame import blame, headline
+from edgemm.measure.conditions import warnings_of
 from edgemm.measure.examples import Example, write_examples
 from edgemm.measure.measurement import (
     Environment,
@@ -139,6 +140,8 @@ def measure_bundles(
         found += _latencies(ran, samples, config, context, here)
     write_measurements(out / MEASUREMENTS, found, environments=[here])
     measured = read_measurements(out / MEASUREMENTS)
+    for line in warnings_of(measured):
+        context.progress.say(line)
     kept_scores.write_text(out / TABLE, table.markdown(table.rows(measured)))
     write_examples(out, _shown(ran, splits, scored, config, shown_groups) if ran and config.examples else [])
     return measured
@@ -339,11 +342,6 @@ def _latencies(
         by = {"threads": entry.threads}
         for request, given in inputs.items():
             warm = asdict(taken.warm_up[name][request])
-            if not warm["stable"]:
-                context.progress.say(
-                    f"{name}: latency still drifted after {warm['runs']} warm-up runs; all take turns, so how they "
-                    "compare holds, and milliseconds alone may differ on a quieter machine"
-                )
             asked = {"request": list(given[0]), "parts": list(taken.takes[name][request]), "warm_up": warm}
             ns = taken.end_to_end[name][request]
             found.append(_measurement("latency", entry, f"{table.END_TO_END}, {request}", "ns", ns, here, by | asked))

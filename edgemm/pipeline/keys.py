@@ -47,7 +47,7 @@ def source_files() -> Mapping[str, str]:
     return {
         path.relative_to(package).as_posix(): file_sha256(path)
         for path in package.rglob("*")
-        if path.suffix in (".py", ".html", ".css")
+        if path.suffix in (".py", ".html", ".css", ".js")
     }
 
 

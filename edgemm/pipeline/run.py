@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -87,7 +87,8 @@ def run_recipe(
 
     with reading_caches(opened):
         dataset = open_dataset(recipe.data, cache=opened.cache, progress=progress)
-        for line in data_notes(recipe, dataset):
+        notes = data_notes(recipe, dataset)
+        for line in notes:
             progress.say(line)
         nodes = corridor_nodes(recipe, dataset)
         if last is not None:
@@ -111,7 +112,10 @@ def run_recipe(
                 run_nodes(nodes, store=opened, run=_run_of_all(""), progress=progress)
                 return
             progress.say(f"{'total':<18} {duration(time.monotonic() - started):>12}")
-            _conclude(recipe, dataset, made, out, progress, command=_run_command(path, overrides, targets))
+            _conclude(
+                recipe, dataset, made, out, progress, path=path, command=_run_command(path, overrides, targets),
+                notes=notes, makes={node.name: node.makes for node in nodes},
+            )  # fmt: skip
 
 
 def with_targets(recipe: Recipe, names: Sequence[str]) -> Recipe:
@@ -208,7 +212,16 @@ def _run_command(path: Path, overrides: Sequence[str], targets: Sequence[str]) -
 
 
 def _conclude(
-    recipe: Recipe, dataset: Dataset, made: dict[str, Record], out: Path, progress: Progress, *, command: str
+    recipe: Recipe,
+    dataset: Dataset,
+    made: dict[str, Record],
+    out: Path,
+    progress: Progress,
+    *,
+    path: Path,
+    command: str,
+    notes: Sequence[str],
+    makes: Mapping[str, str],
 ) -> None:
     """Copy what the user keeps into ``out`` and print table, paths and a line to try."""
     if "pack" not in made:
@@ -218,21 +231,33 @@ def _conclude(
         return
     check_out(out, recipe.name)  # again: a run can take a day
     packed = made["pack"].artifact.path
+    measured = packed / "bundle" / "measurements.jsonl"
+    measurements = read_measurements(measured) if measured.exists() else None
+    table = rows(measurements) if measurements else ()
+    verdicts = (over_budget(recipe, table) or far_below(table)) if table else []
+    modalities = list(open_archive(packed / "bundle").manifest.inputs)
+    right = right_names(dataset, modalities, recipe.pack.golden)
     with writing_out(out):
         out.mkdir(parents=True, exist_ok=True)
         bundle = replace_with_copy(packed / "bundle", out / "bundle")
         replace_with_copy(packed / f"{recipe.name}.zip", out / f"{recipe.name}.zip")
+        ask = infer_line(bundle, right)
         if "report" in made:
-            from edgemm.report.page import place_report  # with jinja2
+            from edgemm.report.run import Run, place_report  # with jinja2
 
-            place_report(made["report"].artifact.path / REPORT, out / REPORT, command)
+            stages = [
+                (name, "cached" if r.cached else duration(r.seconds), words.size(r.bytes), makes[name])
+                for name, r in made.items()
+            ]
+            run = Run(
+                command, recipe=path.read_text(encoding="utf-8"), stages=stages, said=[*notes, *verdicts], ask=ask
+            )
+            place_report(made["report"].artifact.path / REPORT, out / REPORT, run)
     sys.stdout.flush()
-    if (bundle / "measurements.jsonl").exists():
-        measurements = read_measurements(bundle / "measurements.jsonl")
-        table = rows(measurements)
+    if measurements:
         print()
         print_results(table, measurements)
-        for line in over_budget(recipe, table) or far_below(table):
+        for line in verdicts:
             print(line)
         print_costs(table, reported="report" in made)
     print()
@@ -242,8 +267,7 @@ def _conclude(
     size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
     print(f"bundle   {bundle} ({words.size(size)}: all that ships, for every target)")
     print(f"zip      {zipped} ({words.size(zipped.stat().st_size)}: the same, compressed, in one file)")
-    modalities = list(open_archive(bundle).manifest.inputs)
-    print(f"try      {infer_line(bundle, right_names(dataset, modalities, recipe.pack.golden))}")
+    print(f"try      {ask}")
 
 
 def print_costs(table: Sequence[Row], *, reported: bool) -> None:

@@ -260,11 +260,12 @@ class Work:
         )
 
     def report(self, inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG002
-        """``report.html`` of the measurements."""
+        """``report.html`` of the measurements and of what ships."""
         from edgemm.measure.examples import read_examples
         from edgemm.measure.measurement import read_measurements
         from edgemm.measure.table import rows
-        from edgemm.report.page import COMMAND, write_report
+        from edgemm.report.page import write_report
+        from edgemm.runtime.archive import open_archive
 
         measured = inputs["measured"].path
         measurements = read_measurements(measured / "measurements.jsonl")
@@ -276,7 +277,7 @@ class Work:
             measurements=measurements,
             examples=read_examples(measured),
             provenance={"data": self.dataset.digest, "licence": self.recipe.pack.licence},
-            reproduce=COMMAND,
+            ships=open_archive(inputs["bundle"].path / "bundle").manifest,
             raw="bundle/measurements.jsonl",
         )
 

@@ -19,7 +19,7 @@ from edgemm.measure.examples import Example
 from edgemm.measure.metrics import Estimate
 from edgemm.measure.towers import Search
 from edgemm.report.cards import Seen, card
-from edgemm.report.page import fill, write_page
+from edgemm.report.fill import fill, write_page
 
 Cell = tuple[str, str]  # a figure, and what stands small below it
 
@@ -200,7 +200,7 @@ def render_explanation(explanation: Explanation) -> str:
     figures_ = [_bars(split, found) for split, found in explanation.contributions.items()]
     return fill(
         "explain.html",
-        {
+        page={
             "title": explanation.title,
             "family": explanation.family.replace("_", " "),
             "version": __version__,

@@ -29,7 +29,8 @@ _SOFT: Final = "#020202"
 _LINE: Final = "#030303"
 _ACCENT: Final = "#040404"
 _SERIES: Final = ("#050501", "#050502", "#050503", "#050504", "#050505", "#050506")
-_MARKERS: Final = ("o", "s", "D", "^")  # targets of one variant
+_MARKERS: Final = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "*")  # one each, since not everybody sees the hue
+_LINES: Final = ("-", "--", "-.", ":")  # likewise
 _VARIABLES: Final = {
     _INK: "var(--ink)",
     _SOFT: "var(--soft)",
@@ -51,11 +52,17 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One variant in the waterfall."""
+    """One variant in the waterfall: a value, its interval (the value itself where it is exact), and how it is said."""
 
     name: str
     value: float
+    low: float
+    high: float
     label: str  # value with its unit
+
+    def overlaps(self, other: Step) -> bool:
+        """Whether the two intervals share a value: then no difference is drawn. Two exact values overlap if equal."""
+        return self.low <= other.high and other.low <= self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +75,17 @@ class Drawing:
 
 
 def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> Drawing:
-    """Latency (log) against a task metric, with error bars; dashed, the best score to be had within a latency."""
+    """Latency (log) against a task metric, with error bars; dashed, the best score to be had within a latency.
+
+    The dashed line rises to a slower variant only where its score's interval lies above that of the best faster one.
+    """
 
     def draw(axes: Axes, wide: bool) -> None:
         scale = 100 if share else 1
         colours = _colours([p.series for p in points])
-        seen: dict[str, int] = {}
-        front = pareto_front([(p.latency_ms[0], p.score[0]) for p in points])
-        for p in points:
-            seen[p.series] = seen.get(p.series, -1) + 1
-            marker = _MARKERS[seen[p.series] % len(_MARKERS)]
+        front = _sure_front(points)
+        for i, p in enumerate(points):
+            marker = _MARKERS[i % len(_MARKERS)]
             x, x_low, x_high = p.latency_ms
             y, y_low, y_high = (scale * v for v in p.score)
             axes.errorbar(
@@ -91,17 +99,17 @@ def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> D
                 [], [], marker, markersize=9, color=colours[p.series], label=_short(p.name)
             )  # the legend's, without bars
         axes.set_xscale("log")
-        _plain_log_ticks(axes, [p.latency_ms[0] for p in points], most=8 if wide else 6)
         known = [scale * v for p in points for v in p.score if not math.isnan(v)]
         low, high = min(known), max(known)
-        room = max(high - low, 1e-9) * 0.12
+        room = max((high - low) * 0.12, 0.01 * max(abs(low), abs(high)), 1e-6)  # all alike: still an axis with ticks
         axes.set_ylim(low - room, high + room)
         axes.set_xlabel("end-to-end latency, ms (log)  ·  left is faster")
         axes.set_ylabel(f"{_short(metric, 40)}, %" if share else _short(metric, 40))
         axes.grid(True, color=_LINE, linewidth=0.6)
         axes.margins(x=0.1)
-        right = axes.get_xlim()[1]
-        axes.set_xlim(axes.get_xlim())
+        left, right = axes.get_xlim()
+        axes.set_xlim(left, right)
+        _plain_log_ticks(axes, most=8 if wide else 6)
         axes.step(
             [*(points[i].latency_ms[0] for i in front), right],
             [*(scale * points[i].score[0] for i in front), scale * points[front[-1]].score[0]],
@@ -122,40 +130,82 @@ def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> D
 def waterfall(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
     """What each stage took off, on a log scale: a bar runs from the value before to the value after.
 
-    On a log scale a bar's length is the factor, so that 100 → 50 and 2 → 1 look alike, as they should.
+    On a log scale a bar's length is the factor, so that 100 → 50 and 2 → 1 look alike, as they should. A step whose
+    interval overlaps that of the step before it gets a mark instead of a bar: no difference was measured.
     """
 
     def draw(axes: Axes, wide: bool) -> None:
         values = [s.value for s in steps]
         floor = min(values) / 2.2
         for i, step in enumerate(steps):
-            start, end = (floor, step.value) if i == 0 else (values[i - 1], step.value)
-            better = end <= start
-            colour = _SERIES[0] if i == 0 else _ACCENT if better else _SERIES[3]
-            axes.barh(i, end - start, left=start, height=0.56, color=colour, zorder=2)
-            if i:
-                axes.plot([start, start], [i - 1 + 0.28, i - 0.28], color=_SOFT, linewidth=1, zorder=1)
+            before = steps[i - 1] if i else None
+            start, end = (floor if before is None else before.value), step.value
             text = step.label
-            if i and end > 0 and abs(start / end - 1) > 0.005:
-                text += (
-                    f"   ÷ {words.three_figures(start / end)}" if better else f"   × {words.three_figures(end / start)}"
-                )
+            if before is None:
+                axes.barh(i, end - start, left=start, height=0.56, color=_SERIES[0], zorder=2)
+            elif step.overlaps(before):
+                axes.plot([end, end], [i - 0.28, i + 0.28], color=_SOFT, linewidth=2.5, zorder=2)
+                text += "   unchanged" if step.value == before.value else "   no difference"
+            else:
+                sign, colour = ("÷", _ACCENT) if end < start else ("×", _SERIES[3])
+                axes.barh(i, end - start, left=start, height=0.56, color=colour, zorder=2)
+                text += f"   {sign} {words.three_figures(max(start / end, end / start))}"
+            if before is not None:
+                axes.plot([start, start], [i - 1 + 0.28, i - 0.28], color=_SOFT, linewidth=1, zorder=1)
             axes.annotate(
                 text, (max(start, end), i), xytext=(6, 0), textcoords="offset points",
                 ha="left", va="center", color=_INK, fontsize=11, zorder=4,
             )  # fmt: skip
         axes.set_xscale("log")
-        _plain_log_ticks(axes, values, most=8 if wide else 5)
         room = 0.30 if wide else 0.52  # share of the axis kept free for the text right of the longest bar
         axes.set_xlim(floor, max(values) * (max(values) / floor) ** (room / (1 - room)))
-        axes.set_yticks(range(len(steps)), [_short(s.name, 14) for s in steps])
-        axes.invert_yaxis()
+        _plain_log_ticks(axes, most=8 if wide else 5)
         axes.set_xlabel(f"{quantity} (log)")
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
+        _name_rows(axes, [s.name for s in steps])
 
     said = "; ".join(f"{s.name}: {s.label}" for s in steps)
     return _drawing(draw, name=name, said=f"{quantity} through the stages. {said}.", height=0.75 + 0.55 * len(steps))
+
+
+def ladder(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
+    """A score through the stages: a point with its interval each; shaded, the interval of the first.
+
+    A point whose interval overlaps the first's is drawn in the soft colour: no difference can be read off it.
+    """
+
+    def draw(axes: Axes, wide: bool) -> None:
+        first = steps[0]
+        axes.axvspan(first.low, first.high, color=_LINE, alpha=0.5, linewidth=0, zorder=0)
+        low, high = min(s.low for s in steps), max(s.high for s in steps)
+        room = max((high - low) * 0.06, 0.005 * max(abs(low), abs(high)), 1e-6)
+        text = 0.40 if wide else 0.62  # share of the axis kept free for the text
+        axes.set_xlim(low - room, high + room + (high - low + 2 * room) * text / (1 - text))
+        for i, step in enumerate(steps):
+            colour = _SOFT if step.overlaps(first) else _ACCENT if step.low > first.high else _SERIES[3]
+            colour = _SERIES[0] if i == 0 else colour
+            axes.errorbar(
+                step.value, i, xerr=[[step.value - step.low], [step.high - step.value]], fmt=_MARKERS[0], markersize=8,
+                color=colour, ecolor=colour, elinewidth=1.6, capsize=4, capthick=1.6, zorder=3,
+            )  # fmt: skip
+            axes.annotate(
+                step.label, (high + room, i), xytext=(6, 0), textcoords="offset points",
+                ha="left", va="center", color=_INK, fontsize=11, zorder=4,
+            )  # fmt: skip
+        ticks = [tick for tick in axes.get_xticks() if low - room <= tick <= high + room]
+        axes.set_xticks(ticks if len(ticks) > 1 else [low, high])
+        axes.set_xlabel(quantity)
+        _name_rows(axes, [s.name for s in steps])
+
+    said = "; ".join(f"{s.name}: {s.label}" for s in steps)
+    return _drawing(draw, name=name, said=f"{quantity} through the stages. {said}.", height=0.75 + 0.55 * len(steps))
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """A name for each row, the first on top, without an axis line."""
+    axes.set_yticks(range(len(names)), [_short(name, 14) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
 
 
 def waveform(samples: NDArray[np.float32], weights: NDArray[np.floating], *, rate: int, name: str) -> Drawing:
@@ -232,11 +282,11 @@ def roc(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], *
         from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
         colours = _colours(list(curves))
-        for series, (far, tar) in curves.items():
+        for i, (series, (far, tar)) in enumerate(curves.items()):
             shown = _few(far)
             axes.step(
                 np.maximum(far[shown], least), tar[shown] * 100, where="post", color=colours[series], linewidth=1.8,
-                label=_short(series), zorder=3,
+                linestyle=_LINES[i % len(_LINES)], label=_short(series), zorder=3,
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlim(least, 1)
@@ -278,19 +328,43 @@ def _short(name: str, longest: int = 24) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
-def _plain_log_ticks(axes: Axes, values: Sequence[float], *, most: int) -> None:
-    """Ticks at 1, 2, 5 × 10ⁿ near the values, fewer where that would be more than ``most``; written out in full."""
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+def _sure_front(points: Sequence[Point]) -> list[int]:
+    """Indices of the points that are best within their latency, by rising latency.
 
-    powers = range(math.floor(math.log10(min(values))) - 1, math.ceil(math.log10(max(values))) + 1)
-    ticks: list[float] = []
+    The fastest is the first; a slower point joins where its score's interval lies above that of the last one.
+    """
+    front: list[int] = []
+    for i in pareto_front([(p.latency_ms[0], p.score[0]) for p in points]):
+        if not front or _low(points[i]) > _high(points[front[-1]]):
+            front.append(i)
+    return front
+
+
+def _low(point: Point) -> float:
+    value, low, _ = point.score
+    return value if math.isnan(low) else low
+
+
+def _high(point: Point) -> float:
+    value, _, high = point.score
+    return value if math.isnan(high) else high
+
+
+def _plain_log_ticks(axes: Axes, *, most: int) -> None:
+    """Two to ``most`` ticks within the limits of a log x axis, written out in full: at 1, 2, 5 × 10ⁿ where those do."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+
+    low, high = axes.get_xlim()
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [step * 10.0**power for power in powers for step in steps]
-        ticks = [tick for tick in ticks if min(values) / 1.6 <= tick <= max(values) * 1.6]
+        ticks = [tick for power in powers for step in steps if low <= (tick := step * 10.0**power) <= high]
         if len(ticks) <= most:
             break
+    if len(ticks) < 2:  # an axis within one of those steps, or over more decades than there may be ticks
+        ticks = [tick for tick in MaxNLocator(min(most, 5)).tick_values(low, high) if low <= tick <= high]
+    ticks = ticks[:: math.ceil(len(ticks) / most)]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
+    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:.10g}" for tick in ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
 
 

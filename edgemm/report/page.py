@@ -1,15 +1,10 @@
-"""report.html: one file that answers first (how much faster, smaller, at what cost) and then shows the evidence.
-
-Everything that comes from data (labels, names, environment) passes through jinja2's autoescape; only the SVG drawn here
-is inserted as it is, and its text was escaped by matplotlib. The page's own policy forbids scripts and any request.
-"""
+"""report.html: one file that answers first (how much faster, smaller, at what cost) and then shows the evidence."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +12,14 @@ import numpy as np
 
 from edgemm import __version__
 from edgemm.measure import words
-from edgemm.measure.cost import costs, line
+from edgemm.measure.conditions import warnings_of
 from edgemm.measure.examples import Example
 from edgemm.measure.measurement import Measurements
 from edgemm.measure.scores import TEACHERS
 from edgemm.measure.table import (
     IMAGE_DECODING,
     Row,
+    Score,
     blame_cells,
     cells,
     default_row,
@@ -35,15 +31,45 @@ from edgemm.measure.table import (
 )
 from edgemm.report import evidence, figures
 from edgemm.report.cards import card
+from edgemm.report.fill import fill, write_page
+from edgemm.report.headline import headline
+from edgemm.report.next_steps import next_steps
 from edgemm.report.parts import time_bars
-from edgemm.runtime.disk import replacing
-from edgemm.runtime.timing import summary
+from edgemm.report.run import RUN, SAID
+from edgemm.runtime.manifest import Manifest
+from edgemm.runtime.timing import Estimate, summary
 
 COLUMNS = 4  # of scores that fit beside the rest of the end table
-COMMAND = "edgemm run RECIPE"
-"""Stands in a stored report for the command that made it, which holds paths; ``with_command`` puts it in its place."""
-
 Facts = Sequence[tuple[str, str]]
+
+SECTIONS = {
+    "pictures": "At a glance",
+    "examples": "Examples",
+    "table": "Every variant, every target",
+    "ships": "What ships, and what it can be asked",
+    "costs": "What it costs",
+    "next": "What to try next",
+    "parts": "Where the time goes",
+    "blame": "Which part costs the accuracy",
+    "scores": "Accuracy in full",
+    "behind": "Behind the figures",
+    "ablations": "Does it still look at everything?",
+    "missing": "When a modality is missing",
+    "start": "Start, memory, decoding",
+    "environments": "How this was measured",
+    "provenance": "Where it comes from",
+    "digests": "Bytes measured",
+}
+"""Key of a section -> its heading, in the order of the page; one without content is left out, of the contents too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Drawings under one heading, and what they show."""
+
+    title: str
+    drawings: tuple[figures.Drawing, ...]
+    note: str
 
 
 def write_report(
@@ -55,7 +81,7 @@ def write_report(
     measurements: Measurements,
     examples: Sequence[Example] = (),
     provenance: Mapping[str, Any] | None = None,
-    reproduce: str = "",
+    ships: Manifest | None = None,
     raw: str = "measurements.jsonl",
 ) -> None:
     """Write the report to the file ``out``; atomic.
@@ -68,7 +94,7 @@ def write_report(
         measurements: what the rows were derived from; gives environments and image decoding.
         examples: samples with what variants gave.
         provenance: what it was made from (teacher, data, digests), shown as it is.
-        reproduce: the commands that make it again.
+        ships: the bundle that ships, for what can be asked of it; None: not shown.
         raw: where the raw samples lie, named in the footer.
     """
     html = render(
@@ -78,26 +104,10 @@ def write_report(
         measurements=measurements,
         examples=examples,
         provenance=provenance or {},
-        reproduce=reproduce,
+        manifest=ships,
         raw=raw,
     )
     write_page(out, html)
-
-
-def place_report(stored: Path, out: Path, command: str) -> None:
-    """Copy a stored report, whole or not at all, with the command that made it: stored it has no path in it."""
-    write_page(out, with_command(stored.read_text(encoding="utf-8"), command))
-
-
-def write_page(out: Path, html: str) -> None:
-    """Write a page, whole or not at all: what was at ``out`` before stays until the new one is complete."""
-    with replacing(out) as partial:
-        partial.write_text(html, encoding="utf-8")
-
-
-def with_command(html: str, command: str) -> str:
-    """A report whose ``reproduce`` was ``COMMAND``, with the true command instead."""
-    return html.replace(f"<pre>{COMMAND}</pre>", f"<pre>{escape(command)}</pre>")
 
 
 def render(
@@ -108,125 +118,75 @@ def render(
     measurements: Measurements,
     examples: Sequence[Example],
     provenance: Mapping[str, Any],
-    reproduce: str,
+    manifest: Manifest | None,
     raw: str,
 ) -> str:
     """The page as a string; see ``write_report``."""
     reference, ships = reference_row(rows), default_row(rows)
-    page = {
-        "title": title,
-        "family": family.replace("_", " "),
-        "version": __version__,
-        "reference": f"{reference.variant} ({reference.target})" if reference else "the first row",
-        **_headline(title, rows, reference, ships),
-        "pareto": _pareto(rows),
-        "waterfalls": _waterfalls(rows),
+    page: dict[str, Any] = {
+        "pictures": [*_pareto(rows), *_waterfalls(rows)],
         "table": _table(rows, ships),
+        "ships": _ships(manifest) if manifest else [],
         "costs": evidence.cost_table(rows),
+        "next": next_steps(rows),
         "parts": time_bars(rows),
         "blame": _blame(measurements),
         "scores": evidence.score_tables(rows),
-        "class_tables": evidence.class_tables(rows, measurements),
-        "confusions": evidence.confusions(rows, measurements),
-        "roc": evidence.roc_curves(rows, measurements),
+        "behind": {
+            "pictures": [*evidence.roc_curves(rows, measurements), *evidence.confusions(rows, measurements)],
+            "classes": evidence.class_tables(rows, measurements),
+        },
         "ablations": evidence.ablations(rows),
         "missing": evidence.missing(rows),
         "examples": [card(e) for e in examples],
-        "examples_note": _examples_note(examples, rows),
-        "gallery": words.size(max((r.gallery_bytes for r in rows), default=0) or None),
         "start": _start(rows),
-        "decoding": _decoding(measurements),
         "environments": [_facts(e.facts) for e in measurements.environments.values()],
         "provenance": _facts(provenance),
         "digests": [(f"{r.variant} ({r.target})", r.sha256) for r in rows],
-        "reproduce": reproduce,
-        "raw": raw,
     }
-    return fill("template.html", page)
-
-
-def fill(template: str, page: Mapping[str, Any]) -> str:
-    """One of the templates beside this file, filled; what comes from data is escaped."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(lambda name: files("edgemm.report").joinpath(name).read_text(encoding="utf-8")),
+    if not any(page["behind"].values()):
+        page["behind"] = None
+    return fill(
+        "template.html",
+        page={
+            **page,
+            **headline(title, rows, measurements, reference=reference, ships=ships),
+            "contents": {key: heading for key, heading in SECTIONS.items() if page[key]},
+            "title": title,
+            "family": family.replace("_", " "),
+            "version": __version__,
+            "reference": f"{reference.variant} ({reference.target})" if reference else "the first row",
+            "warnings": warnings_of(measurements),
+            "examples_note": _examples_note(examples, rows),
+            "gallery": words.size(max((r.gallery_bytes for r in rows), default=0) or None),
+            "decoding": _decoding(measurements),
+            "said": SAID,
+            "run": RUN,
+            "raw": raw,
+        },
     )
-    return environment.get_template(template).render(page=page)
 
 
-def _headline(title: str, rows: Sequence[Row], reference: Row | None, ships: Row | None) -> dict[str, Any]:
-    """The answer: a headline, a sentence and up to three cards."""
-    if reference is not None and ships is None:
-        built = ", ".join(row.target for row in rows if row.variant == rows[-1].variant)
-        said = f"What ships, “{rows[-1].variant}”, was built for {built} and not run here: measure it there."
-        return {"headline": title, "answer": said, "cards": []}
-    if reference is None or ships is None or ships is reference or ships.speedup is None:
-        only = ships or reference
-        score = headline_score(only) if only else None
-        said = f" {score.metric} {words.score_with_interval(score)}." if score else ""
-        return {
-            "headline": title,
-            "answer": f"One variant was measured, so there is nothing to compare.{said}",
-            "cards": [],
-        }
-    smaller = reference.size_bytes / ships.size_bytes
-    cards = [
-        {
-            "name": "faster, end to end",
-            "figure": words.factor(ships.speedup.value),
-            "detail": f"{words.latency_p50(reference.latency)} → {words.latency_p50(ships.latency)}, "
-            f"{words.speedup_interval(ships.speedup)}",
-        },
-        {
-            "name": "smaller",
-            "figure": words.factor(smaller),
-            "detail": f"{words.size(reference.size_bytes)} → {words.size(ships.size_bytes)}",
-        },
+def _ships(manifest: Manifest) -> Facts:
+    """What goes in, what comes out, and where it runs."""
+    takes = ", ".join(f"{name} ({raw.kind})" if name != raw.kind else name for name, raw in manifest.inputs.items())
+    searches = manifest.gallery is not None
+    return [
+        ("takes", f"any of {takes}" if searches and len(manifest.inputs) > 1 else takes),
+        (
+            "answers",
+            "the nearest entries of its gallery" if searches else ", ".join(manifest.outputs),
+        ),
+        ("runs on", ", ".join(f"{t.engine} {t.precision} ({t.name})" for t in manifest.targets)),
     ]
-    answer = (
-        f"“{ships.variant}” on {ships.engine} ({ships.label or ships.precision}) against “{reference.variant}” on "
-        f"{reference.engine} ({reference.precision})"
-    )
-    score = headline_score(ships)
-    before = headline_score(reference)
-    if score and before and score.difference:
-        what = f"{score.metric}, {score.task}" if score.task != "answers" else score.metric
-        cards.append(
-            {
-                "name": f"{what} ({score.split})",
-                "figure": words.score_value(score),
-                "detail": f"from {words.score_value(before)}; difference {words.difference(score)}",
-            }
-        )
-        if not score.difference.is_beyond_chance:
-            answer += f": no difference in {what} that {score.estimate.samples} samples can show."
-        else:
-            verb, size = "gains" if score.difference.value > 0 else "costs", abs(score.difference.value)
-            figure = f"{100 * size:.1f} points" if score.is_share else words.three_figures(size)
-            answer += f": it {verb} {figure} of {what}."
-    else:
-        answer += "."
-    if lost := costs([reference, ships]).worse:
-        answer += f" The most it costs anywhere: {line(lost[0])}."
-    if ships.speedup.verdict == "no difference":
-        speed = "as fast"
-    elif ships.speedup.value >= 1:
-        speed = f"{words.factor(ships.speedup.value)} faster"
-    else:
-        speed = f"{words.factor(1 / ships.speedup.value)} slower"
-    return {"headline": f"{title}: {speed}, {words.factor(smaller)} smaller", "answer": answer, "cards": cards}
 
 
-def _pareto(rows: Sequence[Row]) -> figures.Drawing | None:
+def _pareto(rows: Sequence[Row]) -> list[Picture]:
+    """Latency against the headline's score; none where no row has both."""
     reference = reference_row(rows)
     chosen = headline_score(reference) if reference else None
     if chosen is None:
-        return None
+        return []
     targets_per_variant = {r.variant: sum(o.variant == r.variant and o.latency is not None for o in rows) for r in rows}
     points = []
     for row in rows:
@@ -243,27 +203,56 @@ def _pareto(rows: Sequence[Row]) -> figures.Drawing | None:
                 )
             )
     if not points:
-        return None
+        return []
     metric = chosen.metric if chosen.task == "answers" else f"{chosen.metric}, {chosen.task}"
-    return figures.pareto(points, metric=metric, share=chosen.is_share, name="pareto")
+    drawing = figures.pareto(points, metric=metric, share=chosen.is_share, name="pareto")
+    note = (
+        "Dashed: the best to be had within a latency. It rises only where the intervals don't overlap. Up and to the "
+        "left is better."
+    )
+    return [Picture("Latency against accuracy", (drawing,), note)]
 
 
-def _waterfalls(rows: Sequence[Row]) -> list[figures.Drawing]:
-    """Size and latency of each variant on its first target that ran."""
+def _waterfalls(rows: Sequence[Row]) -> list[Picture]:
+    """Size, latency and the headline's score of each variant on its first target that ran."""
     taken = steps(rows)
     if len(taken) < 2:
         return []
-    sizes = [figures.Step(r.variant, r.size_bytes / 1e6, words.size(r.size_bytes)) for r in taken]
+    sizes = [_step(r.variant, r.size_bytes / 1e6, None, words.size(r.size_bytes)) for r in taken]
     latencies = [
-        figures.Step(r.variant, r.latency.p50.value_ms, words.latency_p50(r.latency))
+        _step(r.variant, r.latency.p50.value_ms, r.latency.p50, words.latency_p50(r.latency))
         for r in taken
         if r.latency and r.latency.p50
     ]
     asked = f" of {taken[0].request}" if taken[0].request else ""
-    return [
+    drawn = [
         figures.waterfall(sizes, quantity="size, MB", name="size"),
         figures.waterfall(latencies, quantity=f"latency{asked}, ms", name="latency"),
     ]
+    chosen = headline_score(taken[0])
+    if chosen is not None:
+        scores = [(r.variant, s) for r in taken if (s := r.score(chosen.split, chosen.task, chosen.metric))]
+        scale = 100 if chosen.is_share else 1
+        marks = [_mark(name, s, scale) for name, s in scores if not math.isnan(s.estimate.value)]
+        if len(marks) > 1:
+            metric = chosen.metric if chosen.task == "answers" else f"{chosen.metric}, {chosen.task}"
+            drawn.append(figures.ladder(marks, quantity=f"{metric}{', %' * chosen.is_share}", name="accuracy"))
+    note = (
+        "A bar runs from the value before a stage to the value after it; its length is the factor gained. Accuracy has "
+        "its interval; shaded is that of the first variant, and what overlaps it is no difference."
+    )
+    return [Picture("What each stage took off, and what it cost", tuple(drawn), note)]
+
+
+def _step(name: str, value: float, known: Estimate | None, label: str) -> figures.Step:
+    return figures.Step(name, value, known.low_ms if known else value, known.high_ms if known else value, label)
+
+
+def _mark(name: str, found: Score, scale: float) -> figures.Step:
+    """A score as a point of the ladder; without an interval it is taken as exact."""
+    value, low, high = (scale * v for v in (found.estimate.value, found.estimate.low, found.estimate.high))
+    known = not math.isnan(low)
+    return figures.Step(name, value, low if known else value, high if known else value, words.score_value(found))
 
 
 def _table(rows: Sequence[Row], ships: Row | None) -> dict[str, Any]:
@@ -287,7 +276,7 @@ def _table(rows: Sequence[Row], ships: Row | None) -> dict[str, Any]:
 
 def _blame(measurements: Measurements) -> dict[str, Any] | None:
     header, body = blame_cells(measurements)
-    return {"header": header, "rows": [[c.main for c in line] for line in body]} if body else None
+    return {"header": header, "rows": body} if body else None
 
 
 def _examples_note(examples: Sequence[Example], rows: Sequence[Row]) -> str:
@@ -308,10 +297,13 @@ def _start(rows: Sequence[Row]) -> dict[str, Any]:
         "count": max((s.count for r in rows for s in r.starts.values()), default=0),
         "rows": [
             [
-                f"{r.variant}, {r.target}",
-                *(words.spread(r.starts.get(subject)) for subject in ("import", "open", "first")),
-                words.latency_p50(r.latency),
-                words.size(r.peak_bytes),
+                evidence.cell(text)
+                for text in (
+                    f"{r.variant}, {r.target}",
+                    *(words.spread(r.starts.get(subject)) for subject in ("import", "open", "first")),
+                    words.latency_p50(r.latency),
+                    words.size(r.peak_bytes),
+                )
             ]
             for r in rows
             if r.latency

@@ -9,6 +9,8 @@ from edgemm.measure import words
 from edgemm.measure.table import Row, part_cells
 
 BETWEEN = "between the parts"
+PATTERNS = ("plain", "rising", "dotted", "falling", "crossed", "upright")
+"""Of neighbouring pieces, so that they differ for those who see no hue; drawn by the stylesheet."""
 SMALL = 0.02  # of its bar: a part that is shorter in every bar is drawn with others of its kind as one
 
 
@@ -32,6 +34,7 @@ def time_bars(rows: Sequence[Row]) -> dict[str, Any] | None:
     colours = {n: f"var(--series-{i % 6 + 1})" for i, n in enumerate(n for n in names if not other or n not in few)}
     colours |= {other: "var(--soft)"} if other else {}
     colours |= {BETWEEN: "var(--line)"}
+    patterns = {name: PATTERNS[i % len(PATTERNS)] for i, name in enumerate(colours)}
     bars = []
     for row in measured:
         pieces: dict[str, float] = {}
@@ -41,12 +44,16 @@ def time_bars(rows: Sequence[Row]) -> dict[str, Any] | None:
         if (rest := whole[id(row)] - sum(pieces.values())) > 0:
             pieces[BETWEEN] = rest
         pieces = {name: pieces[name] for name in colours if name in pieces}
-        bars.append(_bar(row, pieces, colours, length[id(row)]))
+        bars.append(_bar(row, pieces, colours, patterns, length[id(row)]))
     used = {piece["name"] for bar in bars for piece in bar["pieces"]}
     header, body = part_cells(measured, quantiles=("p50", "p90", "p99"))
     return {
         "bars": bars,
-        "legend": [{"name": name, "colour": colour} for name, colour in colours.items() if name in used],
+        "legend": [
+            {"name": name, "colour": colour, "pattern": patterns[name]}
+            for name, colour in colours.items()
+            if name in used
+        ],
         "between": BETWEEN in used,
         "header": header,
         "rows": [[{"main": c.main, "small": c.small} for c in line] for line in body],
@@ -59,13 +66,21 @@ def runs(row: Row, part: str) -> bool:
     return not taken or part in taken
 
 
-def _bar(row: Row, pieces: Mapping[str, float], colours: Mapping[str, str], length: float) -> dict[str, Any]:
+def _bar(
+    row: Row, pieces: Mapping[str, float], colours: Mapping[str, str], patterns: Mapping[str, str], length: float
+) -> dict[str, Any]:
     said = [f"{name} {words.milliseconds(value)}" for name, value in pieces.items()]
     return {
         "name": f"{row.variant}, {row.target}",
         "said": ", ".join(said),
         "pieces": [
-            {"name": name, "width": f"{100 * value / length:.2f}", "colour": colours[name], "title": title}
+            {
+                "name": name,
+                "width": f"{100 * value / length:.2f}",
+                "colour": colours[name],
+                "pattern": patterns[name],
+                "title": title,
+            }
             for (name, value), title in zip(pieces.items(), said, strict=True)
         ],
         "total": words.latency_p50(row.latency),

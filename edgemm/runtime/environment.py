@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -22,11 +23,12 @@ PACKAGES = ("numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tok
 def environment() -> dict[str, Any]:
     """JSON-able facts about this machine and process; None where the system does not say.
 
-    Keys: cpu, flags, cores (logical), affinity (cores this process may use), governor, load (1, 5, 15 minutes),
-    memory_bytes, os, machine, python, versions (package -> version, installed ones only), omp_num_threads.
+    Keys: date (UTC), cpu, flags, cores (logical), affinity (cores this process may use), governor, load (1, 5, 15
+    minutes), memory_bytes, os, machine, python, versions (package -> version, installed ones only), omp_num_threads.
     """
     info = _cpuinfo()
     return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cpu": info.get("model name") or info.get("Hardware") or platform.processor() or None,
         "flags": [f for f in FLAGS if f in (info.get("flags") or info.get("Features") or "").split()],
         "cores": os.cpu_count(),

@@ -10,6 +10,7 @@ from edgemm.measure.examples import RATE, Answer, Example, Hit, thumbnail, wav
 from edgemm.measure.measurement import Environment, Measurement, Measurements
 from edgemm.measure.table import rows
 from edgemm.report.page import write_report
+from edgemm.report.run import Run, place_report
 
 HOSTILE = "<script>alert('x')</script><img src=http://example.invalid/x.png onerror=alert(1)>{{ 7*7 }}$\\alpha$"
 RUNS = [
@@ -90,6 +91,9 @@ def make_report(folder: Path, kind: str) -> Path:
         measurements=found,
         examples=examples,
         provenance={"teacher": HOSTILE},
-        reproduce=f"edgemm run {HOSTILE}",
     )
+    run = Run(
+        f"edgemm run {HOSTILE}", HOSTILE, [("teach", "cached", "1 MB", HOSTILE)], [HOSTILE], f"edgemm infer {HOSTILE}"
+    )
+    place_report(folder / "report.html", folder / "report.html", run)
     return folder / "report.html"

@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 from browser import FLAGS, find_browser
+from invented import invented
+
+from edgemm.measure.table import rows
+from edgemm.report.page import write_report
+from edgemm.report.run import Run, place_report
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -123,3 +128,54 @@ def test_every_sound_plays_under_the_pages_own_policy(report: Path, server: Serv
     assert dom.split("</script>")[-1].count("LASTS=0.5") == sounds
     assert not [line for line in log.splitlines() if "CONSOLE" in line]
     assert sorted(server.asked) == ["/done", "/frame.html", "/report.html", "/wait"]
+
+
+def test_a_heading_sorts_its_table_and_a_long_table_unfolds(tmp_path: Path, server: Server) -> None:
+    """A frame around the page clicks: first a heading twice, then the box that shows all rows."""
+    found = invented("ranks")
+    write_report(tmp_path / "r.html", title="x", family="fusion", rows=rows(found, resamples=20), measurements=found)
+    stages = [(f"stage {i}", f"{i * 7 % 20} s", "1 MB", "x") for i in range(20)]
+    place_report(tmp_path / "r.html", tmp_path / "r.html", Run("edgemm run x.toml", stages=stages))
+    server.pages["/report.html"] = (tmp_path / "r.html").read_bytes()
+    server.pages["/frame.html"] = (
+        b"<!doctype html><link rel=icon href=data:,><iframe src=/report.html></iframe><script>"
+        b"document.querySelector('iframe').onload = e => {"
+        b" const page = e.target.contentDocument, table = page.querySelector('table.stages');"
+        b" const times = () => [...table.tBodies[0].rows].map(r => parseInt(r.cells[1].textContent)).join(' ');"
+        b" const shown = () => [...table.tBodies[0].rows].filter(r => r.getClientRects().length).length;"
+        b" const said = ['SHOWN=' + shown()]; const heading = table.tHead.rows[0].cells[1];"
+        b" heading.click(); said.push('UP=' + times()); heading.click(); said.push('DOWN=' + times());"
+        b" page.querySelector('#stages-all').click(); said.push('ALL=' + shown());"
+        b" document.body.append(said.join(';')); };</script>"
+    )
+    dom, log = open_page(f"http://127.0.0.1:{server.server_port}/frame.html", tmp_path / "profile")
+    said = dom.split("</script>")[-1]
+    up = sorted(i * 7 % 20 for i in range(20))
+    assert f"SHOWN=10;UP={' '.join(map(str, up))};DOWN={' '.join(map(str, up[::-1]))};ALL=20" in said
+    assert not [line for line in log.splitlines() if "CONSOLE" in line]
+
+
+def test_on_paper_folded_rows_and_closed_details_are_there_and_headings_keep_to_what_follows(
+    tmp_path: Path, server: Server
+) -> None:
+    """The rules for paper, applied on the screen: a frame around the page looks what they did."""
+    run = Run("edgemm run x.toml", recipe="seed = 3", stages=[(f"stage {i}", "1 s", "1 MB", "x") for i in range(20)])
+    found = invented("answers")
+    write_report(tmp_path / "r.html", title="x", family="fusion", rows=rows(found, resamples=20), measurements=found)
+    place_report(tmp_path / "r.html", tmp_path / "r.html", run)
+    on_paper = re.sub(r"<meta http-equiv[^>]*>", "", (tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "@media print {" in on_paper
+    server.pages["/report.html"] = on_paper.replace("@media print {", "@media all {").encode()
+    server.pages["/frame.html"] = (
+        b"<!doctype html><link rel=icon href=data:,><iframe src=/report.html></iframe><script>"
+        b"document.querySelector('iframe').onload = e => {"
+        b" const page = e.target.contentDocument, view = e.target.contentWindow;"
+        b" const there = item => item.getClientRects().length > 0 && item.checkVisibility();"
+        b" const rows = [...page.querySelectorAll('table.stages tbody tr')].filter(there).length;"
+        b" const closed = [...page.querySelectorAll('details > :not(summary)')].filter(x => !there(x)).length;"
+        b" const alone = [...page.querySelectorAll('h2, h3')]"
+        b"  .filter(h => view.getComputedStyle(h).breakAfter != 'avoid');"
+        b" document.body.append(`ROWS=${rows} CLOSED=${closed} ALONE=${alone.length}`); };</script>"
+    )
+    dom, _ = open_page(f"http://127.0.0.1:{server.server_port}/frame.html", tmp_path / "profile")
+    assert "ROWS=20 CLOSED=0 ALONE=0" in dom.split("</script>")[-1]

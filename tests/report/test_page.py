@@ -12,12 +12,17 @@ import pytest
 from invented import HOSTILE, invented, make_report
 
 from edgemm.measure import words
-from edgemm.measure.measurement import Measurements
+from edgemm.measure.conditions import warnings_of
+from edgemm.measure.measurement import Environment, Measurements
 from edgemm.measure.metrics import Estimate
 from edgemm.measure.table import cells, part_cells, rows
-from edgemm.report.figures import Point, Step, pareto, waterfall
-from edgemm.report.page import COMMAND, with_command, write_report
+from edgemm.report import figures
+from edgemm.report.figures import Point, Step, ladder, pareto, waterfall
+from edgemm.report.next_steps import next_steps
+from edgemm.report.page import write_report
 from edgemm.report.parts import time_bars
+from edgemm.report.run import Run, place_report
+from tests.bundles import dual_encoder
 
 
 class Reader(html.parser.HTMLParser):
@@ -45,7 +50,7 @@ def read(path: Path) -> Reader:
 
 def test_nothing_from_data_becomes_markup(report: Path) -> None:
     page = read(report)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1  # the one that sorts tables, whose digest the page's policy names
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert page.tags.count("title") == 1
     everything = "".join(page.text)
@@ -89,17 +94,18 @@ def test_a_classifier_shows_what_each_modality_alone_can_do(tmp_path: Path) -> N
     assert "Does it still look at both?" not in "".join(read(make_report(tmp_path, "ranks")).text)
 
 
-def test_the_command_that_made_a_report_takes_the_place_held_for_it(tmp_path: Path) -> None:
+def test_the_run_that_places_a_report_takes_the_places_held_for_it(tmp_path: Path) -> None:
     found = invented("ranks")
-    write_report(
-        tmp_path / "r.html", title="x", family="fusion", rows=rows(found, resamples=50), measurements=found,
-        reproduce=COMMAND,
-    )  # fmt: skip
-    placed = with_command((tmp_path / "r.html").read_text(), "edgemm run a.toml --set 'x=<b>'")
-    (tmp_path / "r.html").write_text(placed)
-    page = read(tmp_path / "r.html")
+    stored, placed = tmp_path / "stored.html", tmp_path / "placed.html"
+    write_report(stored, title="x", family="fusion", rows=rows(found, resamples=50), measurements=found)
+    place_report(
+        stored, placed, Run("edgemm run a.toml --set 'x=<b>'", "seed = 3", [("teach", "37 s", "105 MB", "x")], ["<i>"])
+    )
+    page = read(placed)
     assert "edgemm run a.toml --set 'x=<b>'" in page.text
-    assert "b" not in page.tags[page.tags.index("pre") :]
+    assert {"seed = 3", "37 s", "105 MB", "<i>"} <= set(page.text)
+    assert "i" not in page.tags[page.tags.index("ul") :][:3]
+    assert "37 s" not in read(stored).text
 
 
 def test_no_difference_is_a_verdict_and_every_quantile_has_its_interval(tmp_path: Path) -> None:
@@ -152,12 +158,12 @@ def test_what_it_costs_names_every_loss_and_counts_the_rest(tmp_path: Path) -> N
     )
     page = read(tmp_path / "r.html")
     text = " ".join("".join(page.text).split())
-    costs = text[text.index("What it costs") : text.index("Where the time goes")]
+    costs = text[text.rindex("What it costs") : text.rindex("Where the time goes")]
     assert "image→image, teacher's gallery" in costs
     assert re.search(r"R@10[\d.% \[\],]+−[\d.]+ points \[−[\d.]+, −[\d.]+\]", costs)
     assert "Of 12 figures compared" in costs  # four tasks of three metrics
     assert re.search(r"The most it costs anywhere: image→image, teacher's gallery, .*: R@1", text)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1  # the one that sorts tables, whose digest the page's policy names
 
 
 def test_a_bar_is_its_end_to_end_and_what_is_between_the_parts_is_drawn() -> None:
@@ -197,9 +203,9 @@ def test_many_scores_leave_the_headline_of_each_split_in_the_end_table(tmp_path:
     assert len(cells(table)[0]) == 12  # R@1 and R@10 of three splits; the console has room
     write_report(tmp_path / "r.html", title="x", family="dual-encoder", rows=table, measurements=more)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    head = page[page.index("Every variant, every target") : page.index("What it costs")]
-    assert re.findall(r'<th class="group" colspan="1">(\w+)</th>', head) == ["new", "old", "odd"]
-    assert re.findall(r'<th class="under">([^<]+)</th>', head) == ["R@10 text→image"] * 3
+    head = page[page.index('<h2 id="table">') : page.index('<h2 id="costs">')]
+    assert re.findall(r'<th class="group" scope="colgroup" colspan="1">(\w+)</th>', head) == ["new", "old", "odd"]
+    assert re.findall(r'<th class="under" scope="col">([^<]+)</th>', head) == ["R@10 text→image"] * 3
 
 
 def test_examples_say_which_gallery_was_searched(tmp_path: Path) -> None:
@@ -248,7 +254,8 @@ def test_figures_use_the_colours_of_the_page_and_say_themselves_in_words() -> No
         assert not re.search(r"#0[1-5]0[1-5]0[1-6]", svg)
         assert "a &lt;b&gt; $x$" in svg
         assert 'role="img" aria-label="Latency against R@10.' in svg
-    steps = waterfall([Step("a", 100, "100 MB"), Step("b", 5, "5 MB"), Step("c", 8, "8 MB")], quantity="size", name="w")
+    fell = [Step("a", 100, 100, 100, "100 MB"), Step("b", 5, 5, 5, "5 MB"), Step("c", 8, 8, 8, "8 MB")]
+    steps = waterfall(fell, quantity="size", name="w")
     assert "÷ 20.0" in steps.wide
     assert "× 1.60" in steps.wide  # a stage that makes it larger is drawn, not hidden
 
@@ -275,3 +282,90 @@ def test_a_metric_that_is_none_on_this_data_is_no_figure(tmp_path: Path) -> None
     path = tmp_path / "report.html"
     write_report(path, title="it", family="x", rows=found, measurements=invented("ranks"))
     assert "nan" not in "".join(read(path).text).lower().split("raw")[0]
+
+
+def test_the_contents_lead_to_every_section_and_to_nothing_else(report: Path) -> None:
+    html_ = report.read_text(encoding="utf-8")
+    nav = html_[html_.index("<nav") : html_.index("</nav>")]
+    links = re.findall(r'href="#([\w-]+)"', nav)
+    headings = re.findall(r'<h2 id="([\w-]+)"', html_)
+    assert set(links) | {"ask"} == set(headings)  # “ask it” stands right before “do it again”
+    assert len(links) == len(set(links))
+
+
+def test_every_warning_of_the_measurement_is_repeated(tmp_path: Path) -> None:
+    found = invented("ranks")
+    digest, here = next(iter(found.environments.items()))
+    busy = Environment({**here.facts, "cores": 2, "load": [7.5, 1, 1], "date": "2026-01-31"})
+    warm = {"runs": 77, "seconds": 1.0, "first_ms": 1.0, "stable": False}
+    drifting = tuple(
+        dataclasses.replace(m, details={**m.details, "warm_up": warm})
+        if m.kind == "latency" and m.subject == "end to end" and m.target == "cpu-openvino"
+        else m
+        for m in found.measurements
+    )
+    told = Measurements({digest: busy}, drifting)
+    write_report(tmp_path / "r.html", title="x", family="fusion", rows=rows(told, resamples=20), measurements=told)
+    text = "".join(read(tmp_path / "r.html").text)
+    assert "load 7.5 on 2 cores" in text
+    assert "int8, cpu-openvino: latency still drifted after 77 warm-up runs" in text
+    assert "2026-01-31" in text[: text.index("Every variant")]
+    assert warnings_of(found) == []
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 10.0), (3.0, 3.1), (0.0123, 0.0124), (480.0, 490.0), (1e-4, 1e6), (7.0, 7.0), (0.9, 1.1)]
+)
+def test_an_axis_of_any_range_has_ticks(low: float, high: float) -> None:
+    points = [Point(f"{i}", f"{i}", (ms, ms, ms), (1.0, 1.0, 1.0)) for i, ms in enumerate((low, high))]
+    drawing = pareto(points, metric="accuracy", share=True, name="p")
+    steps = [Step(f"{i}", ms, ms, ms, f"{ms}") for i, ms in enumerate((high, low))]
+    fallen = waterfall(steps, quantity="latency", name="w")
+    climbed = ladder(steps, quantity="score", name="l")
+    for svg in (drawing.wide, drawing.narrow, fallen.wide, fallen.narrow, climbed.wide, climbed.narrow):
+        assert svg.count("xtick_") >= 2
+    assert drawing.wide.count("ytick_") >= 2
+
+
+def test_what_overlaps_within_its_interval_is_drawn_as_no_difference() -> None:
+    apart = [Step("a", 10, 9.9, 10.1, "10 ms"), Step("b", 9, 8.9, 9.1, "9 ms")]
+    alike = [Step("a", 10, 9.0, 11.0, "10 ms"), Step("b", 9, 8.1, 9.9, "9 ms")]
+    assert "÷" in waterfall(apart, quantity="latency", name="w").wide
+    drawn = waterfall(alike, quantity="latency", name="w").wide
+    assert "no difference" in drawn
+    assert "÷" not in drawn
+    assert "var(--accent)" not in drawn
+    scores = ladder([Step("a", 70, 65, 75, "70 %"), Step("b", 60, 57, 66, "60 %")], quantity="R@10", name="l").wide
+    assert "var(--series-4)" not in scores  # the colour of a loss
+    lost = ladder([Step("a", 70, 65, 75, "70 %"), Step("b", 60, 57, 63, "60 %")], quantity="R@10", name="l").wide
+    assert "var(--series-4)" in lost
+
+
+def test_the_best_to_be_had_rises_only_beyond_the_intervals() -> None:
+    fast, same, better = (0.6, 0.5, 0.7), (0.62, 0.52, 0.72), (0.9, 0.8, 0.95)
+    points = [Point(n, n, (ms, ms, ms), s) for n, ms, s in (("a", 1, fast), ("b", 2, same), ("c", 3, better))]
+    assert figures._sure_front(points) == [0, 2]
+
+
+def test_neighbouring_pieces_and_points_differ_in_more_than_their_colour() -> None:
+    made = time_bars(rows(invented("ranks"), resamples=20))
+    assert made is not None
+    patterns = [item["pattern"] for item in made["legend"]]
+    assert len(set(patterns)) == len(patterns) > 1
+    points = [Point(f"{i}", f"{i}", (i + 1, i + 1, i + 1), (0.5, 0.4, 0.6)) for i in range(6)]
+    svg = pareto(points, metric="R@10", share=True, name="p").wide
+    shapes = re.findall(r'<path id="(p-wide-m[0-9a-f]+)" d="([^"]+)"', svg)
+    assert len({drawn for _, drawn in shapes}) >= 6
+
+
+def test_what_ships_says_what_it_takes_and_next_steps_name_what_to_change(tmp_path: Path) -> None:
+    found = invented("answers")
+    table = rows(found, resamples=200)
+    ships = dual_encoder(tmp_path / "bundle")
+    write_report(tmp_path / "r.html", title="x", family="fusion", rows=table, measurements=found, ships=ships)
+    text = " ".join("".join(read(tmp_path / "r.html").text).split())
+    asked = text[text.rindex("what it can be asked") :]
+    assert "any of image, text" in asked[:200]
+    steps = next_steps(table)
+    assert any("“cpu-openvino” is faster here" in line for line in steps)
+    assert all(line.endswith((".", "there.")) for line in steps)

@@ -1,0 +1,119 @@
+"""Headline: what was gained, what it cost in the task that ships, and where and when that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgemm.measure import words
+from edgemm.measure.cost import costs, line
+from edgemm.measure.measurement import Environment, Measurements
+from edgemm.measure.scores import TEACHERS
+from edgemm.measure.table import Row, Score, headline_score
+
+
+def headline(
+    title: str, rows: Sequence[Row], measurements: Measurements, *, reference: Row | None, ships: Row | None
+) -> dict[str, Any]:
+    """A headline, a sentence on what was gained and lost, up to three cards, where it was measured, and words to know.
+
+    Args:
+        reference: the row that the others are compared with; None where none ran here.
+        ships: the row that ships by default; None where none of its targets ran here.
+    """
+    found = {"cards": [], "where": _where(measurements, ships or reference), "terms": _terms(rows)}
+    if reference is not None and ships is None:
+        built = ", ".join(row.target for row in rows if row.variant == rows[-1].variant)
+        said = f"What ships, “{rows[-1].variant}”, was built for {built} and not run here: measure it there."
+        return {"headline": title, "answer": said, **found}
+    if reference is None or ships is None or ships is reference or ships.speedup is None:
+        only = ships or reference
+        score = headline_score(only) if only else None
+        said = f" {score.metric} {words.score_with_interval(score)}." if score else ""
+        return {
+            "headline": title,
+            "answer": f"One variant was measured, so there is nothing to compare.{said}",
+            **found,
+        }
+    smaller = reference.size_bytes / ships.size_bytes
+    cards = [
+        {
+            "name": f"faster, asked by {ships.request}" if ships.request else "faster, end to end",
+            "figure": words.factor(ships.speedup.value),
+            "detail": f"{words.latency_p50(reference.latency)} → {words.latency_p50(ships.latency)}, "
+            f"{words.speedup_interval(ships.speedup)}",
+        },
+        {
+            "name": "smaller",
+            "figure": words.factor(smaller),
+            "detail": f"{words.size(reference.size_bytes)} → {words.size(ships.size_bytes)}",
+        },
+    ]
+    answer = (
+        f"“{ships.variant}” on {ships.engine} ({ships.label or ships.precision}) against “{reference.variant}” on "
+        f"{reference.engine} ({reference.precision})"
+    )
+    score, before = headline_score(ships), headline_score(reference)
+    if score and before and score.difference:
+        cards.append(
+            {
+                "name": f"{_what(score)} ({score.split})",
+                "figure": words.score_value(score),
+                "detail": f"from {words.score_value(before)}; difference {words.difference(score)}",
+            }
+        )
+        answer += f": {_cost(score)}"
+    else:
+        answer += "."
+    if lost := costs([reference, ships]).worse:
+        answer += f" The most it costs anywhere: {line(lost[0])}."
+    if ships.speedup.verdict == "no difference":
+        speed = "as fast"
+    elif ships.speedup.value >= 1:
+        speed = f"{words.factor(ships.speedup.value)} faster"
+    else:
+        speed = f"{words.factor(1 / ships.speedup.value)} slower"
+    return {
+        "headline": f"{title}: {speed}, {words.factor(smaller)} smaller",
+        "answer": answer,
+        **found,
+        "cards": cards,
+    }
+
+
+def _what(score: Score) -> str:
+    return f"{score.metric}, {score.task}" if score.task != "answers" else score.metric
+
+
+def _cost(score: Score) -> str:
+    """What the compression costs in the task that ships; ends the sentence."""
+    assert score.difference is not None
+    if not score.difference.is_beyond_chance:
+        return f"no difference in {_what(score)} that {score.estimate.samples} samples can show."
+    verb, size = "gains" if score.difference.value > 0 else "costs", abs(score.difference.value)
+    figure = f"{100 * size:.1f} points" if score.is_share else words.three_figures(size)
+    return f"it {verb} {figure} of {_what(score)}."
+
+
+def _where(measurements: Measurements, row: Row | None) -> str:
+    """The machine, the threads and the day, as far as the measurements know them."""
+    facts: Mapping[str, Any] = next(iter(measurements.environments.values()), Environment({})).facts
+    known = [
+        str(facts["cpu"]) if facts.get("cpu") else "",
+        f"{row.threads} thread{'' if row.threads == 1 else 's'}" if row is not None and row.threads else "",
+        str(facts["date"]) if facts.get("date") else "",
+    ]
+    return ", ".join(text for text in known if text)
+
+
+def _terms(rows: Sequence[Row]) -> list[str]:
+    """Explanations of words that the headline may use before any section does."""
+    terms = []
+    if any(score.task.endswith(TEACHERS) for row in rows for score in row.scores):
+        terms.append(
+            "Teacher's gallery: the device searches in embeddings that the teacher made when the bundle was packed; "
+            "the device embeds only what it is asked. “Own gallery”, or no word, means that a model made both."
+        )
+    if any(score.metric.startswith("R@") for row in rows for score in row.scores):
+        terms.append("R@10: how often one of the first ten found is right.")
+    return terms
