@@ -177,7 +177,7 @@ def _ships(manifest: Manifest) -> Facts:
             "answers",
             "the nearest entries of its gallery" if searches else ", ".join(manifest.outputs),
         ),
-        ("runs on", ", ".join(f"{t.engine} {t.precision} ({t.name})" for t in manifest.targets)),
+        ("runs on", ", ".join(f"{t.engine} {t.label} ({t.name})" for t in manifest.targets)),
     ]
 
 
