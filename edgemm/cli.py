@@ -8,33 +8,113 @@ Why thin: ``edgemm --help`` has to answer at once, so nothing but typer is impor
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+
+from edgemm.runtime.__main__ import json_line, parser_for
+from edgemm.runtime.help import HELP_HELP, JSON_HELP, help_text
+
+EXAMPLES = {
+    "run": (
+        "edgemm run export/recipes/emoji-search.toml",
+        "edgemm run RECIPE --set distill.epochs=4 --target cpu-int8 --out out/try",
+        "edgemm run RECIPE --from quantize",
+    ),
+    "plan": ("edgemm plan export/recipes/emoji-search.toml", "edgemm plan RECIPE --no-dry-run --json"),
+    "schema": ("edgemm schema > recipe.schema.json", "edgemm schema --markdown > recipe.md"),
+    "runs": ("edgemm runs", "edgemm runs --store /data/edgemm --json"),
+    "gc": ("edgemm gc --limit 20GB --dry-run", "edgemm gc --limit 20GB"),
+    "doctor": ("edgemm doctor", "edgemm doctor --json"),
+    "teach": ("edgemm teach RECIPE -o out/teacher",),
+    "distill": ("edgemm distill RECIPE --teacher out/teacher -o out/student",),
+    "prune": ("edgemm prune RECIPE --student out/student --teacher out/teacher -o out/pruned",),
+    "capture": (
+        "edgemm capture out/pruned -o out/graphs",
+        "edgemm capture hf:openai/clip-vit-base-patch32 -o out/clip",
+    ),
+    "quantize": (
+        "edgemm quantize model.onnx --calibration data.npz -o out/int8",
+        "edgemm quantize out/graphs --calibration data.npz --engine openvino -o out/int8",
+    ),
+    "measure": ("edgemm measure out/graphs out/int8 --recipe RECIPE --threads 1 -o out/measured",),
+    "explain": (
+        "edgemm explain out/vqa-rad/bundle --data export/recipes/vqa-rad.toml -o out/explained",
+        "edgemm explain TEACHER out/vqa-rad/bundle --data RECIPE --split test -o out/explained",
+    ),
+    "pack": ("edgemm pack out/int8 -o out/int8.zip",),
+}
+
+
+class _Command(TyperCommand):
+    """A verb whose help looks as the device's own."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The help of the verb."""
+        arguments, options = _sections(self, ctx)
+        names = [str(p.metavar) for p in self.params if p.param_type_name == "argument"]
+        usage = " ".join([ctx.command_path, "[OPTIONS]", *names])
+        sections = (("Arguments", arguments), ("Options", options))
+        return help_text(usage, self.help or "", sections, examples=EXAMPLES[str(self.name)]).rstrip()
+
+
+class _DeviceCommand(TyperCommand):
+    """A verb that the runtime's own parser reads; typer knows it for its help and its completion."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Leave all arguments to the runtime's parser."""
+        ctx.args = list(args)
+        return list(args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:  # noqa: ARG002
+        """The verb's options that begin so."""
+        from typer.core import CompletionItem  # type: ignore[attr-defined]
+
+        flags = parser_for("edgemm").verbs[str(self.name)].flags()
+        return [CompletionItem(flag, help=text) for flag, text in flags if flag.startswith(incomplete)]
+
+
+class _Group(TyperGroup):
+    """The program, whose help lists the verbs."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The help of the program."""
+        verbs = [(name, str(verb.help).partition("\n")[0]) for name, verb in self.commands.items()]
+        sections = (("Options", _sections(self, ctx)[1]), ("Verbs", verbs))
+        examples = (
+            "edgemm run export/recipes/emoji-search.toml",
+            "edgemm plan RECIPE",
+            'edgemm infer BUNDLE --text "a red apple"',
+            "edgemm verify BUNDLE",
+            "edgemm quantize model.onnx --calibration data.npz -o out/int8",
+        )
+        return help_text("edgemm [OPTIONS] VERB ...", self.help or "", sections, examples=examples).rstrip()
+
+
+def _sections(command: Any, ctx: Any) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """A command's arguments and options, each a name and what it means; ``--help`` last."""
+    arguments = [(str(p.metavar), f"{p.help}  [required]") for p in command.params if p.param_type_name == "argument"]
+    options = [p.get_help_record(ctx) for p in command.params if p.param_type_name == "option"]
+    return arguments, [*(record for record in options if record), ("-h, --help", HELP_HELP)]
+
 
 app = typer.Typer(
     name="edgemm",
+    cls=_Group,
     rich_markup_mode=None,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Take a trained multimodal model to the edge: distil, prune, quantize, measure, pack.\n\n"
-        "\b\n"
-        "Examples:\n"
-        "  edgemm run export/recipes/emoji-search.toml      the whole corridor, from teacher to bundle\n"
-        "  edgemm plan RECIPE                               what would run, and whether it can\n"
-        "  edgemm infer BUNDLE --text 'a red apple'         ask a bundle\n"
-        "  edgemm verify BUNDLE                             its digests and golden samples\n"
-        "  edgemm quantize model.onnx --calibration data.npz -o out/\n\n"
-        "Exit codes: 0 done, 2 an error to mend or a check that failed (one line each on stderr), 130 interrupted.\n"
         "With --debug anywhere, an error shows its traceback."
     ),
 )
-
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.", show_default=False)]
 SetOption = Annotated[
     Optional[list[str]],  # noqa: UP045 (typer reads annotations at run time)
@@ -44,10 +124,11 @@ StoreOption = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--store", metavar="DIR", help="Where finished stages are kept.  [default: $EDGEMM_STORE or .edgemm]"),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
 OutOption = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where to write.", show_default=False)]
 
 
-@app.command()
+@app.command(cls=_Command)
 def run(
     recipe: RecipeArgument,
     overrides: SetOption = None,
@@ -68,25 +149,24 @@ def run(
         Optional[str],  # noqa: UP045
         typer.Option("--until", metavar="STAGE", help="Stop after this stage."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a recipe, from the teacher to a measured bundle.
 
     Finished stages are kept and not made twice; an interrupted run goes on where it was.
     """
-    from edgemm.pipeline.run import run_recipe
+    kept = store_path(store)
 
-    run_recipe(
-        recipe,
-        overrides or [],
-        store=store_path(store),
-        out=out,
-        targets=target or [],
-        first=first,
-        last=last,
-    )
+    def work() -> Any:
+        announce_recipe("run", recipe, store=kept)
+        from edgemm.pipeline.run import run_recipe
+
+        return run_recipe(recipe, overrides or [], store=kept, out=out, targets=target or [], first=first, last=last)
+
+    _answer(work, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Command)
 def plan(
     recipe: RecipeArgument,
     overrides: SetOption = None,
@@ -98,43 +178,55 @@ def plan(
     dry_run: Annotated[
         bool, typer.Option("--dry-run/--no-dry-run", help="Take tiny random models of the same architecture through.")
     ] = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a run would do, and try it all on tiny random models.
 
     Every stage is cached or to do; the dry run takes random weights of the same architecture through export,
     quantization, engine and runtime, so that what cannot work fails now and not after a day of training.
     """
-    from edgemm.pipeline.plan import plan_recipe
+    kept = store_path(store)
 
-    plan_recipe(recipe, overrides or [], store=store_path(store), targets=target or [], dry_run=dry_run)
+    def work() -> Any:
+        announce_recipe("plan", recipe, store=kept)
+        from edgemm.pipeline.plan import plan_recipe
+
+        return plan_recipe(recipe, overrides or [], store=kept, targets=target or [], dry_run=dry_run)
+
+    _answer(work, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Command)
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="The recipe reference instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON instead of many.")] = False,
 ) -> None:
     """Write the JSON schema of recipes, for editors."""
     import json
 
     from edgemm.recipe import docs_from_schema, recipe_schema
 
+    if as_json:
+        _answer(lambda: {"markdown": docs_from_schema()} if markdown else recipe_schema(), as_json=True)
+        return
     text = docs_from_schema() if markdown else json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
     sys.stdout.write(text)
 
 
-@app.command()
-def runs(store: StoreOption = None) -> None:
+@app.command(cls=_Command)
+def runs(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the runs of a store, the latest first."""
     from edgemm.pipeline.listing import print_runs
 
-    print_runs(store_path(store))
+    _answer(lambda: print_runs(store_path(store)), as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Command)
 def gc(
     limit: Annotated[str, typer.Option("--limit", metavar="SIZE", help="Largest size left, e.g. 20GB, 500MB, 0.")],
     store: StoreOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring a store under a size limit.
 
@@ -142,104 +234,102 @@ def gc(
     """
     from edgemm.pipeline.listing import print_collected
 
-    print_collected(store_path(store), limit, dry_run=dry_run)
+    _answer(lambda: print_collected(store_path(store), limit, dry_run=dry_run), as_json=as_json)
 
 
-@app.command()
-def doctor() -> None:
+@app.command(cls=_Command)
+def doctor(as_json: JsonOption = False) -> None:
     """Show what is installed, and what to install."""
     from edgemm.pipeline.doctor import print_doctor
 
-    print_doctor()
+    _answer(print_doctor, as_json=as_json)
 
 
 # --- the bundle's verbs: the device's own code -----------------------------------------------------------------------
 
-_PASS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+def _device_verb(verb: str) -> Callable[[typer.Context], None]:
+    def on_device(context: typer.Context) -> None:
+        options = parser_for("edgemm").parse_args([verb, *context.args])
+        if code := options.verb(options):
+            raise typer.Exit(code)
+        if verb == "inspect" and not options.json:
+            from edgemm.pipeline.listing import print_operators
+
+            print_operators(Path(options.bundle))
+
+    return on_device
 
 
-@app.command(context_settings=_PASS)
-def verify(context: typer.Context) -> None:
-    """Check a bundle's digests and golden samples."""
-    _on_device("verify", context.args)
-
-
-@app.command(context_settings=_PASS)
-def infer(context: typer.Context) -> None:
-    """Ask a bundle: images, texts and audio as they are."""
-    _on_device("infer", context.args)
-
-
-@app.command(context_settings=_PASS)
-def bench(context: typer.Context) -> None:
-    """Measure a bundle's latency on this machine."""
-    _on_device("bench", context.args)
-
-
-@app.command()
-def inspect(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle: folder or zip.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="The manifest as one line of JSON instead of text.")] = False,
-) -> None:
-    """Show what is in a bundle.
-
-    Parts, parameters, bytes, operators, targets.
-    """
-    _on_device("inspect", [str(bundle), *(["--json"] if as_json else [])])
-    if not as_json:
-        from edgemm.pipeline.listing import print_operators
-
-        print_operators(bundle)
+for _name, _parser in parser_for("edgemm").verbs.items():
+    app.command(_name, cls=_DeviceCommand, help=_parser.description, add_help_option=False)(_device_verb(_name))
 
 
 # --- one stage alone -------------------------------------------------------------------------------------------------
 
 
-@app.command()
-def teach(recipe: RecipeArgument, out: OutOption, overrides: SetOption = None) -> None:
+@app.command(cls=_Command)
+def teach(recipe: RecipeArgument, out: OutOption, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Train or take a recipe's teacher alone.
 
     Writes a model's folder.
     """
-    from edgemm.pipeline.verbs import teach
 
-    teach(recipe, overrides or [], out)
+    def work() -> Any:
+        announce_recipe("teach", recipe, store=store_path(None), stage="teach")
+        from edgemm.pipeline.verbs import teach
+
+        return teach(recipe, overrides or [], out)
+
+    _answer(work, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Command)
 def distill(
     recipe: RecipeArgument,
     teacher: Annotated[Path, typer.Option("--teacher", metavar="MODEL", help="The teacher's folder.")],
     out: OutOption,
     overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Distil a teacher into a recipe's student alone.
 
     Writes a model's folder.
     """
-    from edgemm.pipeline.verbs import distill
 
-    distill(recipe, overrides or [], teacher, out)
+    def work() -> Any:
+        announce_recipe("distill", recipe, store=store_path(None), stage="distill")
+        from edgemm.pipeline.verbs import distill
+
+        return distill(recipe, overrides or [], teacher, out)
+
+    _answer(work, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Command)
 def prune(
     recipe: RecipeArgument,
     student: Annotated[Path, typer.Option("--student", metavar="MODEL", help="The student's folder.")],
     teacher: Annotated[Path, typer.Option("--teacher", metavar="MODEL", help="The teacher's folder.")],
     out: OutOption,
     overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Prune and recover a student alone.
 
     Writes a model's folder.
     """
-    from edgemm.pipeline.verbs import prune
 
-    prune(recipe, overrides or [], student, teacher, out)
+    def work() -> Any:
+        announce_recipe("prune", recipe, store=store_path(None), stage="prune")
+        from edgemm.pipeline.verbs import prune
+
+        return prune(recipe, overrides or [], student, teacher, out)
+
+    _answer(work, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Command)
 def capture(
     model: Annotated[
         str,
@@ -262,17 +352,23 @@ def capture(
             help="A Python factory that makes parts of it, if you trust it; may be repeated.",
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Export each part of a model as ONNX.
 
     Each graph is compared with its part before it is kept. Writes a bundle's folder.
     """
-    from edgemm.pipeline.verbs import capture
 
-    capture(model, out, samples, factories=factory or ())
+    def work() -> Any:
+        announce("capture", f"{model} as ONNX, one graph per part, into {out}; no estimate")
+        from edgemm.pipeline.verbs import capture
+
+        return capture(model, out, samples, factories=factory or ())
+
+    _answer(work, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Command)
 def quantize(
     source: Annotated[Path, typer.Argument(metavar="ONNX|BUNDLE", help="A graph or a bundle.", show_default=False)],
     calibration: Annotated[
@@ -284,40 +380,55 @@ def quantize(
         Optional[str],  # noqa: UP045
         typer.Option("--compute-capability", metavar="X.Y", help="For a bundle's TensorRT plans: their GPU, e.g. 8.6."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Quantize an ONNX graph or a bundle to int8.
 
     A bundle for TensorRT is built as well.
     The arrays of the .npz are in memory while it runs; a recipe streams its samples instead.
     """
-    from edgemm.pipeline.verbs import quantize
 
-    quantize(source, calibration, out, engine=engine, compute_capability=compute_capability)
+    def work() -> Any:
+        announce(
+            "quantize",
+            f"{_sized(source)} to int8 for {engine}, calibrated on {_sized(calibration)}, into {out}; no estimate",
+        )
+        from edgemm.pipeline.verbs import quantize
+
+        return quantize(source, calibration, out, engine=engine, compute_capability=compute_capability)
+
+    _answer(work, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Command)
 def measure(
-    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE…", help="Bundles, the reference first.")],
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Bundles, the reference first.")],
     out: OutOption,
     recipe: Annotated[Path, typer.Option("--recipe", metavar="RECIPE", help="On whose data accuracy is measured.")],
     overrides: SetOption = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, max=256, metavar="N", help="CPU threads of every target (default: as the first that names them)."
+            min=1, max=256, metavar="N", help="CPU threads of every target.  [default: as the first that names them]"
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure bundles side by side in one run.
 
     Writes measurements and a report.
     """
-    from edgemm.pipeline.verbs import measure
 
-    measure(bundles, out, recipe, overrides or [], threads=threads)
+    def work() -> Any:
+        announce_recipe("measure", recipe, store=store_path(None), stage="measure")
+        from edgemm.pipeline.verbs import measure
+
+        return measure(bundles, out, recipe, overrides or [], threads=threads)
+
+    _answer(work, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Command)
 def explain(
     bundles: Annotated[
         list[Path], typer.Argument(metavar="BUNDLE [BUNDLE2]", help="One bundle, or two to set side by side.")
@@ -329,33 +440,41 @@ def explain(
         typer.Option("--split", metavar="NAME", help="Of the data.  [default: what the recipe evaluates on]"),
     ] = None,
     overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a model does, before and after.
 
     What each modality brings, where it looks, and what it gets most wrong; explain.html in DIR.
+    """
 
-    \b
-    Examples:
-      edgemm explain out/vqa-rad/bundle --data export/recipes/vqa-rad.toml -o out/explained
-      edgemm explain TEACHER out/vqa-rad/bundle --data export/recipes/vqa-rad.toml --split test -o out/explained
-    """  # noqa: D301  a backspace tells the help to keep the lines
-    from edgemm.pipeline.explain import explain
+    def work() -> Any:
+        what = f"{' and '.join(map(str, bundles))} on the data of {data}, into {out}; no estimate"
+        announce("explain", what)
+        from edgemm.pipeline.explain import explain
 
-    explain(bundles, data, overrides or [], split=split, out=out)
+        return explain(bundles, data, overrides or [], split=split, out=out)
+
+    _answer(work, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_Command)
 def pack(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="ZIP", help="The zip to write.", show_default=False)],
+    as_json: JsonOption = False,
 ) -> None:
     """Check a bundle's folder and zip it.
 
     The same folder gives the same bytes each time.
     """
-    from edgemm.pipeline.verbs import pack
 
-    pack(bundle, out)
+    def work() -> Any:
+        announce("pack", f"{bundle} into {out}; seconds")
+        from edgemm.pipeline.verbs import pack
+
+        return pack(bundle, out)
+
+    _answer(work, as_json=as_json)
 
 
 # --- plumbing --------------------------------------------------------------------------------------------------------
@@ -363,19 +482,42 @@ def pack(
 
 def store_path(given: Path | None) -> Path:
     """The store: as given, or ``$EDGEMM_STORE``, or ``.edgemm`` in the working folder."""
-    from edgemm.pipeline.store import default_store
+    from edgemm.pipeline.announce import default_store
 
     return given or default_store()
 
 
-def _on_device(verb: str, arguments: Sequence[str]) -> None:
-    """Run a verb of the runtime's own command line, which is all a device has."""
-    from edgemm.runtime.__main__ import parser_for
+def _sized(file: Path) -> str:
+    """A path, and how large the file is."""
+    try:
+        return f"{file} ({file.stat().st_size / 1e6:.3g} MB)" if file.is_file() else str(file)
+    except OSError:
+        return str(file)
 
-    options = parser_for("edgemm").parse_args([verb, *arguments])
-    code = options.verb(options)
-    if code:
-        raise typer.Exit(code)
+
+def announce(verb: str, what: str) -> None:
+    """Print what a verb is about to do; see ``pipeline.announce``, which is imported when a verb runs."""
+    from edgemm.pipeline import announce as first_line
+
+    first_line.announce(verb, what)
+
+
+def announce_recipe(verb: str, recipe: Path, *, store: Path, stage: str | None = None) -> None:
+    """Print what a verb is about to do with a recipe, and how long that took before."""
+    from edgemm.pipeline import announce as first_line
+
+    first_line.announce_recipe(verb, recipe, store=store, stage=stage)
+
+
+def _answer(work: Callable[[], Any], *, as_json: bool) -> None:
+    """Do a verb's work, which prints; or let it print to stderr and print what it returns as one line of JSON."""
+    if not as_json:
+        work()
+        return
+    with redirect_stdout(sys.stderr):
+        found = work()
+    if found is not None:  # nothing from all but the first process of a launch
+        print(json_line(found))
 
 
 def _version(wanted: bool) -> None:
@@ -400,7 +542,9 @@ def run_command(arguments: Sequence[str]) -> int:
     for noisy in ("torchao", "torch.utils._pytree"):  # what they say at import is about packages nobody here asked for
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # not app(): typer's own main would take an interrupt for an exit and say nothing
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
+    if "_EDGEMM_COMPLETE" in os.environ:
+        command._main_shell_completion(ctx_args={}, prog_name="edgemm")
     try:
         with command.make_context("edgemm", list(arguments) or ["--help"]) as context:
             command.invoke(context)

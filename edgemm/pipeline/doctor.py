@@ -7,6 +7,7 @@ import platform
 import sys
 from importlib import metadata
 from importlib.util import find_spec
+from typing import Any
 
 from edgemm.pipeline.listing import print_table
 from edgemm.runtime.hints import pip_install
@@ -23,14 +24,14 @@ _WORKBENCH = (
 )  # fmt: skip
 
 
-def print_doctor() -> None:
-    """Print the machine, the engines, the inputs and the workbench with their versions."""
+def print_doctor() -> dict[str, Any]:
+    """Print the machine, the engines, the inputs and the workbench with their versions, and return them."""
     import edgemm
 
-    print(f"edgemm {edgemm.__version__}, Python {sys.version.split()[0]}, {platform.system()} {platform.machine()}")
-    print(
-        f"CPU: {_cpu()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores\n"
-    )
+    python, system, cpu = sys.version.split()[0], f"{platform.system()} {platform.machine()}", _cpu()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"edgemm {edgemm.__version__}, Python {python}, {system}")
+    print(f"CPU: {cpu}, {cores} cores\n")
     rows, hints = [], []
     for what, table in (("engine", ENGINES), ("input", _INPUTS)):
         for name, (module, distributions) in table.items():
@@ -43,6 +44,11 @@ def print_doctor() -> None:
     print_table(["", "name", "version"], rows, left=3)
     for number, line in enumerate(hints):
         print(f"{'           ' if number else chr(10) + 'to install '}{line}")
+    packages = [
+        {"what": what, "name": name, "version": None if version == "-" else version} for what, name, version in rows
+    ]
+    machine = {"python": python, "system": system, "cpu": cpu, "cores": cores}
+    return {"edgemm": edgemm.__version__, **machine, "packages": packages, "to_install": hints}
 
 
 def _version(distribution: str) -> str:

@@ -15,11 +15,12 @@ from edgemm.measure.contribution import Contributions
 from edgemm.measure.retrieval import distinct, embedded
 from edgemm.measure.table import Cell
 from edgemm.measure.towers import Embedded, Search
+from edgemm.pipeline.announce import default_store
 from edgemm.pipeline.cases import Viewer, answer_cases, search_cases
 from edgemm.pipeline.listing import print_cells
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import cache_in_use
-from edgemm.pipeline.store import default_store, writing_out
+from edgemm.pipeline.store import writing_out
 from edgemm.recipe import load_recipe
 from edgemm.report.explain import Explanation, Section, write_explanation
 from edgemm.runtime.bundle import Bundle
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 PAGE: Final = "explain.html"
 
 
-def explain(paths: Sequence[Path], recipe: Path, overrides: Sequence[str], *, split: str | None, out: Path) -> None:
+def explain(
+    paths: Sequence[Path], recipe: Path, overrides: Sequence[str], *, split: str | None, out: Path
+) -> dict[str, Any]:
     """The verb: explain one bundle or two on a recipe's data, and write ``explain.html`` into the folder ``out``.
 
     Args:
@@ -66,6 +69,10 @@ def explain(paths: Sequence[Path], recipe: Path, overrides: Sequence[str], *, sp
         out.mkdir(parents=True, exist_ok=True)
         write_explanation(out / PAGE, found)
     print(f"\npage     {out / PAGE}")
+    tables = [
+        {"title": t.title, "header": list(t.header), "rows": [list(row) for row in t.rows]} for t in found.tables()
+    ]
+    return {"page": str(out / PAGE), "tables": tables, "notes": list(found.notes)}
 
 
 def explain_bundles(

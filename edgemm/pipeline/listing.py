@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edgemm.measure import words
 from edgemm.measure.measurement import Measurements
@@ -67,10 +68,11 @@ def existing_store(path: Path, *, only_read: bool = False) -> Store:
     return Store(path, only_read=only_read)
 
 
-def print_runs(path: Path) -> None:
-    """Every run of a store: when, what, how it ended, how many stages were made and how many found."""
+def print_runs(path: Path) -> dict[str, Any]:
+    """Every run of a store: when, what, how it ended, how many stages were made and how many found; also returned."""
     listed = []
-    for run in list_runs(existing_store(path, only_read=True)):
+    known = list_runs(existing_store(path, only_read=True))
+    for run in known:
         stages = run.get("stages", [])
         cached = sum(bool(stage.get("cached")) for stage in stages)
         seconds = sum(float(stage.get("seconds", 0)) for stage in stages if not stage.get("cached"))
@@ -84,14 +86,15 @@ def print_runs(path: Path) -> None:
                 ended,
             ]
         )
-    if not listed:
+    if listed:
+        print_table(["run", "recipe", "stages", "time", "ended"], listed, left=5)
+    else:
         print(f"{path}: no runs yet")
-        return
-    print_table(["run", "recipe", "stages", "time", "ended"], listed, left=5)
+    return {"store": str(path), "runs": known}
 
 
-def print_collected(path: Path, limit: str, *, dry_run: bool) -> None:
-    """Collect, and say what went."""
+def print_collected(path: Path, limit: str, *, dry_run: bool) -> dict[str, Any]:
+    """Collect, say what went, and return it."""
     limit_bytes = parse_size(limit)
     done = collect(existing_store(path), limit_bytes, dry_run=dry_run)
     for entry in done.dropped:
@@ -100,6 +103,14 @@ def print_collected(path: Path, limit: str, *, dry_run: bool) -> None:
         print(f"{'would drop' if dry_run else 'dropped'} {which}")
     in_use = f", {words.size(done.in_use)} of it in use by runs in progress" if done.in_use else ""
     print(f"{words.size(done.freed)} {'would be ' if dry_run else ''}freed, {words.size(done.left)} left{in_use}")
+    dropped = [{"kind": e.kind, "stage": e.stage, "path": str(e.path), "bytes": e.bytes} for e in done.dropped]
+    return {
+        "dry_run": dry_run,
+        "dropped": dropped,
+        "freed_bytes": done.freed,
+        "left_bytes": done.left,
+        "in_use_bytes": done.in_use,
+    }
 
 
 def print_operators(path: Path) -> None:

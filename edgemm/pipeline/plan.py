@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from edgemm.data import Dataset, Sample, open_dataset
 from edgemm.data.dataset import strided_samples
 from edgemm.measure import words
+from edgemm.pipeline.announce import duration
 from edgemm.pipeline.fitness import data_notes
 from edgemm.pipeline.listing import print_table
 from edgemm.pipeline.node import Node, key_of
+from edgemm.pipeline.outlook import kept_of, outlook
 from edgemm.pipeline.own_code import look_in_
-from edgemm.pipeline.progress import duration, progress_for
+from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.run import check_engines, with_targets
 from edgemm.pipeline.runs import cache_in_use, running
 from edgemm.pipeline.stages import corridor_nodes
-from edgemm.pipeline.store import Damaged, Record, Store
+from edgemm.pipeline.store import Record, Store
 from edgemm.recipe import (
     AudioTower,
     DistillConfig,
@@ -49,8 +51,10 @@ SAMPLES = 8
 """Samples of each split that the dry run keeps: one batch for every stage that needs one."""
 
 
-def plan_recipe(path: Path, overrides: Sequence[str], *, store: Path, targets: Sequence[str], dry_run: bool) -> None:
-    """Print the stages of a recipe, cached or to do, and take random models through them.
+def plan_recipe(
+    path: Path, overrides: Sequence[str], *, store: Path, targets: Sequence[str], dry_run: bool
+) -> dict[str, Any]:
+    """Print the stages of a recipe, cached or to do, take random models through them, and return what was found.
 
     Raises:
         EdgemmError: whatever would stop the run.
@@ -62,37 +66,37 @@ def plan_recipe(path: Path, overrides: Sequence[str], *, store: Path, targets: S
     dataset = open_dataset(recipe.data, cache=cache_in_use(store), progress=progress_for())
     splits = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
     print(f"{recipe.name}: {recipe.family}, seed {recipe.seed}; samples: {splits}")
-    for line in data_notes(recipe, dataset):
+    notes = list(data_notes(recipe, dataset))
+    for line in notes:
         print(line)
     nodes = corridor_nodes(recipe, dataset)
-    print_plan(nodes, store)
+    made = kept_of(nodes, store, say=print)
+    stages = print_plan(nodes, made)
+    print(outlook(nodes, made, store, name=recipe.name))
+    found: dict[str, Any] = {"name": recipe.name, "family": recipe.family, "notes": notes, "stages": stages}
+    found["samples"] = {name: len(samples) for name, samples in dataset.splits.items()}
     if dry_run:
         print("\ndry run: random models of the same kind through every stage")
         started = time.monotonic()
         try_out(recipe, dataset)
-        print(f"dry run passed in {duration(time.monotonic() - started)}")
+        found["dry_run_seconds"] = time.monotonic() - started
+        print(f"dry run passed in {duration(found['dry_run_seconds'])}")
+    return found
 
 
-def print_plan(nodes: Sequence[Node], store: Path) -> None:
-    """One line per stage run. What follows a stage that is to do is to do as well, since its input isn't known yet."""
-    opened = Store(store, only_read=True) if (store / "artifacts").is_dir() else None
-    made: dict[str, Record] = {}
-    lines = []
+def print_plan(nodes: Sequence[Node], made: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """Print one line per stage run, cached (it is in ``made``) or to do, and return them."""
+    lines, found = [], []
     for node in nodes:
-        record = None
-        if opened is not None and all(name in made for name in node.inputs.values()):
-            try:
-                record = opened.find(key_of(node, made)[0], check=False)
-            except Damaged as error:
-                print(f"note: {error.what}; a run makes it again")
-        if record is not None:
-            made[node.name] = record
+        record = made.get(node.name)
         size = words.size(record.bytes) if record else "-"
         took = duration(record.seconds) if record else "-"
         reads = ", ".join(dict.fromkeys(node.inputs.values())) or "data"
-        key = record.artifact.key[:12] if record else "-"
-        lines.append([node.name, "cached" if record else "to do", reads, node.makes, key, size, took])
-    print_table(["stage", "", "reads", "makes", "key", "size", "took"], lines, left=5)
+        lines.append([node.name, "cached" if record else "to do", node.makes, size, took])
+        found.append({"node": node.name, "cached": record is not None, "makes": node.makes, "reads": reads})
+        found[-1] |= {"key": record.artifact.key, "bytes": record.bytes, "seconds": record.seconds} if record else {}
+    print_table(["stage", "", "makes", "size", "took"], lines, left=3)
+    return found
 
 
 def try_out(recipe: Recipe, dataset: Dataset) -> None:

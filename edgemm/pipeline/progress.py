@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, cast
 
+from edgemm.pipeline.announce import duration
 from edgemm.runtime.fields import printable
 from edgemm.runtime.printing import Escaping
 
@@ -115,11 +116,3 @@ def progress_for(stream: TextIO | None = None) -> Progress:
     """Bars where the stream (standard output by default) is a terminal, lines where it isn't."""
     stream = stream or sys.stdout
     return Bars(stream) if stream.isatty() else Lines(stream)
-
-
-def duration(seconds: float) -> str:
-    """``"0.4 s"``, ``"12 s"``, ``"3 min 05 s"``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -12,17 +12,20 @@ import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgemm.measure import words
 from edgemm.measure.cost import cost_lines, costs
 from edgemm.measure.measurement import read_measurements
 from edgemm.measure.table import Row, default_row, headline_score, reference_row, rows
+from edgemm.pipeline.announce import duration
+from edgemm.pipeline.answers import rows_as_json, stages_as_json
 from edgemm.pipeline.launch import process_count, process_rank
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.node import Node, run_nodes
+from edgemm.pipeline.outlook import kept_of, outlook
 from edgemm.pipeline.own_code import look_in_
-from edgemm.pipeline.progress import duration, progress_for
+from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import reading_caches, running
 from edgemm.pipeline.store import Record, Store, writing_out
 from edgemm.recipe import STAGES, Recipe, load_recipe, nearest
@@ -50,8 +53,8 @@ def run_recipe(
     targets: Sequence[str],
     first: str | None,
     last: str | None,
-) -> None:
-    """Run a recipe and print what comes of it.
+) -> dict[str, Any] | None:
+    """Run a recipe, print what comes of it, and return that; nothing in all but the first process of a launch.
 
     Args:
         path: the recipe.
@@ -95,6 +98,9 @@ def run_recipe(
             nodes = [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(last)]
         again = [n.name for n in nodes if first is not None and STAGES.index(n.stage) >= STAGES.index(first)]
 
+        if last is None and leads:
+            kept = kept_of(nodes, store, say=lambda _: None)  # the run itself says what is damaged
+            progress.say(outlook(nodes, kept, store, name=recipe.name, again=again))
         started = time.monotonic()
         count = iter(range(1, len(nodes) + 1))
 
@@ -110,12 +116,13 @@ def run_recipe(
                     made = run_nodes(nodes, store=opened, run=run, progress=progress, again=again, on_finished=finished)
             else:
                 run_nodes(nodes, store=opened, run=_run_of_all(""), progress=progress)
-                return
+                return None
             progress.say(f"{'total':<18} {duration(time.monotonic() - started):>12}")
-            _conclude(
+            found = _conclude(
                 recipe, dataset, made, out, progress, path=path, command=_run_command(path, overrides, targets),
                 notes=notes, makes={node.name: node.makes for node in nodes},
             )  # fmt: skip
+            return {"name": recipe.name, "run": run.id, "stages": stages_as_json(made), **found}
 
 
 def with_targets(recipe: Recipe, names: Sequence[str]) -> Recipe:
@@ -222,13 +229,13 @@ def _conclude(
     command: str,
     notes: Sequence[str],
     makes: Mapping[str, str],
-) -> None:
-    """Copy what the user keeps into ``out`` and print table, paths and a line to try."""
+) -> dict[str, Any]:
+    """Copy what the user keeps into ``out``, print table, paths and a line to try, and return them."""
     if "pack" not in made:
         node, record = list(made.items())[-1]
         print()
         progress.say(f"stopped after {node}: {record.artifact.path}")
-        return
+        return {"stopped_after": node, "path": str(record.artifact.path)}
     check_out(out, recipe.name)  # again: a run can take a day
     packed = made["pack"].artifact.path
     measured = packed / "bundle" / "measurements.jsonl"
@@ -268,6 +275,9 @@ def _conclude(
     print(f"bundle   {bundle} ({words.size(size)}: all that ships, for every target)")
     print(f"zip      {zipped} ({words.size(zipped.stat().st_size)}: the same, compressed, in one file)")
     print(f"try      {ask}")
+    places = {"out": str(out), "bundle": str(bundle), "bytes": size, "zip": str(zipped)}
+    places |= {"report": str(out / REPORT)} if "report" in made else {}
+    return {**places, "rows": rows_as_json(table), "warnings": [*notes, *verdicts], "try": ask}
 
 
 def print_costs(table: Sequence[Row], *, reported: bool) -> None:

@@ -264,11 +264,6 @@ class Store:
         _sync(final.parent)
 
 
-def default_store() -> Path:
-    """Where the store is when nobody says: ``$EDGEMM_STORE``, or ``.edgemm`` in the working folder."""
-    return Path(os.environ.get("EDGEMM_STORE") or ".edgemm")
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
     with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:

@@ -8,28 +8,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgemm.pipeline.announce import default_store
+from edgemm.pipeline.answers import rows_as_json
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import cache_in_use
-from edgemm.pipeline.store import default_store, writing_out
+from edgemm.pipeline.store import writing_out
 from edgemm.recipe import MeasureConfig, load_recipe
 from edgemm.runtime.disk import beside
 from edgemm.runtime.errors import BundleError, InputError
 from edgemm.stage import Artifact, Context
+
+Answer = dict[str, Any]
+"""What a verb answers with ``--json``."""
 
 if TYPE_CHECKING:
     from edgemm.data import Dataset
     from edgemm.recipe import Recipe
 
 
-def teach(path: Path, overrides: Sequence[str], out: Path) -> None:
+def teach(path: Path, overrides: Sequence[str], out: Path) -> Answer:
     """Make the recipe's teacher and write its folder."""
     from edgemm.compress import teach as stage
 
@@ -37,9 +42,10 @@ def teach(path: Path, overrides: Sequence[str], out: Path) -> None:
     with _folder(out) as (folder, context):
         stage.run(recipe.teach, {}, folder, context, teacher=recipe.teacher, family=recipe.family, **shared)
     print(f"teacher  {out}")
+    return {"out": str(out)}
 
 
-def distill(path: Path, overrides: Sequence[str], teacher: Path, out: Path) -> None:
+def distill(path: Path, overrides: Sequence[str], teacher: Path, out: Path) -> Answer:
     """Distil a teacher's folder into the recipe's student."""
     from edgemm.compress import distill as stage
 
@@ -49,9 +55,10 @@ def distill(path: Path, overrides: Sequence[str], teacher: Path, out: Path) -> N
         shared["factories"] = recipe.factories
         stage.run(recipe.distill, inputs, folder, context, student=recipe.student, family=recipe.family, **shared)
     print(f"student  {out}")
+    return {"out": str(out)}
 
 
-def prune(path: Path, overrides: Sequence[str], student: Path, teacher: Path, out: Path) -> None:
+def prune(path: Path, overrides: Sequence[str], student: Path, teacher: Path, out: Path) -> Answer:
     """Prune a student's folder and recover it from its teacher."""
     from edgemm.compress import prune as stage
 
@@ -64,9 +71,10 @@ def prune(path: Path, overrides: Sequence[str], student: Path, teacher: Path, ou
         shared["factories"] = recipe.factories
         stage.run(recipe.prune, inputs, folder, context, distill=recipe.distill, **shared)
     print(f"pruned   {out}")
+    return {"out": str(out)}
 
 
-def capture(model: str, out: Path, samples: Path | None, *, factories: Sequence[str] = ()) -> None:
+def capture(model: str, out: Path, samples: Path | None, *, factories: Sequence[str] = ()) -> Answer:
     """Export a model as a bundle's folder, compared on real values where they are given.
 
     Args:
@@ -90,9 +98,12 @@ def capture(model: str, out: Path, samples: Path | None, *, factories: Sequence[
     with _folder(out) as (folder, context):
         capture_model(loaded, values, folder, name=_bundle_name(out) or loaded.family, context=context)
     print(f"bundle   {out}")
+    return {"out": str(out)}
 
 
-def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute_capability: str | None = None) -> None:
+def quantize(
+    source: Path, calibration: Path, out: Path, *, engine: str, compute_capability: str | None = None
+) -> Answer:
     """Quantize an ONNX file, or every graph of a bundle, on the samples of an ``.npz``; build a bundle's plans.
 
     Args:
@@ -122,7 +133,7 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
             found = quantize_file(source, calibration, folder, context=context, config=config)
         print("\n".join(likeness_lines(found)))
         print(f"graph    {out / source.name}")
-        return
+        return {"out": str(out / source.name), "engine": engine, "parts": [asdict(found)]}
     open_archive(source)
     rows = list(rows_of(read_arrays(calibration)))
     entry = TargetEntry(f"{engine}-int8", engine, "int8", {})  # type: ignore[arg-type]
@@ -139,11 +150,12 @@ def quantize(source: Path, calibration: Path, out: Path, *, engine: str, compute
     for part in parts:
         print("\n".join(likeness_lines(part)))
     print(f"bundle   {out} ({', '.join(target.label for target in targets)})")
+    return {"out": str(out), "engine": engine, "parts": [asdict(part) for part in parts]}
 
 
 def measure(
     bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequence[str], *, threads: int | None = None
-) -> None:
+) -> Answer:
     """Measure bundles side by side on a recipe's evaluation splits; the first is the reference.
 
     Args:
@@ -195,9 +207,10 @@ def measure(
         )
     print_results(table, measured)
     print(f"\nreport   {out / 'report.html'}")
+    return {"out": str(out), "report": str(out / "report.html"), "rows": rows_as_json(table)}
 
 
-def pack(bundle: Path, out: Path) -> None:
+def pack(bundle: Path, out: Path) -> Answer:
     """Check a bundle's folder and zip it; of what is at ``out`` only a bundle's zip is replaced."""
     from edgemm.measure import words
     from edgemm.pipeline.run import is_bundle
@@ -215,6 +228,7 @@ def pack(bundle: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     zip_bundle(bundle, out)
     print(f"bundle   {out} ({words.size(out.stat().st_size)})")
+    return {"out": str(out), "bytes": out.stat().st_size}
 
 
 # --- what they share -------------------------------------------------------------------------------------------------

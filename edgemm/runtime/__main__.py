@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect as inspect_module
 import json
 import math
 import sys
@@ -17,18 +18,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from edgemm.runtime.columns import table_lines
 from edgemm.runtime.errors import EdgemmError, EngineError, InputError
 from edgemm.runtime.fields import printable
+from edgemm.runtime.help import JSON_HELP, HelpParser
 from edgemm.runtime.printing import end_output_, print_error, printing_safely
 
 if TYPE_CHECKING:
     from edgemm.runtime.bundle import Bundle
 
-EXAMPLES = """examples:
-  python -m edgemm.runtime verify  emoji.bundle.zip
-  python -m edgemm.runtime inspect emoji.bundle.zip
-  python -m edgemm.runtime infer   emoji.bundle.zip --text "a smiling cat" --top 3
-  python -m edgemm.runtime infer   vqa.bundle.zip --image xray.png --text "is the heart enlarged?" --json
-  python -m edgemm.runtime bench   emoji.bundle.zip --target cpu-int8 --threads 1
-"""
+EXAMPLES = {
+    "verify": ("emoji-search.zip", "emoji-search.zip --target cpu-int8 --json"),
+    "infer": (
+        'emoji-search.zip --text "a smiling cat" --top 3',
+        'vqa-rad.zip --image xray.png --text "is the heart enlarged?" --json',
+    ),
+    "bench": ("emoji-search.zip --target cpu-int8 --threads 1", 'emoji-search.zip --text "a red apple" --seconds 10'),
+    "inspect": ("emoji-search.zip", "emoji-search.zip --json"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,12 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Digests and golden samples; problems on stderr, exit code 2 where there are any."""
+    """Check a bundle's digests and golden samples.
+
+    Problems go to stderr, a line each, with exit code 2.
+    """
     bundle = _open(options)
     report = bundle.verify()
     if options.json:
         fields = ("target", "files", "samples", "max_abs_error", "problems")
-        print(_json({"ok": report.ok} | {name: getattr(report, name) for name in fields}))
+        print(json_line({"ok": report.ok} | {name: getattr(report, name) for name in fields}))
     for problem in report.problems:
         print_error(problem, before=f"{options.prefix}error: ")
     if not report.ok:
@@ -81,13 +88,16 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """Parts, targets and sizes, from the manifest."""
+    """Show what is in a bundle.
+
+    Parts, parameters, bytes, operators, targets.
+    """
     from edgemm.runtime.archive import open_archive
     from edgemm.runtime.arithmetic import float_lines, part_line
 
     manifest = open_archive(options.bundle).manifest
     if options.json:
-        print(json.dumps(manifest.to_json()))
+        print(json_line(manifest.to_json()))
         return 0
     total = sum(entry.bytes for entry in manifest.files.values())
     files = f"{len(manifest.files)} file{'' if len(manifest.files) == 1 else 's'}"
@@ -116,7 +126,10 @@ def inspect(options: argparse.Namespace) -> int:
 
 
 def infer(options: argparse.Namespace) -> int:
-    """Predict one sample and print its matches, of each modality in a search; its outputs where nothing names them."""
+    """Ask a bundle: images, texts and sounds as they are.
+
+    Prints the matches of one sample, of each modality in a search; the outputs where nothing names them.
+    """
     bundle = _open(options)
     given = _given(bundle, options)
     if not given:
@@ -129,7 +142,7 @@ def infer(options: argparse.Namespace) -> int:
         outputs = {name: value[0].tolist() for name, value in prediction.outputs.items()}
         matches_of = {name: prediction.matches_of(name)[0] for name in prediction.named}
         matches = next(iter(matches_of.values()), None)
-        print(_json({"matches": matches, "matches_of": matches_of, "outputs": outputs}))
+        print(json_line({"matches": matches, "matches_of": matches_of, "outputs": outputs}))
     elif prediction.named:
         for name in prediction.named:
             if len(prediction.named) > 1:
@@ -150,7 +163,10 @@ def _asked_by(bundle: Bundle, output: str) -> str:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Latency per part and end to end on this machine."""
+    """Measure a bundle's latency on this machine.
+
+    Per part and end to end, on the sample given or on a golden one.
+    """
     from edgemm.runtime.bench import bench_bundle, report_lines
 
     if not 0 < options.seconds <= 3600:
@@ -158,7 +174,7 @@ def bench(options: argparse.Namespace) -> int:
     bundle = _open(options)
     result = bench_bundle(bundle, _given(bundle, options), seconds=options.seconds)
     if options.json:
-        print(json.dumps(result))
+        print(json_line(result))
     else:
         print("\n".join(report_lines(result)))
     return 0
@@ -200,7 +216,7 @@ def _flags(bundle: Bundle) -> str:
     return ", ".join(f"--tensor {n}=FILE.npy" if k == "tensor" else f"--{n}" for n, k in kinds.items())
 
 
-def _json(value: Mapping[str, Any]) -> str:
+def json_line(value: Any) -> str:
     """One line of JSON, which knows no infinity: null stands for what is not finite."""
 
     def finite(value: Any) -> Any:
@@ -219,10 +235,8 @@ def _print_table(rows: list[list[str]]) -> None:
         print(line)
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(HelpParser):
     """A parser whose errors are one line, as all others, and name the nearest option."""
-
-    verbs: Mapping[str, argparse.ArgumentParser] = {}
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; an option that no verb has is an error of the verb."""
@@ -238,41 +252,39 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see '{self.prog} --help'")
 
 
-def parser_for(program: str) -> argparse.ArgumentParser:
+def parser_for(program: str) -> HelpParser:
     """The parser of all verbs; ``options.verb(options)`` runs one. ``edgemm verify`` and the others take it as well.
 
     Raises:
         InputError: from ``parse_args``, for arguments that don't fit.
     """
-    formatter = argparse.RawDescriptionHelpFormatter
-    examples = EXAMPLES.replace("python -m edgemm.runtime", program)
-    parser = _Parser(
-        prog=program, description="Run a bundle on this machine.", epilog=examples, formatter_class=formatter
-    )
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="verify|infer|bench|inspect")
+    parser = _Parser(prog=program, description="Run a bundle on this machine: check it, ask it, time it, look into it.")
+    verbs = parser.add_subparsers(required=True, metavar="verify|infer|bench|inspect")
     for function in (verify, infer, bench, inspect):
-        text = (function.__doc__ or "").strip()
-        verb = verbs.add_parser(
-            function.__name__, help=text, description=text, epilog=examples, formatter_class=formatter
-        )
+        name = function.__name__
+        verb = verbs.add_parser(name, description=inspect_module.cleandoc(function.__doc__ or ""))
         verb.set_defaults(verb=function, prefix="edgemm: " if program == "edgemm" else "")
-        parser.verbs = {**parser.verbs, function.__name__: verb}
-        verb.add_argument("bundle", metavar="BUNDLE", help="a bundle folder or .zip")
-        verb.add_argument("--json", action="store_true", help="one line of JSON instead of text")
-        if function is inspect:
-            continue
-        verb.add_argument("--target", metavar="NAME", help="one of the bundle's targets (default: its first)")
-        verb.add_argument("--threads", type=int, metavar="N", help="CPU threads per run (default: the target's)")
-        if function is verify:
-            continue
-        verb.add_argument("--image", metavar="FILE", help="an image file")
-        verb.add_argument("--text", metavar="TEXT", help="a text")
-        verb.add_argument("--audio", metavar="FILE", help="a sound file")
-        verb.add_argument("--tensor", metavar="NAME=FILE.npy", action="append", default=[], help="an array, repeatable")
+        verb.examples = [f"{program} {name} {line}" for line in EXAMPLES[name]]
+        parser.verbs = {**parser.verbs, name: verb}
+        verb.add_argument("bundle", metavar="BUNDLE", help="A bundle: folder or zip.")
+        if function is not inspect:
+            verb.add_argument("--target", metavar="NAME", help="One of the bundle's targets.  [default: its first]")
+            verb.add_argument("--threads", type=int, metavar="N", help="CPU threads per run.  [default: the target's]")
+        if function in (infer, bench):
+            verb.add_argument("--image", metavar="FILE", help="An image file.")
+            verb.add_argument("--text", metavar="TEXT", help="A text.")
+            verb.add_argument("--audio", metavar="FILE", help="A sound file.")
+            verb.add_argument(
+                "--tensor", metavar="NAME=FILE.npy", action="append", default=[], help="An array; may be repeated."
+            )
         if function is infer:
-            verb.add_argument("--top", type=int, default=5, metavar="K", help="matches to print (default: 5)")
-        else:
-            verb.add_argument("--seconds", type=float, default=3.0, help="least time to measure (default: 3)")
+            verb.add_argument("--top", type=int, default=5, metavar="K", help="Matches to print.  [default: 5]")
+        if function is bench:
+            verb.add_argument(
+                "--seconds", type=float, default=3.0, metavar="S", help="Least time to measure.  [default: 3]"
+            )
+        verb.add_argument("--json", action="store_true", help=JSON_HELP)
+    parser.examples = [line for verb in parser.verbs.values() for line in verb.examples[:1]]
     return parser
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -63,14 +65,69 @@ def test_help_imports_no_workbench_package():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
 
 
+FORM = re.compile(
+    r"Usage: edgemm (?P<verb>\w+) \[OPTIONS\][^\n]*\n"
+    r"(\n  [A-Z][^\n]*\n(  [^\n]+\n)*)+"  # paragraphs
+    r"\n  Exit codes: 0 done, 2 an error to mend [^\n]*\n[^\n]*\n"
+    r"(\nArguments:\n(  [^\n]+\n)+)?"
+    r"\nOptions:\n(  [^\n]+\n)+"
+    r"\nExamples:\n(  edgemm (?P=verb) ?[^\n]*\n(    --?[^\n]+\n)*)+"
+)
+
+
+@pytest.mark.parametrize("columns", [None, "60"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb, capsys):
+def test_every_verb_has_help_of_one_form_in_80_columns(verb, columns, capsys, monkeypatch):
     from edgemm.__main__ import main
 
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
     with pytest.raises(SystemExit) as left:
         main([verb, "--help"])
     assert not left.value.code
-    assert "usage" in capsys.readouterr().out.lower()
+    shown = capsys.readouterr().out
+    if columns is None:
+        assert FORM.fullmatch(shown), shown
+    assert max(map(len, shown.splitlines())) <= int(columns or 80)
+    options = re.findall(r"^  (-.*)$", shown.partition("\nOptions:\n")[2].partition("\nExamples:")[0], re.MULTILINE)
+    assert options[-1].startswith("-h, --help ")
+    assert any(option.startswith("--json ") for option in options)
+    text = shown.partition("\nOptions:\n")[2].partition("\nExamples:")[0]
+    for said in re.split(r"\n  (?=-)", text)[:-1]:  # capitals and full stops alike
+        assert re.search(r"( {2,}|\n *)[A-Z][^\[]*[.](\s*\[[^\]]+\])*\s*$", said), said
+
+
+@pytest.mark.parametrize("verb", ["verify", "infer", "bench", "inspect"])
+def test_the_device_shows_the_help_that_the_workbench_shows(verb, on_device):
+    assert edgemm(verb, "--help").stdout == on_device(verb, "--help").stdout
+
+
+def test_every_example_names_options_that_the_verb_has():
+    shown = {verb: edgemm(verb, "--help").stdout for verb in VERBS}
+    for verb, text in shown.items():
+        options, _, examples = text.partition("\nExamples:\n")
+        for flag in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", examples):
+            assert re.search(rf"(^|[ ,/]){flag}\b", options, re.MULTILINE), (verb, flag)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("edgemm qu", {"quantize"}),
+        ("edgemm run r.toml --ta", {"--target"}),
+        ("edgemm infer b.zip --te", {"--text", "--tensor"}),
+        ("edgemm verify b.zip --js", {"--json"}),
+    ],
+)
+def test_a_shell_completes_verbs_and_options_those_of_the_device_too(words, expected):
+    asked = {"_EDGEMM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    assert set(edgemm(**asked).stdout.split()) == expected
+
+
+def test_completion_can_be_shown_for_a_shell():
+    assert "complete -o default -F _edgemm_completion edgemm" in edgemm("--show-completion", "bash").stdout
 
 
 @pytest.fixture
@@ -104,7 +161,7 @@ def test_without_the_workbench_a_bundle_is_verified_asked_timed_and_shown(on_dev
     assert "onnxruntime" in on_device("inspect", bundle).stdout
     assert on_device("infer", bundle).stderr.startswith("edgemm: error: infer: nothing to ask")
     assert "end to end" in on_device("bench", bundle, "--seconds", "0.01").stdout
-    assert "verify|infer|bench|inspect" in on_device("--help").stdout
+    assert "\n  verify   Check a bundle's digests" in on_device("--help").stdout
 
 
 def test_inspect_gives_the_same_json_with_and_without_the_workbench(on_device):
@@ -129,6 +186,24 @@ def test_a_reader_that_goes_away_is_no_error():
     )
     assert shown.stdout == "{\n"
     assert shown.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("doctor",), ("schema",), ("runs", "--store"), ("gc", "--limit", "1GB", "--store")]
+)
+def test_json_is_one_line_on_stdout_and_all_else_on_stderr(arguments, tmp_path):
+    (tmp_path / "store" / "artifacts").mkdir(parents=True)
+    given = [*arguments, str(tmp_path / "store")] if arguments[-1] == "--store" else arguments
+    shown = edgemm(*given, "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("\n") == 1
+    assert isinstance(json.loads(shown.stdout), dict)
+
+
+def test_an_error_leaves_stdout_empty_with_json_too(tmp_path):
+    shown = edgemm("runs", "--store", str(tmp_path / "none"), "--json")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr.startswith("edgemm: error: ")
 
 
 def test_doctor_names_engines_and_what_to_install():

@@ -1,0 +1,98 @@
+"""The first line of a verb that takes long: what it is about to do and for how long, before anything heavy is imported.
+
+Standard library only, and nothing is checked: a recipe that can't be read is an error of the verb, a moment later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgemm.runtime.fields import printable
+
+_UNKNOWN = "first run here: no estimate"
+
+
+def default_store() -> Path:
+    """Where the store is when nobody says: ``$EDGEMM_STORE``, or ``.edgemm`` in the working folder."""
+    return Path(os.environ.get("EDGEMM_STORE") or ".edgemm")
+
+
+def announce(verb: str, what: str) -> None:
+    """Print the line of a verb that makes no run: nothing is known of how long it took before."""
+    if _leads():
+        print(f"{verb}: {printable(what)}", flush=True)
+
+
+def announce_recipe(verb: str, recipe: Path, *, store: Path, stage: str | None = None) -> None:
+    """Print what a verb does with a recipe, and how long the last run of the recipe took that the store knows.
+
+    Args:
+        stage: the verb takes this stage alone; None: the whole recipe.
+    """
+    name = _name(recipe)
+    if name is None or not _leads():
+        return
+    run = last_run(store, name)
+    if verb == "plan":
+        length = "a dry run takes a minute or so"
+    elif run is None:
+        length = _UNKNOWN
+    else:
+        took = stage_seconds(run)
+        kept = sum((store / "artifacts" / str(made.get("key"))).is_dir() for made in _stages(run))
+        length = f"its last run took {duration(sum(took.values()))}"
+        if stage is not None:
+            seconds = sum(s for node, s in took.items() if node.partition(":")[0] == stage)
+            length = f"stage {stage} of its last run took {duration(seconds)}" if seconds else _UNKNOWN
+        elif kept:
+            length += f", of which {kept} of {len(took)} stages are kept: seconds for those that nothing changed"
+    print(f"{verb}: {printable(name)}, {printable(str(recipe))}; {length}", flush=True)
+
+
+def last_run(store: Path, name: str) -> Mapping[str, Any] | None:
+    """What is known of the latest run of a recipe that went through; None where there is none."""
+    for path in sorted((store / "runs").glob(f"*-{name}-*.json"), reverse=True):
+        try:
+            run = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(run, dict) and run.get("name") == name and run.get("status") == "done" and _stages(run):
+            return run
+    return None
+
+
+def stage_seconds(run: Mapping[str, Any]) -> dict[str, float]:
+    """Node -> seconds that it took when it was made."""
+    return {str(stage.get("node")): float(stage.get("seconds", 0.0)) for stage in _stages(run)}
+
+
+def duration(seconds: float) -> str:
+    """``"0.4 s"``, ``"12 s"``, ``"3 min 05 s"``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _leads() -> bool:
+    """Whether this is the only process, or the first of a launch; ``launch.process_rank`` takes longer to import."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _stages(run: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    stages = run.get("stages")
+    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+
+
+def _name(recipe: Path) -> str | None:
+    """The name that a recipe gives itself, or None where it can't be read."""
+    try:
+        name = tomllib.loads(recipe.read_text(encoding="utf-8")).get("name")
+    except (OSError, ValueError):
+        return None
+    return name if isinstance(name, str) else None
