@@ -69,8 +69,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{path}: can't be read ({error.strerror}); is the model's folder complete?") from error
     except (ValueError, RecursionError) as error:
-        if _is_pointer(path):
-            raise _pointer(path) from error
+        if is_pointer(path):
+            raise pointer_error(path) from error
         raise ModelError(f"{path}: not JSON ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: got {type(content).__name__}, expected an object")
@@ -138,8 +138,8 @@ def weight_files(folder: Path, *, name: str) -> list[Path]:
     else:
         raise _instead_of_weights(folder, name)
     for path in files:
-        if _is_pointer(path):
-            raise _pointer(path)
+        if is_pointer(path):
+            raise pointer_error(path)
         try:
             with safe_open(str(path), "pt") as file:
                 file.keys()
@@ -202,7 +202,8 @@ def _pickled(folder: Path, name: str, pattern: str) -> ModelError:
     )
 
 
-def _is_pointer(path: Path) -> bool:
+def is_pointer(path: Path) -> bool:
+    """Whether a file is only what Git LFS keeps in its place."""
     try:
         with path.open("rb") as file:
             return file.read(len(_LFS)) == _LFS
@@ -210,7 +211,8 @@ def _is_pointer(path: Path) -> bool:
         return False
 
 
-def _pointer(path: Path) -> ModelError:
+def pointer_error(path: Path) -> ModelError:
+    """What to say of such a file."""
     return ModelError(
         f"{path}: not the file, only Git LFS's pointer to it ({path.stat().st_size} bytes); fetch it: git lfs pull"
     )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from edgemm.models.checkpoint import checkpoint_config, weight_files, weight_names
@@ -36,6 +35,7 @@ from edgemm.models.parts import BATCH, text_specs
 from edgemm.models.sentence import Sentence, SentenceHead, encoder_folder, sentence_of
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.manifest import RawInput, Role
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
@@ -375,8 +375,8 @@ class _Checkpoint:
             self.whole, told = _loaded(transformers, known.model, folder)
             if prefix := _foreign_prefix(told["missing_keys"], weight_names(files)):
                 self.whole, told = _loaded(transformers, known.model, folder, {f"^{re.escape(prefix)}": ""})
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"hf:{name}: weights can't be loaded ({str(error).splitlines()[0]})") from error
+        except Exception as error:  # of a config that isn't the model's own transformers raises anything
+            raise ModelError(f"hf:{name}: weights can't be loaded ({one_line(error)})") from error
         finally:
             transformers.logging.set_verbosity(level)
         self.missing = frozenset[str](told["missing_keys"])

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase, Normalizer
 from tokenizers.normalizers import Sequence as Normalizers
 
+from edgemm.models.checkpoint import is_pointer, pointer_error
 from edgemm.models.odd_texts import odd_texts
 from edgemm.models.tokenizer import tokenizer_from_json, with_limits
 from edgemm.runtime.errors import ModelError
@@ -193,7 +194,11 @@ def _auto_tokenizer(folder: Path, name: str, arguments: dict[str, Any]) -> Any:
             f"{name}: its tokenizer is code of its own (auto_map in tokenizer_config.json), which is never run; make "
             "the text tower in a python: factory (docs/your-own-model.md)"
         )
-    if not any(path.is_file() for pattern in _FILES for path in folder.glob(pattern)):
+    files = [path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()]
+    for path in files:
+        if is_pointer(path):
+            raise pointer_error(path)
+    if not files:
         raise ModelError(
             f"{name}: no tokenizer in {folder}: expected tokenizer.json, or a vocabulary such as vocab.txt; save it "
             "there with AutoTokenizer.from_pretrained(...).save_pretrained(folder)"

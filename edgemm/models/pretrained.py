@@ -204,7 +204,10 @@ def _text_config(weights: str) -> tuple[dict[str, Any], Sentence]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"text weights: {folder / 'config.json'}: no usable {error}; is it a whole BERT?") from error
-    if (eps := config.get("layer_norm_eps", 1e-12)) != 1e-12:
+    eps = config.get("layer_norm_eps", 1e-12)
+    if not isinstance(eps, float | int) or not 0 <= eps < 1:
+        raise ModelError(f"text weights: {folder / 'config.json'}: layer_norm_eps {eps!r}; expected a small number")
+    if eps != 1e-12:
         known["norm_eps"] = float(eps)
     if sentence.pooling != ("mean",):
         known["pooling"] = sentence.pooling[0]

@@ -52,6 +52,9 @@ _ENCODER_FIELDS = {
 }  # fmt: skip
 
 
+_WIDEST = 2**16  # features of one layer
+
+
 @dataclass(frozen=True)
 class Sentence:
     """What a folder says of a text's embedding.
@@ -226,7 +229,7 @@ def sentence_of(folder: Path, *, name: str) -> Sentence:
         elif kind == "LayerNorm" and pooling is not None:
             own = read_weights(place, name=f"{name}: {place.name}")
             weights |= {f"{len(layers)}.{key.removeprefix('norm.')}": value for key, value in own.items()}
-            layers.append({"kind": "norm", "width": int(read_json(place / "config.json")["dimension"])})
+            layers.append({"kind": "norm", "width": _whole(place, "dimension", name)})
         elif kind == "Normalize" and pooling is not None:
             layers.append({"kind": "unit"})
         elif kind != "Dropout":  # which changes nothing once trained
@@ -254,12 +257,17 @@ def _modules(folder: Path) -> list[tuple[str, Path]] | None:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: can't be read ({one_line(error)})") from error
     try:
-        listed = [(str(module["type"]).rsplit(".", 1)[-1], str(module["path"])) for module in modules]
+        listed = [(str(module["type"]), str(module["path"])) for module in modules]
     except (TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path}: expected a list of modules with type and path") from error
+    if foreign := [kind for kind, _ in listed if not kind.startswith("sentence_transformers.")]:
+        raise ModelError(
+            f"{path}: '{foreign[0]}' is code of the folder's own, which is never run; make the text tower in a python: "
+            "factory (docs/your-own-model.md)"
+        )
     if odd := [place for _, place in listed if place and (Path(place).name != place or place == "..")]:
         raise ModelError(f"{path}: names '{odd[0]}', expected folders beside it")
-    return [(kind, folder / place) for kind, place in listed]
+    return [(kind.rsplit(".", 1)[-1], folder / place) for kind, place in listed]
 
 
 def _alone(folder: Path, name: str) -> Sentence:
@@ -291,7 +299,7 @@ def _check_prompt(folder: Path, name: str) -> None:
         return
     config = read_json(path)
     chosen, prompts = config.get("default_prompt_name"), config.get("prompts") or {}
-    if chosen is not None and isinstance(prompts, Mapping) and prompts.get(chosen):
+    if isinstance(chosen, str) and isinstance(prompts, Mapping) and prompts.get(chosen):
         raise ModelError(
             f"{name}: puts {prompts[chosen]!r} before every text (default_prompt_name in {path.name}), and a bundle "
             "takes texts as they are; set it to null, and begin your texts with it"
@@ -326,13 +334,17 @@ def _dense(place: Path, name: str) -> tuple[Mapping[str, object], dict[str, Tens
     activation = path.rsplit(".", 1)[-1]
     if not path.startswith("torch.") or activation not in _ACTIVATIONS:
         raise ModelError(f"{where}: activation_function '{path}'; expected one of torch's {', '.join(_ACTIVATIONS)}")
-    try:
-        inputs, outputs = int(config["in_features"]), int(config["out_features"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{where}: no usable {error}; expected in_features and out_features") from error
+    inputs, outputs = _whole(place, "in_features", name), _whole(place, "out_features", name)
     bias = bool(config.get("bias", True))
     layer = {"kind": "dense", "inputs": inputs, "outputs": outputs, "bias": bias, "activation": activation}
     return layer, read_weights(place, name=f"{name}: {place.name}")
+
+
+def _whole(place: Path, key: str, name: str) -> int:
+    value = read_json(place / "config.json").get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _WIDEST:
+        raise ModelError(f"{name}: {place.name}/config.json: {key} {value!r}; expected a whole number of features")
+    return value
 
 
 def _settings(encoder: Path, name: str) -> dict[str, Any]:
@@ -346,8 +358,14 @@ def _settings(encoder: Path, name: str) -> dict[str, Any]:
         )
     if config.get("transformer_task", "feature-extraction") != "feature-extraction":
         raise ModelError(f"{name}: {path.name}: transformer_task {config['transformer_task']!r} makes no embedding")
+    for key in ("modality_config", "tokenizer_args", "processor_kwargs"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise ModelError(f"{name}: {path.name}: {key} is {type(config[key]).__name__}, expected an object")
     text = (config.get("modality_config") or {}).get("text")
-    if text is not None and (text.get("method"), text.get("method_output_name")) != ("forward", "last_hidden_state"):
+    if isinstance(text, dict) and (text.get("method"), text.get("method_output_name")) != (
+        "forward",
+        "last_hidden_state",
+    ):
         raise ModelError(
             f"{name}: {path.name}: takes {text.get('method_output_name')!r} of {text.get('method')!r}; expected the "
             "last_hidden_state of forward, which a Pooling reads"

@@ -293,6 +293,8 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
     "an index to the outside": (index_outside, r"names '../../secret.safetensors', expected files of the same folder"),
     "a pointer": (pointer("model.safetensors"), r"model.safetensors: not the file, only Git LFS's pointer .* git lfs"),
     "a pointer for a config": (pointer("config.json"), r"config.json: not the file, only Git LFS's pointer"),
+    "a pointer for a tokenizer": (pointer("tokenizer.json"), r"tokenizer.json: not the file, only Git LFS's pointer"),
+    "sizes in words": (configured(hidden_size="wide"), r"weights can't be loaded|no usable invalid literal"),
     "fetched by half": (cut, r"model.safetensors: damaged, or fetched by half"),
     "int8 weights": (in_int8, r"stored as int8|weights can't be loaded"),
     "another json": (lambda folder: (folder / "config.json").write_text("[]"), r"got list, expected an object"),

@@ -226,11 +226,18 @@ def test_the_encoder_of_an_older_folder_lies_in_its_own(tmp_path: Path) -> None:
 
 
 POOLER = {"modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}}}
-REFUSED: Mapping[str, tuple[tuple[str, ...], str, dict[str, Any], str]] = {
+REFUSED: Mapping[str, tuple[tuple[str, ...], str, Any, str]] = {
     # what a folder has, the file with a setting, the setting, what is said of it
     "an unknown pooling": (("Pooling",), "1_Pooling/config.json", {"pooling_mode": "median"}, r"mode \['median'\]"),
     "an unknown field": (("Pooling",), "1_Pooling/config.json", {"attention": 1}, r"edgemm doesn't know 'attention'"),
     "an unknown module": (("Pooling", "Pooling"), "1_Pooling/config.json", {}, r"has a Pooling \(2_Pooling\)"),
+    "a module of the folder's own": ((), "modules.json", [{"type": "mine.Transformer", "path": ""}], r"mine.T"),
+    "a list of nothing": (("Pooling",), "modules.json", {"a": 1}, r"expected a list of modules with type and path"),
+    "a way out": (
+        ("Pooling",), "modules.json", [{"type": "sentence_transformers.models.Transformer", "path": "../.."}],
+        r"names '../..', expected folders beside it",
+    ),
+    "a width in words": (("Pooling", "Dense"), "2_Dense/config.json", {"in_features": "wide"}, r"in_features 'wide'"),
     "no pooling": ((), "config_sentence_transformers.json", {}, r"modules.json names no Pooling"),
     "a prompt": (
         ("Pooling",), "config_sentence_transformers.json",
