@@ -15,7 +15,7 @@ Arrays = dict[str, np.ndarray]
 EXPECTED = "expected an .npz with an array per input, samples first (numpy.savez)"
 
 
-def read_arrays(path: Path, names: Sequence[str] | None = None) -> Arrays:
+def read_arrays(path: Path, names: Sequence[str] | None = None, *, aligned: bool = True) -> Arrays:
     """The arrays of an ``.npz``, samples first; nothing is unpickled.
 
     Every array that is asked for is in memory at once: a zip can't be mapped.
@@ -23,6 +23,7 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> Arrays:
     Args:
         path: the file.
         names: the arrays to read, in this order; None takes all.
+        aligned: whether every array must hold the same number of samples.
 
     Raises:
         InputError: a file that is missing or something else, no array of a name, or arrays of different lengths.
@@ -45,9 +46,11 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> Arrays:
     except IsADirectoryError:
         raise InputError(f"{path}: a folder; {EXPECTED}") from None
     except Exception as error:  # numpy and zipfile raise a kind of error for each kind of damage
-        if "pickle" in str(error) or "Object arrays" in str(error):
+        if "allow_pickle" in str(error):
             raise InputError(f"{path}: not an .npz of plain arrays; pickled objects are never read") from error
         raise InputError(f"{path}: not a whole .npz ({type(error).__name__}); {EXPECTED}") from error
+    if not aligned:
+        return arrays
     counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if not counts or len(set(counts.values())) != 1 or 0 in counts.values():
         raise InputError(f"{path}: arrays of {counts or 'no'} samples; expected the same number, at least 1, in each")

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import difflib
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from edgemm.graph.calibrate import as_typed
 from edgemm.graph.census import arithmetic_of
 from edgemm.graph.files import publish, read_graph, write_graph, write_manifest
 from edgemm.graph.likeness import Likeness, likeness
 from edgemm.graph.parity import OnnxGraph
-from edgemm.graph.quantize import DEFAULT, SCHEMES, Quantization, layer_names, quantize_onnx
+from edgemm.graph.quantize import DEFAULT, SCHEMES, NothingToQuantize, Quantization, layer_names, quantize_onnx
 from edgemm.graph.race import latency_ratio
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.arithmetic import Arithmetic, float_lines, precision_label
 from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import QuantizeError
+from edgemm.runtime.fields import one_line
 from edgemm.runtime.manifest import PLAN_ENGINES, PartEntry, TargetEntry
 from edgemm.runtime.onnx_wire import require_whole_graph
 from edgemm.runtime.timing import Ratio
@@ -212,7 +214,7 @@ def _convert(
     try:
         int8 = quantize_onnx(graph, _spooled(spool, part), config)
     except QuantizeError as error:
-        if "nothing to do" not in str(error):
+        if not isinstance(error, NothingToQuantize):
             raise QuantizeError(f"part '{part.name}': {error}") from error
         context.progress.say(f"part '{part.name}': no layer to quantize; kept in float32")
         return graph, "float32", {}
@@ -274,8 +276,10 @@ def _spool_values(
                 if all(name in known for name in part.signature.input_names):
                     known.update(_run(part, sessions[part.name], known, index - 1))
                     counts[part.name] += 1
-            arrays: dict[str, Any] = {n: v for n, v in known.items() if n in read}
-            np.savez(spool / f"{index:06d}.npz", **arrays)
+            with zipfile.ZipFile(spool / f"{index:06d}.npz", "w") as file:  # numpy.savez takes no value called 'file'
+                for name in sorted(read & known.keys()):
+                    with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, np.ascontiguousarray(known[name]), allow_pickle=False)
             task.advance()
     if not index:
         raise QuantizeError("no calibration samples; static int8 needs real ones (64 or more)")
@@ -284,10 +288,10 @@ def _spool_values(
 
 def _run(part: PartEntry, session: OnnxGraph, known: Values, index: int) -> dict[str, np.ndarray]:
     try:
-        return session.run(known)
+        return session.run({spec.name: as_typed(known[spec.name], spec.dtype) for spec in part.signature.inputs})
     except Exception as error:
         shapes = {n: f"{known[n].dtype} {list(known[n].shape)}" for n in part.signature.input_names}
-        line = str(error).splitlines()[0][:160]
+        line = one_line(error)[:160]
         raise QuantizeError(f"calibration sample {index}: part '{part.name}' can't run on {shapes}: {line}") from error
 
 

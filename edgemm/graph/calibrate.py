@@ -116,7 +116,7 @@ def calibrate(
 
 
 def check_feed(model: ir.Model, feed: Mapping[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
-    """The feed's arrays in the graph's order. Raises QuantizeError for a missing, misshapen or non-finite one."""
+    """The feed's arrays in the graph's order and types. Raises QuantizeError for one that is missing or doesn't fit."""
     result: dict[str, np.ndarray] = {}
     for value in model.graph.inputs:
         name = str(value.name)
@@ -126,6 +126,8 @@ def check_feed(model: ir.Model, feed: Mapping[str, np.ndarray], index: int) -> d
                 f"{[v.name for v in model.graph.inputs]}, the sample has {sorted(feed)}"
             )
         array = np.asarray(feed[name])
+        if value.dtype is not None and not value.dtype.is_string():
+            array = as_typed(array, value.dtype.numpy())
         dtype = value.dtype.numpy().name if value.dtype is not None else array.dtype.name
         dims = list(value.shape) if value.shape is not None else [None] * array.ndim
         fits = array.ndim == len(dims) and all(
@@ -143,6 +145,21 @@ def check_feed(model: ir.Model, feed: Mapping[str, np.ndarray], index: int) -> d
             )
         result[name] = array
     return result
+
+
+def as_typed(array: np.ndarray, dtype: np.dtype | str) -> np.ndarray:
+    """An array in an input's type where it is of that kind and holds the same: float64 as float32, int32 as int64."""
+    wanted = np.dtype(dtype)
+    if (
+        array.dtype == wanted
+        or not {array.dtype.kind, wanted.kind} <= set("fiu")
+        or (array.dtype.kind == "f") != (wanted.kind == "f")
+    ):
+        return array
+    with np.errstate(over="ignore"):
+        cast = array.astype(wanted)
+    same = np.isfinite(cast) == np.isfinite(array) if wanted.kind == "f" else cast == array
+    return cast if bool(np.all(same)) else array
 
 
 def _add(statistics: Statistics, array: np.ndarray, axis: int | None, name: str, sample: int) -> None:

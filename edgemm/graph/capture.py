@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.graph.files import publish, write_graph, write_manifest
-from edgemm.graph.parity import OnnxGraph, largest_difference
+from edgemm.graph.parity import OnnxGraph, largest_difference, nonfinite, unlike
 from edgemm.graph.passes import clean_
 from edgemm.models.model import Model, Part, raw_values
 from edgemm.runtime.disk import write_array
 from edgemm.runtime.errors import CaptureError
+from edgemm.runtime.fields import one_line
 from edgemm.runtime.manifest import Manifest, PartEntry, TargetEntry
 from edgemm.runtime.signature import Signature, TensorSpec
 from edgemm.stage import Context
@@ -62,6 +63,7 @@ def capture_part(
     signature = part.signature
     values = {spec.name: _value(part, sample, spec) for spec in signature.inputs}
     _check_values(part, values)
+    _check_weights(part)
     training = part.module.training
     part.module.eval()
     try:
@@ -311,6 +313,48 @@ def _check_values(part: Part, values: Mapping[str, Tensor]) -> None:
                 )
 
 
+def _check_weights(part: Part) -> None:
+    """Refuse a weight that is not a number: it answers nan wherever it is reached, on the samples here or later."""
+    for name, weight in (*part.module.named_parameters(), *part.module.named_buffers()):
+        if weight.is_floating_point() and bool((bad := weight.detach().isnan()).any()):
+            raise CaptureError(
+                f"part '{part.name}': the weight '{name}' holds nan ({int(bad.sum())} of {weight.numel()} numbers), so "
+                f"its outputs do ({', '.join(part.signature.output_names)}); take a checkpoint from before the "
+                "training diverged"
+            )
+
+
+def _origin_of_nonfinite(part: Part, values: Mapping[str, Tensor]) -> str:
+    """Name the weight or the first module inside a part whose output is not finite though its inputs are."""
+    for name, weight in part.module.named_parameters():
+        if weight.is_floating_point() and not bool(weight.detach().isfinite().all()):
+            return f"the weight '{name}' holds infinity"
+    found: list[str] = []
+
+    def finite(tensors: object) -> bool:
+        listed = tensors if isinstance(tensors, tuple | list) else [tensors]
+        return all(bool(t.isfinite().all()) for t in listed if isinstance(t, Tensor) and t.is_floating_point())
+
+    def look(name: str, kind: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, given: object, made: object) -> None:
+            if not finite(made) and finite(given):
+                found.append(f"'{name}' ({kind}) is the first module that makes it")
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(look(name, type(module).__name__))
+        for name, module in part.module.named_modules()
+        if name and not any(module.children())
+    ]
+    try:
+        part.module(*values.values())
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return found[0] if found else "no module inside the part brings it: the part's own arithmetic does"
+
+
 def _export_sizes(signature: Signature) -> dict[str, int]:
     """Sizes to export at: torch.export freezes 0 and 1, and equal sizes of two dims look like one."""
     sizes: dict[str, int] = {}
@@ -388,7 +432,7 @@ def _compare(part: Part, graph: OnnxGraph, values: Mapping[str, Tensor], allowed
     try:
         got = graph.run({k: v.numpy() for k, v in values.items()})
     except Exception as error:
-        line = str(error).splitlines()[0][:160]
+        line = one_line(error)[:160]
         raise CaptureError(
             f"part '{part.name}': the exported graph does not run {where} ({line}); a dimension was frozen in the "
             "module: compute with x.shape, or narrow the signature's range"
@@ -400,6 +444,12 @@ def _compare(part: Part, graph: OnnxGraph, values: Mapping[str, Tensor], allowed
                 f"part '{part.name}': '{spec.name}' has shape {list(have.shape)} {where}, the module gives "
                 f"{list(want.shape)}; a dimension was frozen in the module: compute with x.shape"
             )
+        if (kind := nonfinite(want)) is not None:
+            raise CaptureError(
+                f"part '{part.name}': '{spec.name}' holds {kind} on {where}; {_origin_of_nonfinite(part, values)}"
+            )
+        if (why := unlike(have, want)) is not None:
+            raise CaptureError(f"part '{part.name}': '{spec.name}' of the exported graph {why}, on {where}")
         difference = largest_difference(have, want)
         if not difference <= allowed:
             raise CaptureError(

@@ -34,9 +34,12 @@ def publish(out: Path) -> Iterator[Path]:
 
 def write_graph(model: ir.Model, path: Path) -> None:
     """Write one self-contained ``.onnx`` (no external data), atomically."""
-    data = ir.to_proto(model).SerializeToString()
-    if len(data) > MAX_ONNX_BYTES:
-        raise QuantizeError(f"{path.name}: {len(data)} bytes is past the 2 GiB that one ONNX file can hold")
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    if weights <= MAX_ONNX_BYTES:  # protobuf can't even write more
+        data = ir.to_proto(model).SerializeToString()
+        weights = len(data)
+    if weights > MAX_ONNX_BYTES:
+        raise QuantizeError(f"{path.name}: {weights} bytes is past the 2 GiB that one ONNX file can hold")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_bytes(data)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgemm.graph.biases import output_names, write_biases_
 from edgemm.graph.calibrate import Calibration, calibrate, check_feed
 from edgemm.graph.census import MACS
+from edgemm.graph.parity import nonfinite
 from edgemm.graph.passes import finish_, prepare_for_int8_
 from edgemm.graph.passes.values import constant
 from edgemm.graph.qdq import Scale, Scheme, activation_scale, apply_, quantize_weight, weight_axis
@@ -26,6 +27,10 @@ SCHEMES: Mapping[str, Scheme] = {
     "tensorrt-rtx": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False, float_results=True),
 }
 """What each engine fuses: u8 x s8 with int32 biases on x86 and ARM CPUs, symmetric s8 with float biases on TensorRT."""
+
+
+class NothingToQuantize(QuantizeError):
+    """A graph without a layer that int8 could hold."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ def quantize_onnx(
         A new graph with the same inputs and outputs.
 
     Raises:
-        QuantizeError: nothing in it can be quantized, or the calibration data doesn't fit.
+        NothingToQuantize: no layer in it can be quantized.
+        QuantizeError: a weight holds nan or infinity, or the calibration data doesn't fit.
     """
     scheme = config.scheme
     result = model.clone()
@@ -92,7 +98,8 @@ def quantize_onnx(
         result.graph, keep_float=config.keep_float | kept, absorb=scheme.absorb, float_results=scheme.float_results
     )
     if not region.weighted and not region.tables:
-        raise QuantizeError(f"quantize: {_why_nothing(result, config.keep_float)}; nothing to do")
+        raise NothingToQuantize(f"quantize: {_why_nothing(result, config.keep_float)}; nothing to do")
+    _require_finite([*(node.inputs[1] for node in region.weighted), *(node.inputs[0] for node in region.tables)])
     calibration = calibrate(
         result,
         feeds,
@@ -116,6 +123,17 @@ def _why_nothing(model: ir.Model, keep_float: frozenset[str]) -> str:
         return "the graph has no Conv, MatMul, Gemm or Gather with constant float32 weights"
     more = f"; {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
     return f"no layer of the graph can be int8 ({'; '.join(list(reasons)[:3])}{more})"
+
+
+def _require_finite(weights: Iterable[ir.Value | None]) -> None:
+    for weight in weights:
+        array = constant(weight)
+        if weight is not None and array is not None and (kind := nonfinite(array)) is not None:
+            bad = int((~np.isfinite(array)).sum())
+            raise QuantizeError(
+                f"quantize: the weight '{weight.name}' holds {kind} ({bad} of {array.size} numbers); "
+                "take a checkpoint from before its training diverged"
+            )
 
 
 def layer_names(model: ir.Model) -> set[str]:

@@ -185,3 +185,32 @@ def test_capture_leaves_nothing_behind_when_it_fails_and_never_overwrites(tmp_pa
     (tmp_path / "out" / "mine").write_text("")
     with pytest.raises(BundleError, match="exists already"):
         capture_model(model, samples, tmp_path / "out", name="tiny", context=Context(tmp_path))
+
+
+class Unsteady(nn.Module):
+    """Divides by what it sees: infinite where it sees nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.inverse = Inverse()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inverse(self.first(x))
+
+
+class Inverse(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1 / (x * 0)
+
+
+def test_nan_or_infinity_is_refused_with_the_weight_or_module_that_brings_it():
+    broken = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with torch.no_grad():
+        broken[1].weight[2, 3] = float("nan")
+    for module, message in (
+        (broken, r"the weight '1.weight' holds nan \(1 of 16 numbers\), so its outputs do \(y\)"),
+        (Unsteady(), r"'y' holds infinity on real samples; 'inverse' \(Inverse\) is the first module that makes it"),
+    ):
+        with pytest.raises(CaptureError, match=message):
+            capture_part(vector_part(module), {"x": torch.ones(2, 4)})
