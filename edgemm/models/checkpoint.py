@@ -103,6 +103,9 @@ def checkpoint_config(folder: Path, *, name: str) -> dict[str, Any]:
             if any(folder.glob(pattern)):
                 raise ModelError(f"{name}: there lies {what}; {advice}")
         raise ModelError(f"{name}: config.json names no model_type, which transformers writes; {_FACTORY}")
+    architectures = config.get("architectures") or []
+    if not isinstance(config["model_type"], str) or not isinstance(architectures, list):
+        raise ModelError(f"{folder / 'config.json'}: expected a name as model_type and a list of architectures")
     for field in ("quantization_config", "compression_config", "quantization"):
         if isinstance(by := config.get(field), Mapping):
             how = by.get("quant_method") or by.get("quant_algo") or ("MLX" if field == "quantization" else "unnamed")

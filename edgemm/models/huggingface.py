@@ -320,10 +320,11 @@ def _part(
         sentence.load_(tower.head, where=f"hf:{checkpoint.name}")
     try:
         shape: list[int | str] = ["batch", *_output_shape(tower, inputs, dims)]
-    except (ValueError, RuntimeError, IndexError) as error:
+    except Exception as error:  # the model's own code raises anything on a config that isn't its own
+        made = "its tokenizer" if modality == "text" else "its preprocessor_config.json"
         raise ModelError(
-            f"hf:{checkpoint.name}: the {architecture} can't run on what its preprocessor_config.json makes, "
-            f"{', '.join(f'{spec.name} {list(spec.shape)}' for spec in inputs)}: {str(error).splitlines()[0]}"
+            f"hf:{checkpoint.name}: the {architecture} can't run on what {made} makes, "
+            f"{', '.join(f'{spec.name} {list(spec.shape)}' for spec in inputs)}: {one_line(error)}"
         ) from error
     dims = dict(dims)
     if len(shape) == 3 and "tokens" in dims:

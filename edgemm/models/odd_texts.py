@@ -61,6 +61,7 @@ _CONTROLS = (
 )  # fmt: skip
 _FORMS = ("ﬁ ﬂ ﬃ ſ", "Å Å Å", "㎏ ㍿ ㈱ ℡", "ｆｕｌｌ ＷＩＤＴＨ", "한 한", "Ǖ Ǖ", "ﷺ ﷽")
 _LONG = (
+    " ".join(map(str, range(5000))), "x" + " " * 20_000 + "y",
     "a" * 99, "a" * 101, "b" * 600, "supercalifragilisticexpialidocious" * 4, "a " * 300,
     "the red cup on the table " * 40, "日" * 200, "é" * 150, "👍" * 120, "1" * 120, "-" * 130,
     "word, " * 120 + "end.", "\n".join(["line of text"] * 60), "x" + " " * 500 + "y",

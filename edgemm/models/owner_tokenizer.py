@@ -22,9 +22,10 @@ from tokenizers.normalizers import Sequence as Normalizers
 from edgemm.models.checkpoint import is_pointer, pointer_error
 from edgemm.models.odd_texts import odd_texts
 from edgemm.models.tokenizer import tokenizer_from_json, with_limits
-from edgemm.runtime.errors import ModelError
+from edgemm.runtime.errors import EdgemmError, ModelError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.inputs import TextEncoder
+from edgemm.runtime.tokenizer_limits import check_tokenizer
 
 _ARGUMENTS = frozenset(
     {"padding_side", "truncation_side", "model_max_length", "do_lower_case", "add_prefix_space", "use_fast"}
@@ -86,8 +87,16 @@ class OwnerTokenizer:
         Raises:
             ModelError: a text of which the device would make other tokens than AutoTokenizer.
         """
-        text = with_limits(self._json, max_tokens, length=length)
-        self._hold(text, max_tokens, length)
+        try:
+            check_tokenizer(self._json.encode(), file="tokenizer.json")
+            text = with_limits(self._json, max_tokens, length=length)
+            self._hold(text, max_tokens, length)
+        except (ModelError, KeyboardInterrupt, SystemExit):
+            raise
+        except EdgemmError as error:  # what a device would say of it
+            raise ModelError(f"{self._name}: {error}") from error
+        except BaseException as error:  # Rust's panics are no Exception, and a tokenizer's class may raise anything
+            raise ModelError(f"{self._name}: the tokenizer fails on an odd text: {one_line(error)}") from error
         return text
 
     def _written(self, backend: Tokenizer, own: set[str]) -> str:

@@ -295,6 +295,8 @@ REFUSED: Mapping[str, tuple[Change, str]] = {
     "a pointer for a config": (pointer("config.json"), r"config.json: not the file, only Git LFS's pointer"),
     "a pointer for a tokenizer": (pointer("tokenizer.json"), r"tokenizer.json: not the file, only Git LFS's pointer"),
     "sizes in words": (configured(hidden_size="wide"), r"weights can't be loaded|no usable invalid literal"),
+    "an activation without a name": (configured(hidden_act=7), r"can't run on what its tokenizer makes, input_ids"),
+    "architectures as a number": (configured(architectures=7), r"a name as model_type and a list of architectures"),
     "fetched by half": (cut, r"model.safetensors: damaged, or fetched by half"),
     "int8 weights": (in_int8, r"stored as int8|weights can't be loaded"),
     "another json": (lambda folder: (folder / "config.json").write_text("[]"), r"got list, expected an object"),

@@ -148,6 +148,15 @@ def test_a_tokenizer_that_can_not_be_read_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_a_tokenizer_that_a_device_would_refuse_is_refused_when_it_is_taken_in(tmp_path: Path) -> None:
+    word_piece(tmp_path, tokenizer_class="PreTrainedTokenizerFast", pad_token="[PAD]")
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    del content["post_processor"]["special_tokens"]["[SEP]"]  # on which the library panics
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"hf:x: .*\[SEP\]"):
+        OwnerTokenizer(tmp_path, name="hf:x", rows=99).cut_at(8)
+
+
 def test_the_gate_names_the_first_text_and_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     word_piece(tmp_path, do_lower_case=True)
     owner = OwnerTokenizer(tmp_path, name="hf:x", rows=99)
