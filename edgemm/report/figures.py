@@ -6,12 +6,18 @@ drawn twice (wide and narrow) so that a phone does not get a shrunken poster. Th
 
 from __future__ import annotations
 
+import atexit
 import io
 import math
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from importlib import import_module
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -376,8 +382,31 @@ def _drawing(draw: Callable[[Axes, bool], None], *, name: str, said: str, height
     )
 
 
+@cache
+def _matplotlib() -> Any:
+    """Import matplotlib, whose settings and list of fonts then lie in a temporary folder and not under HOME.
+
+    Nor does what it asks for fonts (fontconfig) write there. Where it is imported already, this changes nothing.
+    """
+    if "matplotlib" not in sys.modules:
+        folder = TemporaryDirectory(prefix="edgemm-matplotlib-")
+        atexit.register(folder.cleanup)
+        names = ("MPLCONFIGDIR", "XDG_CACHE_HOME")
+        before = {name: os.environ.get(name) for name in names}
+        os.environ.update(dict.fromkeys(names, folder.name))
+        try:
+            import_module("matplotlib.font_manager")
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+    return import_module("matplotlib")
+
+
 def _svg(draw: Callable[[Axes, bool], None], *, width: float, height: float, name: str, said: str, wide: bool) -> str:
-    import matplotlib as mpl
+    mpl = _matplotlib()
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -396,7 +425,7 @@ def _svg(draw: Callable[[Axes, bool], None], *, width: float, height: float, nam
         "axes.spines.right": False,
         "text.parse_math": False,  # a "$" in a name is a "$"
     }
-    with mpl.rc_context(style):  # type: ignore[arg-type]  # its key type is a literal of every setting's name
+    with mpl.rc_context(style):
         figure: Figure = Figure(figsize=(width, height), layout="constrained")
         figure.patch.set_alpha(0)
         FigureCanvasSVG(figure)

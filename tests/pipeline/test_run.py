@@ -25,6 +25,7 @@ from edgemm.pipeline.store import Store
 from edgemm.recipe import load_recipe
 from edgemm.runtime.archive import open_archive, seal
 from edgemm.runtime.bundle import Bundle
+from tests.offline import run_offline
 from tests.pipeline.disks import mounted, mounted_read_only, needs_mount
 from tests.pipeline.small import write_clip, write_recipe
 
@@ -54,9 +55,13 @@ def ground(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(ground) -> str:
-    """What the whole run printed."""
-    shown = edgemm("run", ground / "recipe.toml", "--store", ground / "store", "--out", ground / "out")
+    """What the whole run printed; it had an empty HOME and no network."""
+    (ground / "home").mkdir()
+    command = ["-m", "edgemm", "run", ground / "recipe.toml", "--store", ground / "store", "--out", ground / "out"]
+    environment = {key: value for key, value in ENVIRONMENT.items() if not key.startswith(("ORT_", "XDG_", "MPL"))}
+    shown, asked = run_offline([sys.executable, *command], env={**environment, "HOME": str(ground / "home")})
     assert shown.returncode == 0, shown.stderr
+    (ground / "asked").write_text("\n".join(asked or []))
     return shown.stdout
 
 
@@ -100,6 +105,11 @@ def answering(ground, first, tmp_path_factory) -> Path:
     np.save(folder / manifest.gallery.embeddings, vectors.astype(np.float16))
     seal(folder, replace(manifest, files={}))
     return folder
+
+
+def test_a_run_leaves_home_empty_and_looks_up_no_name(ground, first):
+    assert list((ground / "home").rglob("*")) == []
+    assert (ground / "asked").read_text() == ""
 
 
 def test_the_line_to_try_asks_what_the_bundle_answers_rightly(ground, answering):
