@@ -4,12 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help quickstart test check lock clean
+.PHONY: help quickstart test check fuzz lock clean
 
 help:
 	@echo "make quickstart   install what it needs (1.7 GB), then compress the emoji-search teacher into a bundle"
 	@echo "make test         install what it needs (2.5 GB), then run every check and test"
 	@echo "make check        linters, types and import floors only"
+	@echo "make fuzz         open mutants of bundles until interrupted; what fails is kept in fuzz-failures/"
 	@echo "make lock         renew both locks from pyproject.toml"
 	@echo "make clean        remove the virtual environment and the store"
 	@echo "PYTHON=python3.12 takes another Python (3.11 to 3.13), VENV=FOLDER another place."
@@ -27,6 +28,10 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz:
+	@$(PYTHON) install.py test $(VENV)
+	$(BIN)/python tests/attacks/fuzz.py
 
 # The quick start's weights of MiniLM ask for sentence-transformers, which nothing here imports: out of its lock it stays.
 LEFT_OUT := sentence-transformers scikit-learn scipy joblib narwhals threadpoolctl

@@ -68,7 +68,7 @@ def verify(options: argparse.Namespace) -> int:
     Problems go to stderr, a line each, with exit code 2.
     """
     bundle = _open(options)
-    report = bundle.verify()
+    report = bundle.verify(isolated=options.isolated)
     if options.json:
         fields = ("target", "files", "samples", "max_abs_error", "problems")
         print(json_line({"ok": report.ok} | {name: getattr(report, name) for name in fields}))
@@ -270,6 +270,9 @@ def parser_for(program: str) -> HelpParser:
         if function is not inspect:
             verb.add_argument("--target", metavar="NAME", help="One of the bundle's targets.  [default: its first]")
             verb.add_argument("--threads", type=int, metavar="N", help="CPU threads per run.  [default: the target's]")
+        if function is verify:
+            isolated = "Run the golden samples in a process of their own, with limits of memory and time."
+            verb.add_argument("--isolated", action="store_true", help=isolated)
         if function in (infer, bench):
             verb.add_argument("--image", metavar="FILE", help="An image file.")
             verb.add_argument("--text", metavar="TEXT", help="A text.")

@@ -285,10 +285,14 @@ class Bundle:
                 )
         return {name: np.concatenate(made) for name, made in rows.items()}
 
-    def verify(self) -> VerifyReport:
+    def verify(self, *, isolated: bool = False) -> VerifyReport:
         """Compare every file's digest, and this target's answers to the golden samples within their tolerance.
 
         A TensorRT target that was never built is a problem too, whichever target is asked for.
+
+        Args:
+            isolated: run the golden samples in a process of their own, with limits of memory and time; a graph is code,
+                and one from a stranger may kill, hang or flood the process that runs it.
 
         Returns:
             A report; its ``problems`` name everything that is wrong.
@@ -302,7 +306,12 @@ class Bundle:
         if not problems:
             try:
                 self._read_names()
-                samples, errors, problems = self.compare_golden()
+                if isolated:
+                    from edgemm.runtime.isolated import compare_isolated
+
+                    samples, errors, problems = compare_isolated(self)
+                else:
+                    samples, errors, problems = self.compare_golden()
             except EdgemmError as error:
                 problems.append(f"target '{self.target.name}': the golden samples cannot be run: {error}")
         return VerifyReport(self.target.name, len(self.manifest.files), samples, errors, tuple(problems))

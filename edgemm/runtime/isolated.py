@@ -1,0 +1,121 @@
+"""Isolated: a bundle's golden samples in a process of their own, with limits, for bundles whose author nobody knows.
+
+A graph is code: no check before it runs finds all that would kill, hang or flood a process. Here that process is
+another one, which may take so much memory, CPU time and wall time and no more; where the system has no such limits
+(Windows), wall time alone. It is no sandbox: the process may read files and open connections as any other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from edgemm.runtime.errors import EdgemmError
+
+if TYPE_CHECKING:
+    from edgemm.runtime.bundle import Bundle
+
+MEMORY_BYTES = 4 << 30  # of addresses, of which an engine with its threads takes one or two before any graph is loaded
+MEMORY_OF_A_BYTE = 8  # more for each byte of the target's files: the file, the engine's copy, what a run takes
+CPU_SECONDS = 120
+WALL_SECONDS = 240.0
+
+
+def compare_isolated(
+    bundle: Bundle,
+    *,
+    memory_bytes: int | None = None,
+    cpu_seconds: int = CPU_SECONDS,
+    wall_seconds: float = WALL_SECONDS,
+) -> tuple[int, dict[str, float], list[str]]:
+    """``Bundle.compare_golden`` in another process; a limit that is hit is a problem of the bundle.
+
+    Args:
+        bundle: opened; its files are read again by the other process.
+        memory_bytes: addresses that it may map; None: by the size of the target's files.
+        cpu_seconds, wall_seconds: that it may take.
+
+    Raises:
+        EdgemmError: the other process says that the samples cannot be run.
+    """
+    sizes = (bundle.manifest.files[name].bytes for name in set(bundle.target.files.values()))
+    memory = MEMORY_BYTES + MEMORY_OF_A_BYTE * sum(sizes) if memory_bytes is None else memory_bytes
+    asked = {
+        "path": str(bundle.archive.path),
+        "target": bundle.target.name,
+        "threads": bundle.threads,
+        "memory": memory,
+        "cpu": cpu_seconds,
+    }
+    where = f"target '{bundle.target.name}': the golden samples, run in a process of their own,"
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgemm.runtime.isolated", json.dumps(asked)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *sys.path]))},
+    ) as child:
+        try:
+            said, _ = child.communicate(timeout=wall_seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return 0, {}, [f"{where} took more than {wall_seconds:g} s"]
+        except BaseException:  # an interrupt
+            child.kill()
+            raise
+    try:
+        answer = json.loads(said)
+        error, samples = answer["error"], int(answer["samples"])
+        errors = {str(name): float(value) for name, value in answer["errors"].items()}
+        problems = [str(line) for line in answer["problems"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return 0, {}, [f"{where} {_end(child.returncode, cpu_seconds)}, with at most {memory >> 20} MiB of memory"]
+    if error is not None:
+        raise EdgemmError(str(error))
+    return samples, errors, problems
+
+
+def _end(code: int, cpu_seconds: int) -> str:
+    """How a process ended that did not answer."""
+    if code in (-getattr(signal, "SIGXCPU", 0), -getattr(signal, "SIGKILL", 0)) and code:
+        return f"took more than {cpu_seconds} s of CPU time, or was killed for its memory"
+    with suppress(ValueError):
+        return f"ended it by {signal.Signals(-code).name}"
+    return f"ended it with code {code}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The other process: set its limits, run the golden samples, write what came out as one line of JSON."""
+    asked: dict[str, Any] = json.loads(arguments[0])
+    out = os.dup(1)
+    os.dup2(2, 1)  # what an engine prints is no answer
+    with suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (asked["memory"], asked["memory"]))
+        resource.setrlimit(resource.RLIMIT_CPU, (asked["cpu"], asked["cpu"] + 1))
+    from edgemm.runtime.bundle import Bundle
+
+    answer: dict[str, Any] = {"samples": 0, "errors": {}, "problems": [], "error": None}
+    try:
+        bundle = Bundle.open(asked["path"], target=asked["target"], threads=asked["threads"])
+        answer["samples"], errors, answer["problems"] = bundle.compare_golden()
+        answer["errors"] = {name: error if math.isfinite(error) else str(error) for name, error in errors.items()}
+    except EdgemmError as error:
+        answer["error"] = str(error)
+    except MemoryError:
+        answer["error"] = f"they need more than {asked['memory'] >> 20} MiB of memory"
+    os.write(out, json.dumps(answer).encode("utf-8", "backslashreplace"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
