@@ -45,8 +45,9 @@ EXAMPLES = {
     ),
     "measure": ("edgemm measure out/graphs out/int8 --recipe RECIPE --threads 1 -o out/measured",),
     "explain": (
-        "edgemm explain out/vqa-rad/bundle --data export/recipes/vqa-rad.toml -o out/explained",
-        "edgemm explain TEACHER out/vqa-rad/bundle --data RECIPE --split test -o out/explained",
+        "edgemm explain out/vqa-rad",
+        "edgemm explain out/vqa-rad/student out/vqa-rad -o out/explained",
+        "edgemm explain vqa.zip --data RECIPE --split test -o out/explained",
     ),
     "pack": ("edgemm pack out/int8 -o out/int8.zip",),
 }
@@ -404,7 +405,10 @@ def quantize(
 def measure(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Bundles, the reference first.")],
     out: OutOption,
-    recipe: Annotated[Path, typer.Option("--recipe", metavar="RECIPE", help="On whose data accuracy is measured.")],
+    recipe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--recipe", metavar="RECIPE", help="On whose data.  [default: the recipe of the run they are of]"),
+    ] = None,
     overrides: SetOption = None,
     threads: Annotated[
         int | None,
@@ -420,7 +424,10 @@ def measure(
     """
 
     def work() -> Any:
-        announce_recipe("measure", recipe, store=store_path(None), stage="measure")
+        if recipe is None:
+            announce("measure", f"{' and '.join(map(str, bundles))} on the data of their run, into {out}; no estimate")
+        else:
+            announce_recipe("measure", recipe, store=store_path(None), stage="measure")
         from edgemm.pipeline.verbs import measure
 
         return measure(bundles, out, recipe, overrides or [], threads=threads)
@@ -433,8 +440,14 @@ def explain(
     bundles: Annotated[
         list[Path], typer.Argument(metavar="BUNDLE [BUNDLE2]", help="One bundle, or two to set side by side.")
     ],
-    data: Annotated[Path, typer.Option("--data", metavar="RECIPE", help="On whose data.")],
-    out: OutOption,
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", metavar="RECIPE", help="On whose data.  [default: the recipe of the run they are of]"),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--out", metavar="DIR", help="Where to write.  [default: the out folder of the run]"),
+    ] = None,
     split: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--split", metavar="NAME", help="Of the data.  [default: what the recipe evaluates on]"),
@@ -448,8 +461,8 @@ def explain(
     """
 
     def work() -> Any:
-        what = f"{' and '.join(map(str, bundles))} on the data of {data}, into {out}; no estimate"
-        announce("explain", what)
+        where = f"on the data of {data or 'their run'}, into {out or bundles[0]}"
+        announce("explain", f"{' and '.join(map(str, bundles))} {where}; no estimate")
         from edgemm.pipeline.explain import explain
 
         return explain(bundles, data, overrides or [], split=split, out=out)

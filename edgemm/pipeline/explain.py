@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from edgemm.graph.attention import patch_grid, with_attention_outputs
 from edgemm.measure import contribution, towers
@@ -18,6 +17,7 @@ from edgemm.measure.towers import Embedded, Search
 from edgemm.pipeline.announce import default_store
 from edgemm.pipeline.cases import Viewer, answer_cases, search_cases
 from edgemm.pipeline.listing import print_cells
+from edgemm.pipeline.places import bundles_at, recipe_left, run_left_in
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import cache_in_use
 from edgemm.pipeline.store import writing_out
@@ -37,25 +37,30 @@ PAGE: Final = "explain.html"
 
 
 def explain(
-    paths: Sequence[Path], recipe: Path, overrides: Sequence[str], *, split: str | None, out: Path
+    paths: Sequence[Path], recipe: Path | None, overrides: Sequence[str], *, split: str | None, out: Path | None
 ) -> dict[str, Any]:
     """The verb: explain one bundle or two on a recipe's data, and write ``explain.html`` into the folder ``out``.
 
     Args:
-        paths: bundles, or artifacts of a store that hold one; the reference first.
+        paths: as ``bundles_at`` takes them; the reference first.
+        recipe: on whose data; None: the one that a run left beside one of them.
         split: of the data; None takes those that the recipe evaluates on.
+        out: None: the out folder of the run, where that is what is explained.
 
     Raises:
-        InputError: more than two bundles, or two of different families.
+        InputError: more than two bundles, or two of different families; no run's folder where one is needed.
     """
     from edgemm.data import open_dataset
 
     if len(paths) > 2:
         raise InputError(f"{paths[2]}: a third bundle; explain shows one, or two side by side")
+    if out is None and run_left_in(paths[0]) is None:
+        raise InputError(f"{paths[0]}: not the out folder of a run; name a folder for the page with --out")
+    out = paths[0] if out is None else out
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file; name a folder with --out")
-    loaded = load_recipe(recipe, overrides)
-    bundles = _opened(paths)
+    loaded = load_recipe(recipe, overrides) if recipe else recipe_left(paths, overrides, option="--data")
+    bundles = _opened(bundles_at(paths))
     dataset = open_dataset(loaded.data, cache=cache_in_use(default_store()), progress=progress_for())
     names = (split,) if split else dataset.evaluate
     splits = {name: dataset.split(name) for name in names}
@@ -179,27 +184,11 @@ def watch(bundle: Bundle) -> dict[str, Watched]:
     return found
 
 
-def _opened(paths: Sequence[Path]) -> dict[str, Bundle]:
-    """Open bundles under names that tell them apart."""
-    places = [_bundle_in(path) for path in paths]
-    names = [name for name, _ in places]
-    opened = {
-        name if names.count(name) == 1 else f"{name} {index + 1}": Bundle.open(path)
-        for index, (name, path) in enumerate(places)
-    }
+def _opened(places: Mapping[str, Path]) -> dict[str, Bundle]:
+    """Open bundles of one family."""
+    opened = {name: Bundle.open(path) for name, path in places.items()}
     families = {bundle.manifest.family for bundle in opened.values()}
     if len(families) > 1:
-        raise InputError(f"{paths[1]}: bundles of different families, {sorted(families)}; give two of one model")
+        other = list(places.values())[1]
+        raise InputError(f"{other}: bundles of different families, {sorted(families)}; give two of one model")
     return opened
-
-
-def _bundle_in(path: Path) -> tuple[str, Path]:
-    """A name and where the bundle lies: a bundle itself, or what a stage left in a store."""
-    record = path / "artifact.json"
-    if record.is_file() and (path / "content" / "manifest.json").is_file():
-        try:
-            stage: Any = json.loads(record.read_text(encoding="utf-8"))["stage"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{record}: not the record of a stage ({error})") from error
-        return str(stage).rpartition(":")[2], path / "content"
-    return path.stem if path.stem != "bundle" else path.resolve().parent.name or path.stem, path

@@ -25,6 +25,7 @@ from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.node import Node, run_nodes
 from edgemm.pipeline.outlook import kept_of, outlook
 from edgemm.pipeline.own_code import look_in_
+from edgemm.pipeline.places import RUN, is_run, leave_run
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import reading_caches, running
 from edgemm.pipeline.store import Record, Store, writing_out
@@ -165,7 +166,9 @@ def check_out(out: Path, name: str) -> None:
             pass
     except OSError as error:
         raise StoreError(f"{out}: can't write there ({error.strerror}); choose another with --out") from error
-    for place, is_ours in ((out / "bundle", is_bundle), (out / f"{name}.zip", is_bundle), (out / REPORT, _is_report)):
+    for place, is_ours in (
+        (out / "bundle", is_bundle), (out / f"{name}.zip", is_bundle), (out / REPORT, _is_report), (out / RUN, is_run),
+    ):  # fmt: skip
         if place.is_symlink() or (place.exists() and not is_ours(place)):
             raise InputError(f"{place}: not of a former run, and would be replaced; move it, or choose another --out")
 
@@ -260,6 +263,7 @@ def _conclude(
                 command, recipe=path.read_text(encoding="utf-8"), stages=stages, said=[*notes, *verdicts], ask=ask
             )
             place_report(made["report"].artifact.path / REPORT, out / REPORT, run)
+        leave_run(out, recipe, {name: record.artifact.path for name, record in made.items()})
     sys.stdout.flush()
     if measurements:
         print()

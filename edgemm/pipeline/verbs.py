@@ -18,6 +18,7 @@ from edgemm.pipeline.announce import default_store
 from edgemm.pipeline.answers import rows_as_json
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.own_code import look_in_
+from edgemm.pipeline.places import bundles_at, recipe_left
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import cache_in_use
 from edgemm.pipeline.store import writing_out
@@ -154,11 +155,18 @@ def quantize(
 
 
 def measure(
-    bundles: Sequence[Path], out: Path, recipe: Path, overrides: Sequence[str], *, threads: int | None = None
+    places: Sequence[Path],
+    out: Path,
+    recipe: Path | None,
+    overrides: Sequence[str],
+    *,
+    threads: int | None = None,
 ) -> Answer:
     """Measure bundles side by side on a recipe's evaluation splits; the first is the reference.
 
     Args:
+        places: as ``bundles_at`` takes them.
+        recipe: on whose data; None: the one that a run left beside one of the bundles.
         threads: CPU threads of every target; None: the first number that a target names, so that all compare at one.
     """
     from edgemm.measure.examples import read_examples
@@ -167,7 +175,9 @@ def measure(
     from edgemm.report.page import write_report
     from edgemm.runtime.archive import open_archive
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides) if recipe else recipe_left(places, overrides, option="--recipe")
+    variants = bundles_at(places)
+    bundles = list(variants.values())
     manifests = {path: open_archive(path).manifest for path in bundles}
     families = {path: manifest.family for path, manifest in manifests.items()}
     family = families[bundles[0]]
@@ -175,11 +185,6 @@ def measure(
         raise InputError(
             f"{other}: a bundle of family '{families[other]}', and {bundles[0]} of '{family}'; compare bundles of one"
         )
-    names = [path.stem if path.stem != "bundle" else path.parent.name or path.stem for path in bundles]
-    variants = {
-        name if names.count(name) == 1 else f"{name} {index + 1}": path
-        for index, (name, path) in enumerate(zip(names, bundles, strict=True))
-    }
     dataset = _opened(loaded)
     config: MeasureConfig = loaded.measure
     if threads is None:

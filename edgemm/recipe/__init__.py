@@ -11,7 +11,7 @@ Paths in a recipe file are relative to that file; paths given with ``--set`` are
 from edgemm.recipe.contradictions import part_names
 from edgemm.recipe.data import DataConfig
 from edgemm.recipe.fusions import FUSIONS, FusionMode, Joining
-from edgemm.recipe.loading import load_recipe
+from edgemm.recipe.loading import load_recipe, recipe_from_values, recipe_values
 from edgemm.recipe.messages import nearest
 from edgemm.recipe.models import (
     AudioTower,
@@ -80,5 +80,7 @@ __all__ = [
     "nearest",
     "part_names",
     "path_fields",
+    "recipe_from_values",
     "recipe_schema",
+    "recipe_values",
 ]

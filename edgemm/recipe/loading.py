@@ -43,10 +43,29 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
     anchor_paths_(values, Recipe, path.parent)
+    return recipe_from_values(values, str(path), overrides)
+
+
+def recipe_from_values(values: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Validate a recipe's plain values, with ``overrides`` put over them; ``where`` begins messages.
+
+    Raises:
+        RecipeError: one line for each problem, all problems at once.
+    """
     origins: dict[str, str] = {}
     for override in overrides:
         _apply_override(values, override, origins)
-    return _validate(values, str(path), origins)
+    return _validate(values, where, origins)
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain values of JSON: what was given, relative paths made absolute from the working folder.
+
+    Law: ``recipe_from_values(recipe_values(recipe), where)`` is that recipe, in whatever folder.
+    """
+    values = recipe.model_dump(mode="json", exclude_unset=True)
+    anchor_paths_(values, Recipe, Path.cwd())
+    return values
 
 
 def _validate(values: dict[str, Any], where: str, origins: Mapping[str, str]) -> Recipe:

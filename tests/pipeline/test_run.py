@@ -89,6 +89,15 @@ def test_a_run_ends_with_table_report_bundle_and_a_line_that_works(ground, first
     assert len(answer.stdout.splitlines()) == 5
 
 
+def test_explain_finds_teacher_bundle_and_data_of_a_run_by_itself(ground, first, tmp_path):
+    command = [sys.executable, "-m", "edgemm", "explain", str(ground / "out")]
+    shown = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"^text→image +16 queries +teacher +teacher ", shown.stdout, re.MULTILINE)
+    assert re.search(r"^text→image +16 queries +out +out ", shown.stdout, re.MULTILINE)
+    assert (ground / "out" / "explain.html").is_file()
+
+
 @pytest.fixture(scope="module")
 def answering(ground, first, tmp_path_factory) -> Path:
     """The bundle with a gallery of its own texts, which find themselves, and the golden ones each other.

@@ -1,0 +1,152 @@
+"""Places: where a bundle lies and what it is called: a folder or zip, a stage's artifact, or what a run left.
+
+A run leaves ``run.json`` beside its bundle: the recipe as it was resolved, and where its models lie in the store. So
+``explain out/NAME`` finds teacher, bundle and data by itself. The file holds this machine's paths and doesn't ship.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgemm import __version__
+from edgemm.measure.table import INT8_ONLY
+from edgemm.recipe import Recipe, recipe_from_values, recipe_values
+from edgemm.runtime.disk import replacing
+from edgemm.runtime.errors import InputError
+
+RUN = "run.json"
+_MARK = "edgemm run"
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a run left in ``folder``: its recipe as plain values, and model -> folder of its bundle in the store."""
+
+    folder: Path
+    recipe: Mapping[str, Any]
+    models: Mapping[str, Path]
+
+    def model(self, name: str) -> Path:
+        """The bundle of that model. Raises InputError where the store no longer has it."""
+        path = self.models[name]
+        if not (path / "manifest.json").is_file():
+            raise InputError(
+                f"{self.folder}: its {name} is no longer in the store ({path}); run the recipe again, or give the "
+                f"bundles themselves, {self.folder / 'bundle'}"
+            )
+        return path
+
+
+def leave_run(out: Path, recipe: Recipe, models: Mapping[str, Path]) -> None:
+    """Write what ``run_left_in`` reads, whole or not at all.
+
+    Args:
+        models: name of a stage run, ``"capture:teacher"``, -> the folder that it made; others are left out.
+    """
+    named = {
+        INT8_ONLY if node == "quantize:teacher" else node.partition(":")[2]: str(path.absolute())
+        for node, path in models.items()
+        if ":" in node and (path / "manifest.json").is_file()
+    }
+    said = {"made_by": _MARK, "version": __version__, "recipe": recipe_values(recipe), "models": named}
+    with replacing(out / RUN) as partial:
+        partial.write_text(json.dumps(said, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def is_run(place: Path) -> bool:
+    """Whether a file is the record of a run."""
+    try:
+        return bool(json.loads(place.read_text(encoding="utf-8"))["made_by"] == _MARK)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def run_left_in(folder: Path) -> Left | None:
+    """What a run left there; None where there is no record of one.
+
+    Raises:
+        InputError: a record that can't be read.
+    """
+    record = folder / RUN
+    if not record.is_file() or not is_run(record):
+        return None
+    try:
+        said = json.loads(record.read_text(encoding="utf-8"))
+        return Left(folder, dict(said["recipe"]), {str(name): Path(path) for name, path in said["models"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{record}: not the record of a run ({error}); run the recipe again") from error
+
+
+def recipe_left(paths: Sequence[Path], overrides: Sequence[str], *, option: str) -> Recipe:
+    """The recipe of the run that one of these places belongs to.
+
+    Raises:
+        InputError: no run left anything there; names the option that gives a recipe.
+    """
+    for path in paths:
+        for folder in (path, path.parent):
+            if (left := run_left_in(folder)) is not None:
+                return recipe_from_values(dict(left.recipe), str(folder / RUN), overrides)
+    raise InputError(f"{paths[0]}: no run left its recipe there; name one with {option} RECIPE")
+
+
+def bundles_at(paths: Sequence[Path]) -> dict[str, Path]:
+    """Bundles by names that tell them apart, in the order given.
+
+    A bundle's folder or zip, or an artifact of a store, is one. So is ``RUN/MODEL``, a model of a run by its name, as
+    ``out/NAME/student``. The out folder of a run is its bundle, and the teacher before it where it is given alone.
+
+    Raises:
+        InputError: a model that a run hasn't, or one that is no longer in the store.
+    """
+    places: list[tuple[str, Path]] = []
+    for path in paths:
+        left = run_left_in(path)
+        if left is not None and len(paths) == 1 and "teacher" in left.models:
+            places.append(("teacher", left.model("teacher")))
+        places.append(_bundle_at(path) if left is None else (path.resolve().name, path / "bundle"))
+    return _told_apart(places)
+
+
+def _bundle_at(path: Path) -> tuple[str, Path]:
+    record = path / "artifact.json"
+    if record.is_file() and (path / "content" / "manifest.json").is_file():
+        try:
+            stage: Any = json.loads(record.read_text(encoding="utf-8"))["stage"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{record}: not the record of a stage ({error})") from error
+        return str(stage).rpartition(":")[2], path / "content"
+    if path.name == "content" and (path.parent / "artifact.json").is_file():
+        return _bundle_at(path.parent)
+    if not path.exists() and (left := run_left_in(path.parent)) is not None:
+        if path.name not in left.models:
+            raise InputError(f"{path}: that run has no model '{path.name}'; it has {', '.join(left.models)}")
+        return path.name, left.model(path.name)
+    return path.stem if path.stem != "bundle" else path.resolve().parent.name or path.stem, path
+
+
+def _told_apart(places: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """Names of their own: of two of one name each has its folder before it, of one bundle given twice a number."""
+    found: dict[str, Path] = {}
+    for name, path in places:
+        own, folders = name, _folders(path)
+        others = [_folders(other) for n, other in places if n == name and other.resolve() != path.resolve()]
+        for depth in range(1, len(folders) + 1) if others else ():
+            if all(other[-depth:] != folders[-depth:] for other in others):
+                own = "/".join([*folders[-depth:], name])
+                break
+        number = 2
+        unique = own
+        while unique in found:
+            unique, number = f"{own} ({number})", number + 1
+        found[unique] = path
+    return found
+
+
+def _folders(path: Path) -> tuple[str, ...]:
+    """The folders that a bundle's name stands in: of ``y/x/bundle``, which is called x, those down to y."""
+    return path.resolve().parts[: -2 if path.name == "bundle" else -1]
