@@ -31,6 +31,10 @@ from edgemm.runtime.timing import Ratio, Summary, paired_ratio, summary
 
 END_TO_END = "end to end"
 IMAGE_DECODING = "image decoding"
+HOW_TIMED = (
+    "p50: of several samples, in turn with the other variants; bench repeats one sample, hot in the caches, and is "
+    "shorter: compare within one of the two"
+)
 INT8_ONLY = "teacher, int8 only"
 """The variant that plain quantization of the teacher gives: what the others have to beat, and no step of theirs."""
 
@@ -355,6 +359,8 @@ def markdown(rows: Sequence[Row]) -> str:
     tables = [_markdown_table(*cells(rows))]
     if any(row.part_ms for row in rows):
         tables.append(_markdown_table(*part_cells(rows)))
+    if any(row.latency for row in rows):
+        tables.append(f"{HOW_TIMED}\n")
     return "\n".join(tables)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgemm.measure import words
 from edgemm.measure.measurement import Measurements
-from edgemm.measure.table import Cell, Row, blame_cells, cells, headline_score, table_scores
+from edgemm.measure.table import HOW_TIMED, Cell, Row, blame_cells, cells, headline_score, table_scores
 from edgemm.pipeline.gc import collect, parse_size
 from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
@@ -50,6 +50,8 @@ def print_results(table: Sequence[Row], measurements: Measurements) -> None:
             legend += f"; {best.metric}: {best.task}"
     print_cells([header[i] for i in kept], [[row[i] for i in kept] for row in body])
     print(legend)
+    if any(row.latency for row in table):
+        print(HOW_TIMED)
     header, body = blame_cells(measurements)
     if body:
         print()

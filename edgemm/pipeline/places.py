@@ -94,11 +94,12 @@ def recipe_left(paths: Sequence[Path], overrides: Sequence[str], *, option: str)
     raise InputError(f"{paths[0]}: no run left its recipe there; name one with {option} RECIPE")
 
 
-def bundles_at(paths: Sequence[Path]) -> dict[str, Path]:
+def bundles_at(paths: Sequence[Path], *, every: bool = False) -> dict[str, Path]:
     """Bundles by names that tell them apart, in the order given.
 
     A bundle's folder or zip, or an artifact of a store, is one. So is ``RUN/MODEL``, a model of a run by its name, as
-    ``out/NAME/student``. The out folder of a run is its bundle, and the teacher before it where it is given alone.
+    ``out/NAME/student``. The out folder of a run is its bundle; given alone it is the teacher before it as well, or
+    ``every`` model of the run.
 
     Raises:
         InputError: a model that a run hasn't, or one that is no longer in the store.
@@ -106,8 +107,8 @@ def bundles_at(paths: Sequence[Path]) -> dict[str, Path]:
     places: list[tuple[str, Path]] = []
     for path in paths:
         left = run_left_in(path)
-        if left is not None and len(paths) == 1 and "teacher" in left.models:
-            places.append(("teacher", left.model("teacher")))
+        if left is not None and len(paths) == 1:
+            places += [(name, left.model(name)) for name in left.models if every or name == "teacher"]
         places.append(_bundle_at(path) if left is None else (path.resolve().name, path / "bundle"))
     return _told_apart(places)
 

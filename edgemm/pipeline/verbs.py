@@ -176,7 +176,7 @@ def measure(
     from edgemm.runtime.archive import open_archive
 
     loaded = load_recipe(recipe, overrides) if recipe else recipe_left(places, overrides, option="--recipe")
-    variants = bundles_at(places)
+    variants = bundles_at(places, every=True)
     bundles = list(variants.values())
     manifests = {path: open_archive(path).manifest for path in bundles}
     families = {path: manifest.family for path, manifest in manifests.items()}

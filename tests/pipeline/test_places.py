@@ -41,6 +41,7 @@ def test_a_runs_folder_is_its_teacher_and_its_bundle(run: Path) -> None:
     assert list(found.items()) == [
         ("teacher", run.parents[1] / "store" / "capture-teacher" / "content"), ("shapes", run / "bundle"),
     ]  # fmt: skip
+    assert list(bundles_at([run], every=True)) == ["teacher", "teacher, int8 only", "student", "shapes"]
 
 
 def test_a_model_of_a_run_is_called_by_its_name(run: Path) -> None:
