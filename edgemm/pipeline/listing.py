@@ -16,7 +16,7 @@ from edgemm.pipeline.gc import collect, parse_size
 from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
 from edgemm.runtime.archive import open_archive
-from edgemm.runtime.columns import table_lines
+from edgemm.runtime.columns import screen_width, table_lines, wrapped
 from edgemm.runtime.errors import StoreError
 from edgemm.runtime.hints import pip_install
 
@@ -51,7 +51,7 @@ def print_results(table: Sequence[Row], measurements: Measurements) -> None:
     print_cells([header[i] for i in kept], [[row[i] for i in kept] for row in body])
     print(legend)
     if any(row.latency for row in table):
-        print(HOW_TIMED)
+        print("\n".join(wrapped(HOW_TIMED, screen_width())))
     header, body = blame_cells(measurements)
     if body:
         print()

@@ -65,8 +65,8 @@ def headline(
         answer += f": {_cost(score)}"
     else:
         answer += "."
-    if lost := costs([reference, ships]).worse:
-        answer += f" The most it costs anywhere: {line(lost[0])}."
+    if lost := costs([reference, ships]).leading:
+        answer += f" The most it costs in any task: {line(lost[0])}."
     if ships.speedup.verdict == "no difference":
         speed = "as fast"
     elif ships.speedup.value >= 1:

@@ -1,4 +1,4 @@
-"""Where the time goes: a bar per variant whose pieces are its parts and what end to end takes beside them."""
+"""Where the time goes: a bar per variant and request, whose pieces are its parts and what end to end takes beside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgemm.measure import words
-from edgemm.measure.table import Row, part_cells
+from edgemm.measure.table import Request, Row, part_cells
 
 BETWEEN = "between the parts"
 PATTERNS = ("plain", "rising", "dotted", "falling", "crossed", "upright")
@@ -23,10 +23,12 @@ def time_bars(rows: Sequence[Row]) -> dict[str, Any] | None:
     measured = [r for r in rows if any(s.p50 for s in r.part_ms.values())]
     if not measured:
         return None
-    medians = {
-        id(r): {name: s.p50.value_ms for name, s in r.part_ms.items() if s.p50 and runs(r, name)} for r in measured
+    timed = [(row, request) for row in measured for request in row.requests or (None,)]
+    medians = {key: _medians(row, request) for key, (row, request) in enumerate(timed)}
+    whole = {
+        key: request.latency.p50.value_ms if request and request.latency.p50 else 0.0
+        for key, (_, request) in enumerate(timed)
     }
-    whole = {id(r): r.latency.p50.value_ms if r.latency and r.latency.p50 else 0.0 for r in measured}
     length = {key: max(whole[key], sum(parts.values())) for key, parts in medians.items()}
     names = list(dict.fromkeys(name for parts in medians.values() for name in parts))
     few = [n for n in names if all(parts.get(n, 0.0) < SMALL * length[key] for key, parts in medians.items())]
@@ -36,15 +38,15 @@ def time_bars(rows: Sequence[Row]) -> dict[str, Any] | None:
     colours |= {BETWEEN: "var(--line)"}
     patterns = {name: PATTERNS[i % len(PATTERNS)] for i, name in enumerate(colours)}
     bars = []
-    for row in measured:
+    for key, (row, request) in enumerate(timed):
         pieces: dict[str, float] = {}
-        for name, value in medians[id(row)].items():
+        for name, value in medians[key].items():
             drawn = name if name in colours else other
             pieces[drawn] = pieces.get(drawn, 0.0) + value
-        if (rest := whole[id(row)] - sum(pieces.values())) > 0:
+        if (rest := whole[key] - sum(pieces.values())) > 0:
             pieces[BETWEEN] = rest
         pieces = {name: pieces[name] for name in colours if name in pieces}
-        bars.append(_bar(row, pieces, colours, patterns, length[id(row)]))
+        bars.append(_bar(row, request, pieces, colours, patterns, length[key]))
     used = {piece["name"] for bar in bars for piece in bar["pieces"]}
     header, body = part_cells(measured, quantiles=("p50", "p90", "p99"))
     return {
@@ -60,18 +62,23 @@ def time_bars(rows: Sequence[Row]) -> dict[str, Any] | None:
     }
 
 
-def runs(row: Row, part: str) -> bool:
-    """Whether the request that stands for the row runs that part, as far as the record says."""
-    taken = row.requests[0].parts if row.requests else ()
-    return not taken or part in taken
+def _medians(row: Row, request: Request | None) -> dict[str, float]:
+    """Milliseconds of each part that a request runs, as far as the record says which."""
+    taken = request.parts if request and request.parts else tuple(row.part_ms)
+    return {name: s.p50.value_ms for name, s in row.part_ms.items() if s.p50 and name in taken}
 
 
 def _bar(
-    row: Row, pieces: Mapping[str, float], colours: Mapping[str, str], patterns: Mapping[str, str], length: float
+    row: Row,
+    request: Request | None,
+    pieces: Mapping[str, float],
+    colours: Mapping[str, str],
+    patterns: Mapping[str, str],
+    length: float,
 ) -> dict[str, Any]:
     said = [f"{name} {words.milliseconds(value)}" for name, value in pieces.items()]
     return {
-        "name": f"{row.variant}, {row.target}",
+        "name": f"{row.variant}, {row.target}{f': {request.name}' if request and request.name else ''}",
         "said": ", ".join(said),
         "pieces": [
             {
@@ -83,5 +90,5 @@ def _bar(
             }
             for (name, value), title in zip(pieces.items(), said, strict=True)
         ],
-        "total": words.latency_p50(row.latency),
+        "total": words.latency_p50(request.latency if request else None),
     }

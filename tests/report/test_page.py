@@ -162,7 +162,7 @@ def test_what_it_costs_names_every_loss_and_counts_the_rest(tmp_path: Path) -> N
     assert "image→image, teacher's gallery" in costs
     assert re.search(r"R@10[\d.% \[\],]+−[\d.]+ points \[−[\d.]+, −[\d.]+\]", costs)
     assert "Of 12 figures compared" in costs  # four tasks of three metrics
-    assert re.search(r"The most it costs anywhere: image→image, teacher's gallery, .*: R@1", text)
+    assert re.search(r"The most it costs in any task: image→image, teacher's gallery, .*: R@1", text)
     assert page.tags.count("script") == 1  # the one that sorts tables, whose digest the page's policy names
 
 
