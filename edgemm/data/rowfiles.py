@@ -142,7 +142,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, {name: named(cell, features.get(name)) for name, cell in row.items()}
-    except (pyarrow.lib.ArrowException, UnicodeDecodeError, OverflowError) as error:
+    except (pyarrow.lib.ArrowException, ValueError, OverflowError) as error:  # or a date that Python has not
         raise DataError(f"{path}: not a whole Parquet file, after row {number} ({one_line(error)})") from error
 
 

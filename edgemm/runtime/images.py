@@ -24,6 +24,7 @@ from edgemm.runtime.regular import open_regular
 
 MAX_PIXELS = 100_000_000  # 300 MB as RGB: a larger file is a decompression bomb until somebody shows otherwise
 MAX_FILE_BYTES = 1 << 30  # of an image file; 100 megapixels of 16-bit RGB are 600 MB
+MAX_WORK = 3_000_000_000  # pixels of all scans of a progressive JPEG: thirty scans of the largest
 MAX_BYTES = 1_400_000_000  # in memory at a time while one image is decoded
 
 _FIRST = ("PNG", "JPEG", "GIF", "BMP", "PPM")  # Pillow has these at hand; the others are imported when they are needed
@@ -95,6 +96,7 @@ def decode_deep(raw: Any, *, where: str, grey_range: Range | None = None) -> tup
     with _opened(raw, where) as (name, image):
         deep = _is_deep(image)  # of the file: loading it makes fewer bits of some
         image.load()
+        _check_size(image, name)  # an icon's own header says less than the PNG inside
         return _rgb(image, name, grey_range, deep=deep)
 
 
@@ -139,12 +141,9 @@ def _opened(raw: Any, where: str) -> Iterator[tuple[str, Any]]:
             raise InputError(f"{where}: got {type(raw).__name__}, expected a path, bytes or a uint8 array (H, W, 3)")
         with _QUIET:
             image = raw if source is None else _identified(source)
-            pixels, most = (
-                image.width * image.height,
-                min(MAX_PIXELS, MAX_BYTES // _PEAK.get(image.format, _USUAL_PEAK)),
-            )
-            if pixels > most:
-                raise InputError(f"{name}: {image.width}×{image.height} pixels, expected at most {most}")
+            _check_size(image, name)
+            if source is not None and image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+                _check_scans(image, source, name)
             yield name, image
     except UnidentifiedImageError as error:
         known = ", ".join(_USUAL)
@@ -158,6 +157,25 @@ def _opened(raw: Any, where: str) -> Iterator[tuple[str, Any]]:
     finally:
         if source is not None:
             source.close()
+
+
+def _check_size(image: Any, name: str) -> None:
+    most = min(MAX_PIXELS, MAX_BYTES // _PEAK.get(image.format, _USUAL_PEAK))
+    if image.width * image.height > most:
+        raise InputError(f"{name}: {image.width}×{image.height} pixels, expected at most {most}")
+
+
+def _check_scans(image: Any, source: Any, name: str) -> None:
+    """Refuse a progressive JPEG of so many scans that decoding it takes minutes; one has ten, a few bytes make one."""
+    place = source.tell()
+    source.seek(0)
+    scans = source.read().count(b"\xff\xda")
+    source.seek(place)
+    if scans * image.width * image.height > MAX_WORK:
+        raise InputError(
+            f"{name}: a progressive JPEG of {scans} scans of {image.width}×{image.height} pixels, expected at most "
+            f"{MAX_WORK} pixels in all; save it again"
+        )
 
 
 _USUAL = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")

@@ -218,6 +218,24 @@ def test_formats_that_take_more_memory_a_pixel_are_held_to_fewer_pixels(monkeypa
     assert decode_image(encoded(Image.new("RGB", (40, 30))), where="image").shape == (30, 40, 3)
 
 
+def test_a_picture_inside_an_icon_is_held_to_the_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = encoded(Image.new("RGB", (500, 400)))
+    icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(picture), 22) + picture
+    assert decode_image(icon, where="image").shape == (400, 500, 3)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    with pytest.raises(InputError, match="500×400 pixels, expected at most 1000"):
+        decode_image(icon, where="image")
+
+
+def test_a_progressive_jpeg_of_ever_more_scans_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = jpeg(progressive=True)
+    last = data.rfind(b"\xff\xda")
+    monkeypatch.setattr(images, "MAX_WORK", 60 * 80 * 50)
+    assert decode_image(data, where="image").shape == (60, 80, 3)
+    with pytest.raises(InputError, match=r"a progressive JPEG of [0-9]+ scans of 80×60 pixels"):
+        decode_image(data[:-2] + data[last:-2] * 60 + data[-2:], where="image")
+
+
 PEAK = """
 import resource, sys
 sys.path[:0] = sys.argv[3:]
