@@ -37,9 +37,10 @@ from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_tensorrt import unbuilt
 from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import BundleError, DeviceMissing
-from edgemm.runtime.manifest import Manifest, TargetEntry, TextInput
+from edgemm.runtime.manifest import Manifest, TargetEntry
 from edgemm.runtime.requests import requests_of
 from edgemm.runtime.session import ENGINES
+from edgemm.runtime.shipped import files_run, gallery_bytes, target_bytes
 from edgemm.stage import Context
 
 if TYPE_CHECKING:
@@ -150,26 +151,8 @@ def measure_bundles(
 def target_digest(manifest: Manifest, target: TargetEntry) -> str:
     """sha256 of what one target runs: engines, graphs, tokenizers, placeholders, labels; not the files' names."""
     return bytes_digest(
-        target.engine, {name: manifest.files[path].sha256 for name, path in _files(manifest, target).items()}
+        target.engine, {name: manifest.files[path].sha256 for name, path in files_run(manifest, target).items()}
     )
-
-
-def target_bytes(manifest: Manifest, target: TargetEntry) -> int:
-    """Bytes of what this target runs: graphs or plans, tokenizers, placeholders, labels; each once, no gallery."""
-    return sum(manifest.files[path].bytes for path in set(_files(manifest, target).values()))
-
-
-def gallery_bytes(manifest: Manifest) -> int:
-    """Bytes of the embeddings that a dual encoder searches in and of their labels; 0 without them."""
-    gallery = manifest.gallery
-    return sum(manifest.files[path].bytes for path in {gallery.embeddings, gallery.labels}) if gallery else 0
-
-
-def _files(manifest: Manifest, target: TargetEntry) -> dict[str, str]:
-    files = {f"part:{part}": path for part, path in target.files.items()}
-    files |= {f"tokenizer:{m}": raw.tokenizer for m, raw in manifest.inputs.items() if isinstance(raw, TextInput)}
-    files |= {f"placeholder:{value}": path for value, path in manifest.placeholders.items()}
-    return files | ({"labels": manifest.labels} if manifest.labels else {})
 
 
 def _entries(variants: Mapping[str, Path], context: Context, threads: int, threads_of_all: int | None) -> list[_Entry]:

@@ -107,7 +107,7 @@ class Row:
     precision: str
     sha256: str
     parameters: int
-    size_bytes: int  # what the target needs, the gallery included
+    size_bytes: int  # what ships for the target, the gallery included
     gallery_bytes: int
     part_bytes: Mapping[str, int]
     threads: int  # that its latency was measured with; 0: the engine's choice
@@ -336,7 +336,7 @@ def cells(
 ) -> tuple[list[str], list[list[Cell]]]:
     """Header and body of the end table: what each variant is, takes and scores (None: ``table_scores``)."""
     columns = table_scores(rows) if columns is None else columns
-    size = "bytes, gallery included" if any(row.gallery_bytes for row in rows) else "bytes"
+    size = "ships, gallery included" if any(row.gallery_bytes for row in rows) else "ships"
     header = ["variant, target", "parameters", size]
     names = request_names(rows)
     for name in names:

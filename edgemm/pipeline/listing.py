@@ -40,7 +40,7 @@ def print_results(table: Sequence[Row], measurements: Measurements) -> None:
     first = len(header) - len(scores)
     kept = [index for index, name in enumerate(header[:first]) if not name.startswith("p90")]
     best = next((score for row in table if (score := headline_score(row))), None)
-    legend = "bytes: what one target needs on a device"
+    legend = "ships: the bytes of what ships, for one target"
     if best is not None:
         same = [i for i, (_, task, metric) in enumerate(scores) if (task, metric) == (best.task, best.metric)]
         kept += [first + i for i in same]

@@ -32,6 +32,9 @@ TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "int8": 5e-2}
 order (float32), and CPUs with and without VNNI round int8 products differently."""
 
 
+RAW, SUMMARY = "measurements.jsonl", "measurements.json"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A target of the bundle to be: its name there, and the folder and target that its files come from."""
@@ -91,14 +94,23 @@ def assemble(
 
 
 def finish(
-    draft: Path, out: Path, *, measurements: Path | None, provenance: Mapping[str, Any], zip_name: str | None = None
+    draft: Path,
+    out: Path,
+    *,
+    measurements: Path | None,
+    summary: Mapping[str, Any] | None,
+    provenance: Mapping[str, Any],
+    zip_name: str | None = None,
 ) -> Path:
     """The bundle that ships: the draft's bytes, its measurements and where it comes from; a folder and one zip.
 
+    Raw samples lie beside the bundle, in ``measurements.jsonl``, and their summary in it: a device needs no samples.
+
     Args:
         draft: what ``assemble`` wrote.
-        out: an empty folder; gets ``bundle/`` and ``<name>.zip``.
+        out: an empty folder; gets ``bundle/``, ``<name>.zip`` and, where there are any, ``measurements.jsonl``.
         measurements: JSONL of raw measurements of the draft.
+        summary: what ships of them, JSON-able; None ships the raw ones.
         provenance: JSON-able.
         zip_name: without ending; the bundle's name by default.
 
@@ -111,13 +123,16 @@ def finish(
     (folder / MANIFEST).unlink()
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
+    shipped: str | None = None
     if measurements is not None:
-        shutil.copyfile(measurements, folder / "measurements.jsonl")
-    manifest = replace(
-        archive.manifest,
-        measurements="measurements.jsonl" if measurements is not None else None,
-        provenance=dict(provenance),
-    )
+        shutil.copyfile(measurements, out / RAW)
+        shipped = RAW if summary is None else SUMMARY
+        if summary is None:
+            shutil.copyfile(measurements, folder / RAW)
+        else:
+            text = json.dumps(summary, ensure_ascii=False, indent=1) + "\n"
+            (folder / SUMMARY).write_text(text, encoding="utf-8")
+    manifest = replace(archive.manifest, measurements=shipped, provenance=dict(provenance))
     seal(folder, manifest)
     return zip_bundle(folder, out / f"{zip_name or manifest.name}.zip")
 

@@ -25,6 +25,7 @@ from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.node import Node, run_nodes
 from edgemm.pipeline.outlook import kept_of, outlook
 from edgemm.pipeline.own_code import look_in_
+from edgemm.pipeline.pack import RAW
 from edgemm.pipeline.places import RUN, is_run, leave_run
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import reading_caches, running
@@ -36,6 +37,7 @@ from edgemm.runtime.disk import beside, put_in_place, replacing
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError, StoreError
 from edgemm.runtime.manifest import GoldenSample, Manifest
 from edgemm.runtime.session import require_engine
+from edgemm.runtime.shipped import shipped_bytes
 from edgemm.stage import Progress, Silent
 
 if TYPE_CHECKING:
@@ -167,8 +169,12 @@ def check_out(out: Path, name: str) -> None:
     except OSError as error:
         raise StoreError(f"{out}: can't write there ({error.strerror}); choose another with --out") from error
     for place, is_ours in (
-        (out / "bundle", is_bundle), (out / f"{name}.zip", is_bundle), (out / REPORT, _is_report), (out / RUN, is_run),
-    ):  # fmt: skip
+        (out / "bundle", is_bundle),
+        (out / f"{name}.zip", is_bundle),
+        (out / REPORT, _is_report),
+        (out / RAW, _is_raw),
+        (out / RUN, is_run),
+    ):
         if place.is_symlink() or (place.exists() and not is_ours(place)):
             raise InputError(f"{place}: not of a former run, and would be replaced; move it, or choose another --out")
 
@@ -194,6 +200,14 @@ def _run_of_all(run_id: str) -> str:
 
 def _is_report(place: Path) -> bool:
     return place.is_file() and REPORT_MARK in place.read_bytes()[:4096]
+
+
+def _is_raw(place: Path) -> bool:
+    """Whether a file holds measurements: their first line is an environment's record."""
+    if not place.is_file():
+        return False
+    with place.open("rb") as file:
+        return b'"record":"environment"' in file.readline(1 << 20).replace(b" ", b"")
 
 
 @contextmanager
@@ -241,7 +255,7 @@ def _conclude(
         return {"stopped_after": node, "path": str(record.artifact.path)}
     check_out(out, recipe.name)  # again: a run can take a day
     packed = made["pack"].artifact.path
-    measured = packed / "bundle" / "measurements.jsonl"
+    measured = packed / RAW
     measurements = read_measurements(measured) if measured.exists() else None
     table = rows(measurements) if measurements else ()
     verdicts = (over_budget(recipe, table) or far_below(table)) if table else []
@@ -251,6 +265,8 @@ def _conclude(
         out.mkdir(parents=True, exist_ok=True)
         bundle = replace_with_copy(packed / "bundle", out / "bundle")
         replace_with_copy(packed / f"{recipe.name}.zip", out / f"{recipe.name}.zip")
+        if measured.exists():
+            replace_with_copy(measured, out / RAW)
         ask = infer_line(bundle, right)
         if "report" in made:
             from edgemm.report.run import Run, place_report  # with jinja2
@@ -275,11 +291,17 @@ def _conclude(
     if "report" in made:
         print(f"report   {out / REPORT}")
     zipped = out / f"{recipe.name}.zip"
+    manifest = open_archive(bundle).manifest
     size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
-    print(f"bundle   {bundle} ({words.size(size)}: all that ships, for every target)")
-    print(f"zip      {zipped} ({words.size(zipped.stat().st_size)}: the same, compressed, in one file)")
+    first, count = manifest.targets[0], len(manifest.targets)
+    ships = {target.name: shipped_bytes(manifest, target) for target in manifest.targets}
+    whole = f"{words.size(size)} with samples" + (f" and all {count} targets" if count > 1 else "")
+    print(f"bundle   {bundle} ({words.size(ships[first.name])} ships for {first.name}; {whole})")
+    print(f"zip      {zipped} ({words.size(zipped.stat().st_size)}: the whole bundle, compressed)")
+    if measurements:
+        print(f"samples  {out / RAW} (raw, of every measurement; they do not ship)")
     print(f"try      {ask}")
-    places = {"out": str(out), "bundle": str(bundle), "bytes": size, "zip": str(zipped)}
+    places = {"out": str(out), "bundle": str(bundle), "ships_bytes": ships, "zip": str(zipped)}
     places |= {"report": str(out / REPORT)} if "report" in made else {}
     return {**places, "rows": rows_as_json(table), "warnings": [*notes, *verdicts], "try": ask}
 

@@ -252,10 +252,12 @@ class Work:
     def pack(self, inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG002
         """The draft with the measurements and where it comes from."""
         measured = inputs.get("measured")
+        raw = measured.path / "measurements.jsonl" if measured else None
         finish(
             inputs["draft"].path,
             out,
-            measurements=measured.path / "measurements.jsonl" if measured else None,
+            measurements=raw,
+            summary=None if raw is None or self.recipe.pack.raw_measurements else measured_summary(raw),
             provenance={**self.provenance(), "artifacts": {role: a.digest for role, a in inputs.items()}},
         )
 
@@ -278,8 +280,21 @@ class Work:
             examples=read_examples(measured),
             provenance={"data": self.dataset.digest, "licence": self.recipe.pack.licence},
             ships=open_archive(inputs["bundle"].path / "bundle").manifest,
-            raw="bundle/measurements.jsonl",
+            raw="measurements.jsonl",
         )
+
+
+def measured_summary(raw: Path) -> dict[str, Any]:
+    """What a bundle carries of its measurements: the end table with its intervals, and where they were taken."""
+    from edgemm.measure.measurement import read_measurements
+    from edgemm.measure.table import rows
+    from edgemm.pipeline.answers import rows_as_json
+
+    found = read_measurements(raw)
+    return {
+        "environments": [dict(environment.facts) for environment in found.environments.values()],
+        "rows": rows_as_json(rows(found)),
+    }
 
 
 def target_entry(target: TargetConfig) -> TargetEntry:

@@ -68,6 +68,10 @@ class PackConfig(Section):
         description="What embeds the gallery: the bundle itself, or the teacher, which costs the device nothing.",
     )
     gallery_splits: tuple[str, ...] = Field((), description="Splits whose labels make the gallery; empty: all.")
+    raw_measurements: bool = Field(
+        False,
+        description="Ship the raw samples of every measurement, not their summary; they lie beside the bundle anyway.",
+    )
     licence: str = Field("", description="Licence notes for the data and weights that the bundle derives from.")
 
 
@@ -94,6 +98,6 @@ class BudgetConfig(Section):
         None, gt=0, description="Largest p50 latency of a request end to end, milliseconds."
     )
     size_bytes: int | None = Field(
-        None, ge=1, description="Largest size of what the target needs, gallery included, bytes."
+        None, ge=1, description="Largest size of what ships for the target, gallery included, bytes."
     )
     drop: float | None = Field(None, ge=0, description="Largest loss of the task metric against the teacher, points.")

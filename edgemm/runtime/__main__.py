@@ -94,6 +94,7 @@ def inspect(options: argparse.Namespace) -> int:
     """
     from edgemm.runtime.archive import open_archive
     from edgemm.runtime.arithmetic import float_lines, part_line
+    from edgemm.runtime.shipped import shipped_bytes
 
     manifest = open_archive(options.bundle).manifest
     if options.json:
@@ -101,7 +102,7 @@ def inspect(options: argparse.Namespace) -> int:
         return 0
     total = sum(entry.bytes for entry in manifest.files.values())
     files = f"{len(manifest.files)} file{'' if len(manifest.files) == 1 else 's'}"
-    print(f"{manifest.name}: {manifest.family}, {files}, {total:,} bytes unzipped, for all targets together")
+    print(f"{manifest.name}: {manifest.family}, {files}, {total:,} bytes with all targets and samples")
     print(f"takes {', '.join(f'{name} ({raw.kind})' for name, raw in manifest.inputs.items())}")
     print(f"gives {', '.join(manifest.outputs)}")
     rows = [["part", "role", "parameters", *(f"{t.name} bytes" for t in manifest.targets), "takes", "gives"]]
@@ -110,10 +111,11 @@ def inspect(options: argparse.Namespace) -> int:
         takes, gives = part.signature.input_names, part.signature.output_names
         rows.append([part.name, part.role, f"{part.parameters:,}", *sizes, ", ".join(takes), ", ".join(gives)])
     _print_table(rows)
-    _print_table(
-        [["target", "engine", "precision", "threads"]]
-        + [[t.name, t.engine, t.label, str(t.threads or "engine's")] for t in manifest.targets]
-    )
+    rows = [["target", "engine", "precision", "threads", "ships, bytes"]]
+    for target in manifest.targets:
+        threads = str(target.threads or "engine's")
+        rows.append([target.name, target.engine, target.label, threads, f"{shipped_bytes(manifest, target):,}"])
+    _print_table(rows)
     for target in manifest.targets:
         for name, known in target.arithmetic.items():
             print(f"\n{target.name}, {name}: {part_line(known, manifest.files[target.files[name]].bytes)}")

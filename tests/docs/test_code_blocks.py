@@ -100,6 +100,6 @@ def test_every_code_block_runs(page: Path, tmp_path: Path, small_bundles: Path) 
                 elif not command.startswith(("git clone", "cd ", "python3 -m venv", "python -m venv", "source ")):
                     run(command, tmp_path)
             if page.name == "tutorial.md" and (tmp_path / "out" / "shapes").exists():
-                check_tutorial(tmp_path / "out" / "shapes" / "bundle" / "measurements.jsonl")
+                check_tutorial(tmp_path / "out" / "shapes" / "measurements.jsonl")
         else:
             assert language in SHOWN, f"{page.name}: a '{language}' block that no rule checks: {first}"

@@ -22,12 +22,13 @@ from edgemm.measure.examples import read_examples
 from edgemm.measure.fresh import run_fresh
 from edgemm.measure.latency import measure_latencies, raw_inputs
 from edgemm.measure.measurement import Measurements, read_measurements
-from edgemm.measure.stage import measure_bundles, target_bytes, target_digest
+from edgemm.measure.stage import measure_bundles, target_digest
 from edgemm.recipe import MeasureConfig
 from edgemm.runtime.archive import open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, EngineError, EngineNotInstalled
 from edgemm.runtime.manifest import Gallery, TargetEntry
+from edgemm.runtime.shipped import target_bytes
 from edgemm.stage import Context, Silent
 
 FAST = MeasureConfig(seconds=0.05, runs=70, cold_starts=1, examples=2)
@@ -289,7 +290,7 @@ def test_a_variant_without_a_gallery_is_counted_with_the_one_that_the_others_sea
         assert row.size_bytes == target_bytes(manifest, manifest.targets[0]) + gallery
         assert "search" in row.part_ms  # the teacher looks through the same gallery, so that both do the same
         assert all("search" in request.parts for request in row.requests)
-    assert "bytes, gallery included" in table.markdown(table.rows(found))
+    assert "ships, gallery included" in table.markdown(table.rows(found))
 
 
 def test_the_part_that_int8_spoiled_is_named_and_a_harmless_int8_is_not_blamed(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def corridor(recipe: Recipe, dataset: Dataset, folder: Path) -> tuple[Bundle, Bu
 
 
 def measurements(bundle: Bundle) -> list[Measurement]:
-    return list(read_measurements(bundle.archive.path / "measurements.jsonl").measurements)
+    return list(read_measurements(bundle.archive.path.parent / "measurements.jsonl").measurements)
 
 
 def raws(dataset: Dataset, modalities: tuple[str, ...]) -> dict[str, Any]:

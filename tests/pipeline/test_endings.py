@@ -118,9 +118,9 @@ def test_the_end_table_shows_the_headline_alone_and_no_latencies_of_parts(
     measurements = invented("answers")
     print_results(rows(measurements, resamples=20), measurements)
     header, *lines = capsys.readouterr().out.splitlines()
-    assert re.split(r" {2,}", header) == ["variant, target", "parameters", "bytes", "p50", "faster", "accuracy"]
+    assert re.split(r" {2,}", header) == ["variant, target", "parameters", "ships", "p50", "faster", "accuracy"]
     assert len(lines) == 7
-    assert lines[-2] == "bytes: what one target needs on a device"
+    assert lines[-2] == "ships: the bytes of what ships, for one target"
     assert lines[-1].startswith("p50: of several samples, in turn with the other variants; bench repeats one")
 
 

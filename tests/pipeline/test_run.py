@@ -198,8 +198,24 @@ def test_what_is_measured_is_what_ships(ground, first):
     from edgemm.measure.stage import target_digest
 
     manifest = open_archive(ground / "out" / "bundle").manifest
-    measured = read_measurements(ground / "out" / "bundle" / "measurements.jsonl")
+    measured = read_measurements(ground / "out" / "measurements.jsonl")
     assert measured.has_accuracy(target_digest(manifest, manifest.targets[0]))
+
+
+def test_raw_samples_lie_beside_the_bundle_and_their_summary_ships(ground, first):
+    from edgemm.measure.measurement import read_measurements
+    from edgemm.runtime.shipped import shipped_bytes
+
+    bundle = open_archive(ground / "out" / "bundle")
+    assert read_measurements(ground / "out" / "measurements.jsonl").of("latency")
+    assert not (ground / "out" / "bundle" / "measurements.jsonl").exists()
+    assert bundle.manifest.measurements == "measurements.json"
+    summary = json.loads(bundle.read("measurements.json"))
+    shipped = summary["rows"][-1]
+    assert shipped["bytes"] == shipped_bytes(bundle.manifest, bundle.manifest.targets[0])
+    assert shipped["requests"][0]["p50_ms"]["value"] > 0
+    assert shipped["scores"]
+    assert summary["environments"]
 
 
 def test_a_second_run_finds_every_stage_and_takes_seconds(ground, first):

@@ -53,7 +53,7 @@ def test_inspect_lists_parts_and_targets(packed: Path, capsys: pytest.CaptureFix
         assert word in out
     assert main(["inspect", str(packed), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["format"] == 1
-    assert re.search(r"^dual: dual_encoder, 10 files, [\d,]+ bytes unzipped, for all targets together$", out, re.M)
+    assert re.search(r"^dual: dual_encoder, 10 files, [\d,]+ bytes with all targets and samples$", out, re.M)
 
 
 def test_infer_prints_matches_best_first(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,29 @@
+"""What ships for one target, and how large it is: graphs or plans, tokenizers, labels, placeholders, the gallery."""
+
+from __future__ import annotations
+
+from edgemm.runtime.manifest import Manifest, TargetEntry, TextInput
+
+
+def files_run(manifest: Manifest, target: TargetEntry) -> dict[str, str]:
+    """What a target runs -> its path: graphs or plans, tokenizers, placeholders, labels."""
+    files = {f"part:{part}": path for part, path in target.files.items()}
+    files |= {f"tokenizer:{m}": raw.tokenizer for m, raw in manifest.inputs.items() if isinstance(raw, TextInput)}
+    files |= {f"placeholder:{value}": path for value, path in manifest.placeholders.items()}
+    return files | ({"labels": manifest.labels} if manifest.labels else {})
+
+
+def target_bytes(manifest: Manifest, target: TargetEntry) -> int:
+    """Bytes of what a target runs, each file once, no gallery."""
+    return sum(manifest.files[path].bytes for path in set(files_run(manifest, target).values()))
+
+
+def gallery_bytes(manifest: Manifest) -> int:
+    """Bytes of the embeddings that a dual encoder searches in and of their labels; 0 without them."""
+    gallery = manifest.gallery
+    return sum(manifest.files[path].bytes for path in {gallery.embeddings, gallery.labels}) if gallery else 0
+
+
+def shipped_bytes(manifest: Manifest, target: TargetEntry) -> int:
+    """Bytes of what ships for a target: what it runs, and the gallery."""
+    return target_bytes(manifest, target) + gallery_bytes(manifest)
