@@ -26,13 +26,8 @@ from edgemm.measure.measurement import read_measurements
 from edgemm.measure.table import rows
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "SECURITY.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
-    ROOT / "export" / "BUNDLE.md",
-]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "export" / "BUNDLE.md"]
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHOWN = {"text", "json", "mermaid"}  # not code of ours: results, sketches, the manifest's example
 

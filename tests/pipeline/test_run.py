@@ -25,6 +25,7 @@ from edgemm.pipeline.store import Store
 from edgemm.recipe import load_recipe
 from edgemm.runtime.archive import open_archive, seal
 from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.shipped import shipped_bytes
 from tests.offline import run_offline
 from tests.pipeline.disks import mounted, mounted_read_only, needs_mount
 from tests.pipeline.small import write_clip, write_recipe
@@ -152,13 +153,19 @@ def test_the_line_to_try_asks_what_the_bundle_answers_rightly(ground, answering)
 
 
 def test_the_sizes_at_the_end_say_what_they_count(ground, first):
+    manifest = open_archive(ground / "out" / "bundle").manifest
+    assert len(manifest.targets) == 1  # else the line says how many
     files = [path.stat().st_size for path in (ground / "out" / "bundle").rglob("*") if path.is_file()]
-    bundle = re.search(r"^bundle +\S+ \((\S+) (kB|MB): all that ships, for every target\)$", first, re.MULTILINE)
-    packed = re.search(r"^zip +\S+ \((\S+) (kB|MB): the same, compressed, in one file\)$", first, re.MULTILINE)
+    size = r"(\S+) (kB|MB)"
+    bundle = re.search(rf"^bundle +\S+ \({size} ships for \S+; {size} with samples\)$", first, re.MULTILINE)
+    packed = re.search(rf"^zip +\S+ \({size}: the whole bundle, compressed\)$", first, re.MULTILINE)
+    assert re.search(r"^samples +\S+/measurements\.jsonl \(raw", first, re.MULTILINE)
     unit = {"kB": 1e3, "MB": 1e6}
-    assert float(bundle[1]) * unit[bundle[2]] == pytest.approx(sum(files), rel=0.01)
-    size = (ground / "out" / "shapes.zip").stat().st_size
-    assert float(packed[1]) * unit[packed[2]] == pytest.approx(size, rel=0.01)
+    expected = shipped_bytes(manifest, manifest.targets[0])
+    assert float(bundle[1]) * unit[bundle[2]] == pytest.approx(expected, rel=0.01)
+    assert float(bundle[3]) * unit[bundle[4]] == pytest.approx(sum(files), rel=0.01)
+    zipped = (ground / "out" / "shapes.zip").stat().st_size
+    assert float(packed[1]) * unit[packed[2]] == pytest.approx(zipped, rel=0.01)
 
 
 def test_a_run_that_fails_or_stops_leaves_no_out_folder(ground, tmp_path):
@@ -204,7 +211,6 @@ def test_what_is_measured_is_what_ships(ground, first):
 
 def test_raw_samples_lie_beside_the_bundle_and_their_summary_ships(ground, first):
     from edgemm.measure.measurement import read_measurements
-    from edgemm.runtime.shipped import shipped_bytes
 
     bundle = open_archive(ground / "out" / "bundle")
     assert read_measurements(ground / "out" / "measurements.jsonl").of("latency")
