@@ -7,8 +7,6 @@ Source: Fang et al. 2023, "DepGraph: Towards Any Structural Pruning"; importance
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
@@ -19,6 +17,9 @@ from edgemm.models.heads import MlpHead
 from edgemm.models.model import Part
 from edgemm.models.text import Attention, Layer, TextTransformer
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.quiet import Quiet
+
+_QUIET = Quiet(r"torch|edgemm\.")  # torch-pruning and what it traces
 
 
 def prune_part_(
@@ -65,8 +66,7 @@ def prune_part_(
 
 def macs_and_parameters(part: Part, example: tuple[Tensor, ...]) -> tuple[int, int]:
     """Multiply-accumulates for ``example`` and number of parameters, as torch-pruning counts them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _QUIET:
         macs, _ = tp.utils.count_ops_and_params(part.module, example)
     return int(macs), sum(p.numel() for p in part.module.parameters())
 

@@ -6,12 +6,8 @@ not a surprise on the device.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +25,7 @@ from edgemm.runtime.disk import write_array
 from edgemm.runtime.errors import CaptureError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.manifest import Manifest, PartEntry, TargetEntry
+from edgemm.runtime.quiet import Quiet
 from edgemm.runtime.signature import Signature, TensorSpec
 from edgemm.stage import Context
 
@@ -172,7 +169,7 @@ def _export(part: Part, values: Mapping[str, Tensor]) -> ir.Model:
     )
     wrapped = _Positional(part.module, len(signature.inputs))
     try:
-        with _quiet():
+        with _QUIET:
             program = torch.export.export(wrapped, tuple(values.values()), dynamic_shapes=(shapes,), strict=False)
             exported = torch.onnx.export(
                 program,
@@ -229,27 +226,11 @@ def _reason(part: Part, error: BaseException) -> str:
     return f"{head}: torch.export failed: {last[:200]}; run torch.export.export on the module to see where"
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence torch's exporter: its prints and warnings are about its own internals."""
-    loggers = [
-        logging.getLogger(n)
-        for n in ("torch.onnx", "torch._dynamo", "torch.export", "torch.utils._pytree", "onnxscript")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+# torch's exporter: what it says is about its own internals
+_QUIET = Quiet(
+    r"torch|onnxscript|onnx_ir|onnx\b|copyreg|transformers|edgemm\.",
+    loggers=("torch.onnx", "torch._dynamo", "torch.export", "torch.utils._pytree", "onnxscript"),
+)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from edgemm.models.tokenizer import tokenizer_from_json, with_limits
 from edgemm.runtime.errors import EdgemmError, ModelError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.inputs import TextEncoder
+from edgemm.runtime.quiet import Quiet
 from edgemm.runtime.tokenizer_limits import check_tokenizer
 
 _ARGUMENTS = frozenset(
@@ -169,7 +170,7 @@ class OwnerTokenizer:
         return ids
 
     def _call(self, texts: Sequence[str], max_tokens: int, *, padding: bool | str) -> Mapping[str, Any]:
-        with _quiet():
+        with _QUIET:
             made: Mapping[str, Any] = self._owner(list(texts), truncation=True, max_length=max_tokens, padding=padding)
         return made
 
@@ -216,7 +217,7 @@ def _auto_tokenizer(folder: Path, name: str, arguments: dict[str, Any]) -> Any:
 
     reader: Any = transformers.AutoTokenizer
     try:
-        with _quiet():
+        with _QUIET:
             return reader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **arguments)
     except BaseException as error:  # Rust's panics are no Exception, and a tokenizer's class may raise anything
         if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -297,13 +298,5 @@ def _config(path: Path, name: str) -> dict[str, Any] | None:
     return content
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what transformers logs of texts that are too long, and of its own conversions."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+# what transformers logs of texts that are too long, and of its own conversions
+_QUIET = Quiet(loggers=("transformers",), level=logging.ERROR)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import io
 import os
-import threading
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +18,7 @@ import numpy as np
 from edgemm.runtime.errors import EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
+from edgemm.runtime.quiet import Quiet
 from edgemm.runtime.regular import open_regular
 
 MAX_PIXELS = 100_000_000  # 300 MB as RGB: a larger file is a decompression bomb until somebody shows otherwise
@@ -193,33 +192,8 @@ def _identified(source: Any) -> Any:
         return Image.open(source, formats=[name for name in _OTHERS if name in Image.OPEN])  # AVIF came with Pillow 11
 
 
-class _Quiet:
-    """Hides what Pillow warns of (half-broken metadata; broken pixels raise) while any thread decodes.
-
-    ``warnings.catch_warnings`` puts back, in one thread, what another has changed; here one filter for Pillow's modules
-    is added by the first and taken away by the last.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._filter: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0 or self._filter not in warnings.filters:
-                warnings.filterwarnings("ignore", module=r"PIL\.|edgemm\.runtime\.images")
-                self._filter = warnings.filters[0]
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                with suppress(ValueError):  # somebody has put back older filters meanwhile
-                    warnings.filters.remove(self._filter)  # type: ignore[attr-defined]
-
-
-_QUIET = _Quiet()
+# what Pillow warns of half-broken metadata; broken pixels raise
+_QUIET = Quiet(r"PIL\.|edgemm\.runtime\.images")
 
 
 def _check_array(raw: np.ndarray, where: str, grey_range: Range | None) -> np.ndarray:
