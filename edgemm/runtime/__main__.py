@@ -12,7 +12,6 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgemm.runtime.columns import table_lines
@@ -190,6 +189,8 @@ def _open(options: argparse.Namespace) -> Bundle:
 
 def _given(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     """The samples named on the command line, as ``predict`` takes them."""
+    from edgemm.runtime.inputs import read_array
+
     given: dict[str, Any] = {
         name: getattr(options, name) for name in ("image", "text", "audio") if getattr(options, name) is not None
     }
@@ -197,20 +198,11 @@ def _given(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
         name, separator, path = pair.partition("=")
         if not separator:
             raise InputError(f"--tensor {pair}: expected NAME=FILE.npy")
-        given[name] = _load_npy(path)
+        given[name] = read_array(path, name)
     for name in given:
         if name not in bundle.manifest.inputs:
             raise InputError(f"bundle '{bundle.manifest.name}' takes no {name}; it takes {_flags(bundle)}")
     return given
-
-
-def _load_npy(path: str) -> Any:
-    from edgemm.runtime.arrays import load_array
-
-    try:
-        return load_array(Path(path).read_bytes(), path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _flags(bundle: Bundle) -> str:

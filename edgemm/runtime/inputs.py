@@ -19,7 +19,9 @@ from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.images import decode_image
 from edgemm.runtime.manifest import AudioInput, ImageInput, Manifest, TensorInput, TextInput
+from edgemm.runtime.regular import open_regular
 from edgemm.runtime.signature import Dim, DimRange, TensorSpec
+from edgemm.runtime.sizes import LIMITS
 from edgemm.runtime.tokenizer_limits import check_tokenizer
 from edgemm.runtime.waveforms import decode_audio
 
@@ -279,12 +281,12 @@ def _fits(shape: tuple[int, ...], wanted: tuple[Dim, ...]) -> bool:
 
 
 def read_array(path: str | os.PathLike[str], where: str) -> np.ndarray:
-    """The array of an ``.npy`` file."""
+    """The array of an ``.npy`` file. Raises InputError where it is none, or no regular file."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, where=f"{where} ({path})", largest=LIMITS[".npy"]) as file:
             return load_array(file.read(), str(path))
     except OSError as error:
-        raise InputError(f"{where}: can't read {path} ({error.strerror or error})") from error
+        raise InputError(f"{where} ({path}): can't be read ({error.strerror or error})") from error
     except BundleError as error:
         raise InputError(f"{where}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import struct
 import threading
@@ -227,3 +228,14 @@ def test_threads_that_ask_together_load_each_part_once(made: Path, monkeypatch: 
     assert len(loaded) == len(bundle.parts) == 3
     assert len(answers) == 8
     assert all(answer == answers[0] for answer in answers)
+
+
+def test_an_array_is_read_from_a_regular_file_alone(made: Path, tmp_path: Path) -> None:
+    """A pipe would wait for a writer, and a device has no end."""
+    from edgemm.runtime.errors import InputError
+
+    os.mkfifo(tmp_path / "pipe.npy")
+    bundle = Bundle.open(made / "audio")
+    for path, message in ((tmp_path / "pipe.npy", "a pipe, expected a regular file"), ("/dev/zero", "a device")):
+        with pytest.raises(InputError, match=message):
+            bundle.predict(sensor=path)
