@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from edgemm.runtime.errors import ModelError
 
+LONGEST = 16  # times its shorter side: of longer pictures the middle is enlarged before the crop
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -84,6 +85,8 @@ class ImageFrontend(nn.Module):
         if self.stretched is not None:
             x = self._resize(image, *self.stretched)
         else:
+            image = strip(strip(image, 1, width), 2, height)
+            height, width = image.shape[1:3]
             short = torch.sym_min(height, width)  # type: ignore[no-untyped-call]
             # transformers: the long edge is int(shortest * long / short)
             x = self._resize(image, self.shortest * height // short, self.shortest * width // short)
@@ -132,6 +135,16 @@ def sides(size: int | Sequence[int]) -> tuple[int, int]:
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise ModelError(f"image frontend: size {size}; expected one side in pixels, or height and width")
     return pair[0], pair[1]
+
+
+def strip(image: Tensor, axis: int, other: int) -> Tensor:
+    """Cut an image around its centre along ``axis`` to ``LONGEST`` times the size of the ``other`` one.
+
+    What is cut away lies far outside the crop, and enlarging it first would take memory by the square of the ratio. The
+    same number of pixels goes at both ends, so that the crop stays where it was, to a pixel at most.
+    """
+    excess = torch.sym_max(image.shape[axis] - LONGEST * other, 0) // 2  # type: ignore[no-untyped-call]
+    return image.narrow(axis, excess, image.shape[axis] - 2 * excess)
 
 
 def centred(x: Tensor, axis: int, size: int, *, pad: bool) -> Tensor:

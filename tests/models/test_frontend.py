@@ -254,3 +254,24 @@ def test_a_size_for_a_processor_that_has_one_is_refused() -> None:
 def test_arguments_that_contradict_each_other_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         ImageFrontend(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(1, 401), (400, 1), (2, 1200)])
+def test_the_crop_of_a_long_thin_picture_is_pillows_and_only_a_strip_of_it_is_enlarged(
+    monkeypatch: pytest.MonkeyPatch, resample: str, shape: tuple[int, int]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    frontend = ImageFrontend(size=32, fit="crop", resample=resample)
+    enlarged: list[int] = []
+    resize = frontend._resize
+
+    def seen(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        enlarged.append(height * width)
+        return resize(image, height, width)
+
+    monkeypatch.setattr(frontend, "_resize", seen)
+    made = frontend.resize(torch.from_numpy(image)[None])[0].permute(1, 2, 0).round().numpy()
+    expected = by_pillow(image, size=32, fit="crop", resample=resample).astype(np.float32)
+    assert np.abs(made - expected).max() <= 1  # Pillow rounds between its passes
+    assert max(enlarged) <= 17 * 32 * 32
