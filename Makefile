@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED = 1
 
 help:
 	@echo "make quickstart   install what it needs (1.7 GB), then compress the emoji-search teacher into a bundle"
-	@echo "make test         install what it needs (2.5 GB), then run every check and test"
+	@echo "make test         install what it needs (2.6 GB), then run every check and test"
 	@echo "make check        linters, types and import floors only"
 	@echo "make fuzz         open mutants of bundles until interrupted; what fails is kept in fuzz-failures/"
 	@echo "make lock         renew both locks from pyproject.toml"
