@@ -274,6 +274,8 @@ def frontend_from_processor(
     mean, std = [0.0] * 3, [1.0] * 3
     if fields.get("do_normalize"):
         mean, std = _three(fields, "image_mean"), _three(fields, "image_std")
+        if not all(math.isfinite(m) for m in mean) or not all(math.isfinite(s) and s != 0 for s in std):
+            raise _refusal("image_mean and image_std", [*mean, *std], "finite numbers to subtract and to divide by")
     if fields["do_rescale"] and fields.get("rescale_offset"):  # EfficientNet: 1 less, -1..1 with a factor of 1 / 127.5
         mean = [m + 1.0 for m in mean]
     if fields.get("include_top"):  # EfficientNet: divided by std once more

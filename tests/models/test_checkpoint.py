@@ -179,6 +179,15 @@ def test_a_processor_of_the_old_name_is_an_image_processor(tmp_path: Path) -> No
     assert model_from_hub(str(tmp_path)).chain[0].config == before
 
 
+@pytest.mark.parametrize("std", [[0.5, 0, 0.5], [0.5, float("nan"), 0.5], [0.5, 1e999, 0.5]])
+def test_a_processor_that_divides_by_nothing_is_told(std: list[float], tmp_path: Path) -> None:
+    clip(tmp_path)
+    config = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**config, "image_std": std}))
+    with pytest.raises(ModelError, match=r"can't compile image_mean and image_std = .*; expected finite numbers"):
+        model_from_hub(str(tmp_path))
+
+
 def test_processors_of_something_else_are_told(tmp_path: Path) -> None:
     clip(tmp_path)
     (tmp_path / "preprocessor_config.json").rename(tmp_path / "video_preprocessor_config.json")
