@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +16,22 @@ from edgemm.runtime.session import Array, missing_feeds
 from edgemm.runtime.signature import DTYPES
 
 ort = package("onnxruntime")
+
+_open: weakref.WeakSet[ORTSession] = weakref.WeakSet()
+
+
+def _keep_for_ever() -> None:
+    """In a forked child, take a reference to every session that the parent opened, and never give it back.
+
+    A child has none of the threads that a session of its parent started. To destroy that session joins them, and the
+    child would wait for ever when it ends.
+    """
+    for session in _open:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session.bare))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_for_ever)
 
 _DTYPES = {
     f"tensor({name})": dtype
@@ -64,6 +83,7 @@ class ORTSession:
             self.bare = cpu_session(data, options)
         except Exception as error:  # onnxruntime's exceptions have no public base
             raise EngineError(f"{what}: onnxruntime {ort.__version__} refuses the graph: {one_line(error)}") from error
+        _open.add(self)
         self.input_names = tuple(value.name for value in self.bare.get_inputs())
         self.output_names = tuple(value.name for value in self.bare.get_outputs())
         self.dtypes: Mapping[str, str] = {

@@ -63,14 +63,18 @@ def test_a_process_that_asks_a_bundle_on_each_engine_leaves_home_empty(tmp_path:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_child_forked_after_the_first_answer_ends(tmp_path: Path):
-    """As a worker of a server that loads before it forks; with telemetry its thread was waited for without end."""
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_child_forked_after_the_first_answer_ends(tmp_path: Path, threads: int):
+    """As a worker of a server that loads before it forks; it waited without end for threads that it never had.
+
+    With one thread for that of the telemetry, with two for those that a session of its parent had started.
+    """
     bundle = tmp_path / "bundle"
     bundles.dual_encoder(bundle)
     code = (
         "import os, signal, sys\n"
         "from edgemm.runtime import Bundle\n"
-        "bundle = Bundle.open(sys.argv[1], threads=1)\n"
+        "bundle = Bundle.open(sys.argv[1], threads=int(sys.argv[2]))\n"
         "bundle.predict(text='a cat')\n"
         "if os.fork() == 0:\n"
         "    signal.alarm(20)\n"
@@ -79,7 +83,7 @@ def test_a_child_forked_after_the_first_answer_ends(tmp_path: Path):
         "sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(bundle)],
+        [sys.executable, "-W", "ignore", "-c", code, str(bundle), str(threads)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
         capture_output=True,
     )
