@@ -28,19 +28,14 @@ class OnnxGraph:
     """
 
     def __init__(self, source: ir.Model | bytes | Path, *, threads: int = 1, optimized: Path | None = None) -> None:
-        import onnxruntime as ort
-
-        from edgemm.runtime.engine_onnxruntime import cpu_options
+        from edgemm.runtime.engine_onnxruntime import cpu_options, cpu_session
 
         options = cpu_options(threads)
-        options.log_severity_level = 4
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
         try:
-            if isinstance(source, ir.Model):
-                source = ir.to_proto(source).SerializeToString()
-            data = str(source) if isinstance(source, Path) else source
-            self.session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            data = ir.to_proto(source).SerializeToString() if isinstance(source, ir.Model) else source
+            self.session = cpu_session(str(data) if isinstance(data, Path) else data, options)
         except Exception as error:
             raise EngineError(f"onnxruntime refuses the graph: {one_line(error)[:300]}") from error
         self.input_names = tuple(i.name for i in self.session.get_inputs())
