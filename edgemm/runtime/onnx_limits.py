@@ -55,6 +55,22 @@ _TO_INT64 = frozenset({"Shape", "Size", "NonZero", "ArgMax", "ArgMin"})
 _TO_BOOL = frozenset({"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not", "Xor", "IsNaN"})
 _WINDOWS = frozenset({"HannWindow", "HammingWindow", "BlackmanWindow"})
 
+# operator -> inputs that it can't do without, and the attribute that stood for one of them in older opsets
+_INPUTS: Mapping[str, tuple[int, str]] = {
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Mod", "MatMul", "Gemm", "Conv", "Gather"), (2, "")),
+    **dict.fromkeys(
+        ("Expand", "ConvTranspose", "CumSum", "Compress", "GridSample", "QuantizeLinear", "DequantizeLinear", "STFT"),
+        (2, ""),
+    ),
+    **dict.fromkeys(("Where", "Range", "OneHot", "ScatterND", "RoiAlign", "LSTM", "GRU", "RNN"), (3, "")),
+    "Pad": (2, "pads"),
+    "Slice": (3, "starts"),
+    "TopK": (2, "k"),
+    "Reshape": (2, "shape"),
+    "Tile": (2, ""),
+    "Unsqueeze": (2, "axes"),
+}
+
 Segments = Sequence[tuple[int, int]]  # where a message lies; protobuf merges a message that is given in pieces
 
 
@@ -326,6 +342,9 @@ class _Check:
     ) -> None:
         """Refuse what a node would do with its constants; note the types, and the constants that it makes."""
         op, inputs = node.op, node.inputs
+        least, formerly = _INPUTS.get(op, (0, ""))
+        if (len(inputs) < least or "" in inputs[:least]) and formerly not in attributes:
+            raise _Refused(f"{op} has {len(inputs)} inputs, expected at least {least} that are given")
         dtype = types.get(inputs[0], 0) if inputs else 0
         size = max(_BITS.get(dtype, 32) // 8, 1)
         given = [constants.get(name) if name else None for name in inputs]

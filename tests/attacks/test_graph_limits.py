@@ -131,6 +131,7 @@ BAD = {
     "large pads": (graph(end("AveragePool", kernel_shape=[1], pads=[2**40, 0])), "AveragePool's 'pads' is 1099"),
     "an axis beyond all ranks": (graph(end("Flatten", axis=2**40)), "Flatten's 'axis' is 1099"),
     "dims beyond the bytes": (dims_beyond_bytes(), r"tensor 'w' of dims [1099511627776] has 4 bytes"),
+    "an input too few": (graph(end("Pad")), "Pad has 1 inputs, expected at least 2"),
     "a sparse tensor": (sparse(), "sparse tensors"),
     "many turns": (graph(loop(1), n=np.array(2**62), t=np.array(True)), "a Loop of 4611686018427387904 turns"),
     "functions that call functions": (laughs(7), "nodes once its functions are expanded"),
