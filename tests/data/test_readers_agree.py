@@ -158,6 +158,7 @@ def test_words_in_the_table_of_a_folder_of_pictures_are_read_as_words(tmp_path: 
         ("d.jsonl", '{"text": "\\ud800"}\n', r"text: '\\ud800' holds half a character"),
         ("d.jsonl", '{"text": "a", "label": "\\ud800"}\n', r"label: '\\ud800' holds half a character"),
         ("d.jsonl", '{"image": "a\\u0000.png"}\n', r"image: 'a\\x00.png' holds a NUL"),
+        ("d.jsonl", f'{{"image": "{"a" * 5000}.png"}}\n', "File name too long"),
         ("d.jsonl", f'{{"text": "a", "value": {10**400}}}\n', "value: got 1000"),
         ("d.csv", "text,value\na,1_000\n", "value: got '1_000'"),
     ],
