@@ -3,8 +3,10 @@
 EfficientNet-Lite0 on emoji (or on the images of ``--images``) and MiniLM-L6 on questions (``--texts``, one a line; by
 default the emoji's names). All engines are timed in turns, one sample at a time, with spinning off, and compared
 on samples that calibration did not see.
+Graphs of a fixed shape, the rule at the edge, and of free ones.
 
     python benchmarks/quantizer.py [--threads 2] [--rounds 60] [--images FOLDER] [--texts FILE] [--model text|image]
+        [--shapes fixed|free]
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +82,13 @@ def text_tower() -> Part:
         {"batch": BATCH, "tokens": DimRange(2, 16, 32)},
     )
     return Part("text", "tower", "text", "minilm", {}, signature, Pooled(model))
+
+
+def fixed(part: Part, feeds: Feeds) -> Part:
+    """The same part for one sample of these shapes alone."""
+    inputs = tuple(replace(spec, shape=(1, *feeds[spec.name].shape[1:])) for spec in part.signature.inputs)
+    outputs = tuple(replace(spec, shape=(1, *spec.shape[1:])) for spec in part.signature.outputs)
+    return replace(part, signature=Signature(inputs, outputs, {}))
 
 
 def image_feeds(folder: Path | None, count: int) -> Feeds:
@@ -205,7 +215,8 @@ def compare(part: Part, feeds: Feeds, *, calibration: int, threads: int, rounds:
     """Quantize with everything, time in turns, print the table."""
     known = {n: a[:calibration] for n, a in feeds.items()}
     unseen = {n: a[calibration:] for n, a in feeds.items()}
-    float32 = capture_part(part, {n: torch.from_numpy(a[:2]) for n, a in feeds.items()}, max_abs_error=1e-3)
+    rows = 2 if part.signature.dims else 1
+    float32 = capture_part(part, {n: torch.from_numpy(a[:rows]) for n, a in feeds.items()}, max_abs_error=1e-3)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         base = work / "float32.onnx"
@@ -277,15 +288,20 @@ def main() -> None:
     parser.add_argument("--images", type=Path)
     parser.add_argument("--texts", type=Path)
     parser.add_argument("--model", choices=("image", "text"))
+    parser.add_argument("--shapes", choices=("fixed", "free"), help="default: both")
     given = parser.parse_args()
     options = {"calibration": given.calibration, "threads": given.threads, "rounds": given.rounds}
     total = given.calibration + 32
-    if given.model != "text":
-        print("\nEfficientNet-Lite0, 224 x 224")
-        compare(image_tower(), image_feeds(given.images, total), **options)
-    if given.model != "image":
-        print("\nMiniLM-L6, 16 tokens")
-        compare(text_tower(), text_feeds(given.texts, total), **options)
+    models = {
+        "image": ("EfficientNet-Lite0, 224 x 224", image_tower, lambda: image_feeds(given.images, total)),
+        "text": ("MiniLM-L6, 16 tokens", text_tower, lambda: text_feeds(given.texts, total)),
+    }
+    for name, (title, build, read) in models.items():
+        if given.model in (None, name):
+            part, feeds = build(), read()
+            for shapes in ("fixed", "free") if given.shapes is None else (given.shapes,):
+                print(f"\n{title}, {shapes} shapes")
+                compare(fixed(part, feeds) if shapes == "fixed" else part, feeds, **options)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from edgemm.graph.likeness import Likeness, likeness
 from edgemm.graph.parity import OnnxGraph
 from edgemm.graph.quantize import DEFAULT, SCHEMES, NothingToQuantize, Quantization, layer_names, quantize_onnx
 from edgemm.graph.race import latency_ratio
+from edgemm.graph.recurrent import dynamic_lstms
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.arithmetic import Arithmetic, float_lines, precision_label
@@ -89,7 +90,10 @@ def quantize_bundle(
     said: set[str] = set()
     compared: list[Likeness] = []
     arithmetic: dict[str, dict[str, Arithmetic]] = {}  # target -> part -> what its file is computed in
-    work = [(kind, part) for kind in dict.fromkeys(graph_kind(t) for t in targets) for part in manifest.parts]
+    kinds = {(t.name, part.name): graph_kind(t, graphs[part.name]) for t in targets for part in manifest.parts}
+    work = [
+        (kind, part) for part in manifest.parts for kind in dict.fromkeys(kinds[t.name, part.name] for t in targets)
+    ]
     try:
         counts: dict[str, int] = {}
         if any(kind != "float32" for kind, _ in work):
@@ -108,11 +112,11 @@ def quantize_bundle(
                             f"part '{part.name}': no calibration sample has {list(part.signature.input_names)}; "
                             "give samples of that modality"
                         )
-                    engine = next(t.engine for t in targets if graph_kind(t) == kind)
+                    engine = next(t.engine for t in targets if kinds[t.name, part.name] == kind)
                     graph, kept, note = _convert(kind, part, graph, spool, replace(config, engine=engine), context)
                     note["calibration_samples"] = counts[part.name]
-                forms = {t.name: (kept, graph) for t in targets if graph_kind(t) == kind}
-                if rollback and kept == "int8":
+                forms = {t.name: (kept, graph) for t in targets if kinds[t.name, part.name] == kind}
+                if rollback and kept in ("int8", "int8-lstm"):
                     slower = _slower(
                         part, graph, graphs[part.name], [t for t in targets if t.name in forms], spool, context
                     )
@@ -185,11 +189,14 @@ def _as_it_became(target: TargetEntry) -> TargetEntry:
     return replace(target, precision="float32") if parts and not any(part.int8_macs for part in parts) else target
 
 
-def graph_kind(target: TargetEntry) -> str:
-    """The folder of a target's graphs: its precision, and for int8 how activations are written."""
+def graph_kind(target: TargetEntry, graph: ir.Model) -> str:
+    """The folder of a target's graph of a part: its precision, and for int8 how activations and LSTMs are written."""
     if target.precision != "int8":
         return target.precision
-    return "int8-symmetric" if SCHEMES[target.engine].symmetric else "int8"
+    scheme = SCHEMES[target.engine]
+    if scheme.dynamic_lstm and dynamic_lstms(graph.graph):
+        return "int8-lstm"
+    return "int8-symmetric" if scheme.symmetric else "int8"
 
 
 def _check_keep_float(config: Quantization, graphs: Iterable[ir.Model]) -> None:

@@ -27,6 +27,7 @@ class Scheme:
         absorb: let the quantization perform ReLU and ReLU6.
         tables: embedding tables as int8 rows, dequantized after the lookup.
         float_results: int8 convolutions whose results stay floats, for those that are outputs of the graph.
+        dynamic_lstm: LSTMs with int8 weights whose inputs are rounded as they come (see ``recurrent``).
     """
 
     activations: str = "uint8"
@@ -35,6 +36,7 @@ class Scheme:
     absorb: bool = True
     tables: bool = True
     float_results: bool = False
+    dynamic_lstm: bool = False
 
     @property
     def symmetric(self) -> bool:

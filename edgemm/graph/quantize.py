@@ -17,11 +17,12 @@ from edgemm.graph.passes import finish_, prepare_for_int8_
 from edgemm.graph.passes.values import constant
 from edgemm.graph.qdq import Scale, Scheme, activation_scale, apply_, quantize_weight, weight_axis
 from edgemm.graph.ranges import Method, choose_range
+from edgemm.graph.recurrent import dynamic_lstms, write_dynamic_lstms_
 from edgemm.graph.regions import Region, find_region, is_weighted, why_float
 from edgemm.runtime.errors import QuantizeError
 
 SCHEMES: Mapping[str, Scheme] = {
-    "onnxruntime": Scheme(),
+    "onnxruntime": Scheme(dynamic_lstm=True),
     "openvino": Scheme(),
     "tensorrt": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False, float_results=True),
     "tensorrt-rtx": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False, float_results=True),
@@ -97,9 +98,11 @@ def quantize_onnx(
     region = find_region(
         result.graph, keep_float=config.keep_float | kept, absorb=scheme.absorb, float_results=scheme.float_results
     )
-    if not region.weighted and not region.tables:
+    lstms = dynamic_lstms(result.graph, keep_float=config.keep_float) if scheme.dynamic_lstm else []
+    if not region.weighted and not region.tables and not lstms:
         raise NothingToQuantize(f"quantize: {_why_nothing(result, config.keep_float)}; nothing to do")
-    _require_finite([*(node.inputs[1] for node in region.weighted), *(node.inputs[0] for node in region.tables)])
+    weights = [*(node.inputs[1] for node in region.weighted), *(node.inputs[0] for node in region.tables)]
+    _require_finite([*weights, *(value for node in lstms for value in node.inputs[1:3])])
     calibration = calibrate(
         result,
         feeds,
@@ -109,6 +112,7 @@ def quantize_onnx(
     scales = _scales(region, calibration, config, scheme)
     corrections = _corrections(region, calibration, scheme) if config.bias_correction else {}
     apply_(result, region, scales, scheme, corrections=corrections)
+    write_dynamic_lstms_(result, lstms)
     finish_(result)
     return result
 
@@ -145,7 +149,8 @@ def layer_names(model: ir.Model) -> set[str]:
     prepare_for_int8_(prepared)
     region = find_region(prepared.graph)
     nodes = [*(node for node in prepared.graph if is_weighted(node)), *region.tables]
-    return {name for node in nodes for name in output_names(node)}
+    names = {name for node in nodes for name in output_names(node)}
+    return names | {str(node.outputs[0].name) for node in dynamic_lstms(prepared.graph)}
 
 
 def _channel_axes(region: Region) -> dict[str, int]:

@@ -81,9 +81,9 @@ _NO_INT8_FORM = {
     "ConvTranspose": "onnxruntime has no int8 kernel for it",
     "Einsum": "engines have no int8 kernel for it; write it as MatMul",
     "Attention": "products of two activations, which cost accuracy in int8",
-    "LSTM": "no static int8 form: its state is fed back inside the operator",
-    "GRU": "no static int8 form: its state is fed back inside the operator",
-    "RNN": "no static int8 form: its state is fed back inside the operator",
+    "LSTM": "no static int8 form: its state is fed back inside; dynamic int8 is onnxruntime's alone, from 64 units",
+    "GRU": "no static int8 form: its state is fed back inside; engines have no dynamic one either",
+    "RNN": "no static int8 form: its state is fed back inside; engines have no dynamic one either",
     "LayerNormalization": "normalisation in int8 ruins accuracy",
     "RMSNormalization": "normalisation in int8 ruins accuracy",
     "InstanceNormalization": "normalisation in int8 ruins accuracy",
@@ -103,12 +103,12 @@ def why_float(
         rolled_back: int8 was slower, so the whole graph went back.
         inside: whether the node lies in the body of an If, Loop or Scan.
     """
-    if node.op_type in _NO_INT8_FORM:
-        return _NO_INT8_FORM[node.op_type]
     if inside:
         return "inside the body of an If, Loop or Scan, which is left alone"
     if node.outputs[0].name in keep_float:
         return "named in keep_float"
+    if node.op_type in _NO_INT8_FORM:
+        return _NO_INT8_FORM[node.op_type]
     if node.op_type == "Gather":
         return _table_obstacle(node) or "engines of this kind read embedding tables in float"
     if node.op_type in WEIGHTED and (why := _obstacle(node)) and not (rolled_back and _is_stored(node)):

@@ -8,17 +8,20 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from small import image_part, pixels, text_part, tokens
+from small import BATCH, image_part, pixels, text_part, tokens
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgemm.graph.capture import capture_part
 from edgemm.graph.census import arithmetic_of, layers_of
 from edgemm.graph.parity import OnnxGraph, largest_difference
 from edgemm.graph.passes import clean_
 from edgemm.graph.quantize import Quantization, layer_names, quantize_onnx
 from edgemm.graph.storage import compress_weights
+from edgemm.models.model import Part
 from edgemm.runtime.arithmetic import Arithmetic, FloatLayers, arithmetic_from_json, precision_label
 from edgemm.runtime.errors import BundleError, QuantizeError
+from edgemm.runtime.signature import Signature, TensorSpec
 
 
 def counted_by_torch(part, feed) -> dict[str, int]:
@@ -190,6 +193,39 @@ def test_what_is_called_int8_runs_on_integer_kernels_with_fixed_and_free_shapes(
     got, expected = session.run(feeds[0])["y"], OnnxGraph(model).run(feeds[0])["y"]
     assert got.shape == expected.shape
     assert largest_difference(got, expected) < 0.03
+
+
+class Recurrent(nn.Module):
+    """A two-way LSTM with a linear layer behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(12, 64, batch_first=True, bidirectional=True), nn.Linear(128, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x)[0].mean(1))
+
+
+def test_an_lstm_is_dynamic_int8_on_onnxruntime_and_float_on_openvino():
+    torch.manual_seed(0)
+    module = Recurrent().eval()
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 10, 12)),), (TensorSpec("y", "float32", ("batch", 3)),), {"batch": BATCH}
+    )
+    x = torch.randn(16, 10, 12)
+    graph = capture_part(Part("p", "tower", None, "p", {}, signature, module), {"x": x[:2]})
+    feeds = [{"x": row[None].numpy()} for row in x]
+    int8 = quantize_onnx(graph, feeds)
+    found = arithmetic_of(int8, feeds[0], float32_bytes=1)
+    weights = [p for name, p in module.lstm.named_parameters() if "weight" in name]
+    assert found.weights == found.int8_weights == sum(p.numel() for p in weights) + 128 * 3
+    assert found.macs == found.int8_macs == 10 * sum(p.numel() for p in weights) + 128 * 3
+    expected = module(x).detach().numpy()
+    got = np.concatenate([OnnxGraph(int8).run(feed)["y"] for feed in feeds])
+    assert largest_difference(got, expected) < 0.05  # weights and inputs of 8 bits, ten steps of feedback
+    openvino = arithmetic_of(quantize_onnx(graph, feeds, Quantization(engine="openvino")), feeds[0], float32_bytes=1)
+    assert [group.operator for group in openvino.in_float] == ["LSTM"]
+    assert openvino.int8_macs == 128 * 3
 
 
 def test_a_layer_to_keep_may_be_named_by_its_product_or_by_its_bias():
