@@ -21,7 +21,7 @@ from edgemm.runtime.signature import Signature, TensorSpec
 from edgemm.runtime.sizes import TOTAL_LIMIT
 
 FORMAT = 1
-MOST_THREADS = 256  # an engine starts as many for each part, whether the machine has the cores or not
+MOST_THREADS = 64  # an engine starts as many for each part; five parts of 256 hung where addresses are limited to 6 GiB
 MOST_TOKENS = 2**20  # of one text
 SAMPLE_RATES = (1_000, 768_000)  # Hz
 LARGEST_LEAST = 2**26  # numbers that the smallest sample of a value may have: raw inputs are padded to it

@@ -58,7 +58,7 @@ def renamed(name: str) -> Any:
         (
             "dual",
             lambda m: m["targets"][0].update(threads=4096),
-            "got int 4096, expected an integer from 0 to 256",
+            "got int 4096, expected an integer from 0 to 64",
         ),
         ("dual", lambda m: m["parts"][2]["signature"]["inputs"][0].update(shape=["batch"]), "expected int64 of 2 axes"),
         ("dual", lambda m: m["parts"][2]["signature"]["inputs"][0].update(dtype="int32"), "expected int64 of 2 axes"),
