@@ -85,7 +85,7 @@ class TargetConfig(Section):
     precision: Literal["float32", "float16", "int8"] = Field(
         "int8", description="Precision of weights and activations."
     )
-    threads: int = Field(0, ge=0, le=256, description="CPU threads of the engine; 0 leaves it to the engine.")
+    threads: int = Field(0, ge=0, le=64, description="CPU threads of the engine; 0 leaves it to the engine.")
     compute_capability: str | None = Field(
         None, pattern=r"^\d+\.\d$", description="For TensorRT: the GPU generation to build for, '8.6' (SM86), '8.9'."
     )
