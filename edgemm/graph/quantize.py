@@ -95,10 +95,13 @@ def quantize_onnx(
         write_biases_(result, check_feed(result, first, 0), keep_float=config.keep_float)
         feeds = chain([first], feeds)
     kept = {str(node.outputs[0].name) for node in result.graph if config.keep_float & set(output_names(node))}
-    region = find_region(
-        result.graph, keep_float=config.keep_float | kept, absorb=scheme.absorb, float_results=scheme.float_results
-    )
     lstms = dynamic_lstms(result.graph, keep_float=config.keep_float) if scheme.dynamic_lstm else []
+    for float_results in (scheme.float_results, True):  # where results are all there is, their weights at least
+        region = find_region(
+            result.graph, keep_float=config.keep_float | kept, absorb=scheme.absorb, float_results=float_results
+        )
+        if region.weighted or region.tables or lstms:
+            break
     if not region.weighted and not region.tables and not lstms:
         raise NothingToQuantize(f"quantize: {_why_nothing(result, config.keep_float)}; nothing to do")
     weights = [*(node.inputs[1] for node in region.weighted), *(node.inputs[0] for node in region.tables)]

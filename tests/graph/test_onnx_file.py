@@ -460,3 +460,21 @@ def test_a_graph_of_which_no_file_can_hold_the_weights_is_one_line(tmp_path: Pat
     with pytest.raises(QuantizeError, match="2 GiB"):
         write_graph(read_onnx(tmp_path / "model.onnx"), tmp_path / "written.onnx")
     assert not (tmp_path / "written.onnx").exists()
+
+
+def test_a_file_of_one_convolution_whose_bias_is_left_empty_is_quantized(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    norm = {n: rng.normal(size=6).astype(np.float32) for n in "sbm"} | {"v": np.ones(6, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", ""], ["c"]),
+        helper.make_node("BatchNormalization", ["c", *"sbmv"], ["y"]),
+    ]
+    saved(
+        tmp_path,
+        nodes,
+        {"w": rng.normal(size=(6, 8, 3, 3)).astype(np.float32), **norm},
+        {"x": rng.normal(size=(8, 8, 9, 9)).astype(np.float32)},
+        inputs=[VALUE("x", FLOAT, ["n", 8, 9, 9])],
+        outputs=[VALUE("y", FLOAT, ["n", 6, 7, 7])],
+    )
+    assert quantized(tmp_path)["y"] > 0.99
