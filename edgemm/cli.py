@@ -413,7 +413,7 @@ def measure(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, max=256, metavar="N", help="CPU threads of every target.  [default: as the first that names them]"
+            min=1, max=64, metavar="N", help="CPU threads of every target.  [default: as the first that names them]"
         ),
     ] = None,
     as_json: JsonOption = False,

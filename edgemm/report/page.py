@@ -17,6 +17,7 @@ from edgemm.measure.examples import Example
 from edgemm.measure.measurement import Measurements
 from edgemm.measure.scores import TEACHERS
 from edgemm.measure.table import (
+    HOW_TIMED,
     IMAGE_DECODING,
     Row,
     Score,
@@ -157,6 +158,7 @@ def render(
             "version": __version__,
             "reference": f"{reference.variant} ({reference.target})" if reference else "the first row",
             "warnings": warnings_of(measurements),
+            "how_timed": HOW_TIMED,
             "examples_note": _examples_note(examples, rows),
             "gallery": words.size(max((r.gallery_bytes for r in rows), default=0) or None),
             "decoding": _decoding(measurements),
