@@ -226,9 +226,9 @@ def _reason(part: Part, error: BaseException) -> str:
     return f"{head}: torch.export failed: {last[:200]}; run torch.export.export on the module to see where"
 
 
-# torch's exporter: what it says is about its own internals
+# torch's exporter: what it says is about its own internals; from within its context managers as if contextlib said it
 _QUIET = Quiet(
-    r"torch|onnxscript|onnx_ir|onnx\b|copyreg|transformers|edgemm\.",
+    r"torch|onnxscript|onnx_ir|onnx\b|copyreg|contextlib|transformers|edgemm\.",
     loggers=("torch.onnx", "torch._dynamo", "torch.export", "torch.utils._pytree", "onnxscript"),
 )
 

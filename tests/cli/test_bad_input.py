@@ -439,16 +439,18 @@ CASES = {
     ),
     "truncated file in a bundle": (truncated("bundle/graphs/head.onnx"), ("verify", "bundle"), "head.onnx"),
     "tampered file in a bundle": (tampered_graph, ("verify", "bundle"), "the file was changed after the bundle"),
-    "NaN in audio": (nan_in_audio, ("infer", "sound", "--audio", "nan.wav"), "audio: 3 samples are NaN or infinite"),
+    "NaN in audio": (
+        nan_in_audio, ("infer", "sound", "--audio", "nan.wav"), "audio (nan.wav): 3 samples are NaN or infinite",
+    ),
     "text as audio": (
         nan_in_audio, ("infer", "sound", "--audio", "recipe.toml"), "audio (recipe.toml): not a sound file",
     ),
     "NaN tensor": (nan_tensor, ("infer", "bundle", "--tensor", "x=nan.npy"), "holds NaN or infinite values"),
     "pickled tensor": (
-        pickled_tensor, ("infer", "bundle", "--tensor", "x=nan.npy"), "nan.npy: not a .npy array of numbers\n",
+        pickled_tensor, ("infer", "bundle", "--tensor", "x=nan.npy"), "not a .npy array of numbers: an array of object",
     ),
     "a table as tensor": (
-        nothing, ("infer", "bundle", "--tensor", "x=recipe.toml"), "recipe.toml: not a .npy array of numbers\n",
+        nothing, ("infer", "bundle", "--tensor", "x=recipe.toml"), "recipe.toml: not a .npy array of numbers: it does",
     ),
     "truncated manifest": (truncated("bundle/manifest.json"), ("infer", "bundle"), "manifest.json"),
     "truncated zip": (zipped_and_truncated, ("verify", "bundle.zip"), "bundle.zip: not a whole zip: cut off"),
