@@ -102,7 +102,13 @@ def layers_of(
     """Every node that multiplies, looks up or normalises, in the graph's order; those in bodies too, without macs."""
     top = set(model.graph)
     counted = [node for node in model.graph.all_nodes() if node.op_type in (*MACS, "Gather", *NORMS)]
-    names = {str(v.name) for node in counted if node in top for v in (*node.inputs, *node.outputs) if v is not None}
+    names = {
+        str(v.name)
+        for node in counted
+        if node in top
+        for v in (*node.inputs, *node.outputs)
+        if v is not None and v.name
+    }
     shapes = shapes_of(model, sorted(names), feed)
     layers = []
     for node in counted:
@@ -114,10 +120,13 @@ def layers_of(
         int8 = _is_int8(node)
         inside = node not in top
         why = "" if int8 else why_float(node, keep_float=keep_float, rolled_back=rolled_back, inside=inside)
-        layers.append(
-            Layer(str(node.outputs[0].name), node.op_type, found, _macs(node, {} if inside else shapes), int8, why)
-        )
+        layers.append(Layer(_name(node), node.op_type, found, _macs(node, {} if inside else shapes), int8, why))
     return layers
+
+
+def _name(node: ir.Node) -> str:
+    """A layer's first output that is not left empty."""
+    return next((str(value.name) for value in node.outputs if value.name), "")
 
 
 def shapes_of(model: ir.Model, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> dict[str, Shape]:

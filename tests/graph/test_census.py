@@ -142,6 +142,13 @@ def test_grouped_and_depthwise_convolutions_are_int8_like_any_other():
     assert [(layer.int8, layer.macs) for layer in layers] == [(True, 8 * 16 * 9), (True, 4 * 16 * 4)]
 
 
+def test_outputs_of_an_lstm_that_are_left_empty_are_not_asked_for():
+    nodes = [node("LSTM", ["x", "w", "r"], ["", "y"], hidden_size=3)]
+    model = graph_of(nodes, {"x": [5, 1, 4]}, {"w": rand(1, 12, 4), "r": rand(1, 12, 3)})
+    (layer,) = layers_of(model, {"x": rand(5, 1, 4)})
+    assert (layer.macs, layer.name) == (5 * 12 * 7, "y")
+
+
 def test_a_layer_that_was_to_stay_in_float_says_that_it_was_asked_to(image_graph):
     names = {layer.name for layer in layers_of(image_graph, {"pixels": pixels(1)})}
     last = sorted(names)[-1]
