@@ -24,6 +24,7 @@ from edgemm.graph.parity import OnnxGraph
 from edgemm.graph.quantize import DEFAULT, SCHEMES, NothingToQuantize, Quantization, layer_names, quantize_onnx
 from edgemm.graph.race import latency_ratio
 from edgemm.graph.recurrent import dynamic_lstms
+from edgemm.graph.regions import result_convolutions
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.arithmetic import Arithmetic, float_lines, precision_label
@@ -116,7 +117,7 @@ def quantize_bundle(
                     graph, kept, note = _convert(kind, part, graph, spool, replace(config, engine=engine), context)
                     note["calibration_samples"] = counts[part.name]
                 forms = {t.name: (kept, graph) for t in targets if kinds[t.name, part.name] == kind}
-                if rollback and kept in ("int8", "int8-lstm"):
+                if rollback and kept.startswith("int8") and kept != "int8-symmetric":
                     slower = _slower(
                         part, graph, graphs[part.name], [t for t in targets if t.name in forms], spool, context
                     )
@@ -190,13 +191,15 @@ def _as_it_became(target: TargetEntry) -> TargetEntry:
 
 
 def graph_kind(target: TargetEntry, graph: ir.Model) -> str:
-    """The folder of a target's graph of a part: its precision, and for int8 how activations and LSTMs are written."""
+    """The folder of a target's graph of a part: its precision, and for int8 how it is written."""
     if target.precision != "int8":
         return target.precision
     scheme = SCHEMES[target.engine]
     if scheme.dynamic_lstm and dynamic_lstms(graph.graph):
         return "int8-lstm"
-    return "int8-symmetric" if scheme.symmetric else "int8"
+    if scheme.symmetric:
+        return "int8-symmetric"
+    return "int8-float-results" if scheme.float_results and result_convolutions(graph.graph) else "int8"
 
 
 def _check_keep_float(config: Quantization, graphs: Iterable[ir.Model]) -> None:

@@ -19,11 +19,12 @@ from edgemm.graph.qdq import Scale, Scheme, activation_scale, apply_, quantize_w
 from edgemm.graph.ranges import Method, choose_range
 from edgemm.graph.recurrent import dynamic_lstms, write_dynamic_lstms_
 from edgemm.graph.regions import Region, find_region, is_weighted, why_float
+from edgemm.graph.storage import compress_weights
 from edgemm.runtime.errors import QuantizeError
 
 SCHEMES: Mapping[str, Scheme] = {
     "onnxruntime": Scheme(dynamic_lstm=True),
-    "openvino": Scheme(),
+    "openvino": Scheme(float_results=True),
     "tensorrt": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False, float_results=True),
     "tensorrt-rtx": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False, float_results=True),
 }
@@ -81,7 +82,8 @@ def quantize_onnx(
         config: how to quantize.
 
     Returns:
-        A new graph with the same inputs and outputs.
+        A new graph with the same inputs and outputs. Where the only layers are convolutions whose results the engine
+        would round, only their weights are int8, and what is computed is float32.
 
     Raises:
         NothingToQuantize: no layer in it can be quantized.
@@ -96,13 +98,14 @@ def quantize_onnx(
         feeds = chain([first], feeds)
     kept = {str(node.outputs[0].name) for node in result.graph if config.keep_float & set(output_names(node))}
     lstms = dynamic_lstms(result.graph, keep_float=config.keep_float) if scheme.dynamic_lstm else []
-    for float_results in (scheme.float_results, True):  # where results are all there is, their weights at least
-        region = find_region(
-            result.graph, keep_float=config.keep_float | kept, absorb=scheme.absorb, float_results=float_results
-        )
-        if region.weighted or region.tables or lstms:
-            break
+    region = find_region(
+        result.graph, keep_float=config.keep_float | kept, absorb=scheme.absorb, float_results=scheme.float_results
+    )
     if not region.weighted and not region.tables and not lstms:
+        results = find_region(result.graph, keep_float=config.keep_float | kept, float_results=True).weighted
+        if results:  # their weights can be stored in int8 without a cost in time
+            _require_finite(node.inputs[1] for node in results)
+            return compress_weights(result, keep_float=config.keep_float | kept)
         raise NothingToQuantize(f"quantize: {_why_nothing(result, config.keep_float)}; nothing to do")
     weights = [*(node.inputs[1] for node in region.weighted), *(node.inputs[0] for node in region.tables)]
     _require_finite([*weights, *(value for node in lstms for value in node.inputs[1:3])])

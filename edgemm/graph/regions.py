@@ -111,7 +111,7 @@ def why_float(
         return _NO_INT8_FORM[node.op_type]
     if node.op_type == "Gather":
         return _table_obstacle(node) or "engines of this kind read embedding tables in float"
-    if node.op_type in WEIGHTED and (why := _obstacle(node)) and not (rolled_back and _is_stored(node)):
+    if node.op_type in WEIGHTED and (why := _obstacle(node)) and not _is_stored(node):
         return why
     if rolled_back:
         return "int8 was slower and rolled back"
@@ -216,6 +216,11 @@ def _keeps_int8(node: ir.Node, int8: set[ir.Value]) -> bool:
 
 def _is_result(node: ir.Node) -> bool:
     return node.outputs[0].is_graph_output()
+
+
+def result_convolutions(graph: ir.Graph) -> list[ir.Node]:
+    """The convolutions that could be int8 and whose result is an output, which not every engine can leave in float."""
+    return [node for node in graph if is_standard(node, "Conv") and is_weighted(node) and _is_result(node)]
 
 
 def _reads_pixels(node: ir.Node, graph: ir.Graph) -> bool:

@@ -15,7 +15,7 @@ from edgemm.graph.qdq import quantize_weight, take_over_, weight_axis
 from edgemm.graph.regions import find_region
 
 
-def compress_weights(model: ir.Model) -> ir.Model:
+def compress_weights(model: ir.Model, *, keep_float: frozenset[str] = frozenset()) -> ir.Model:
     """Store the weights that int8 could use, and embedding tables, in a quarter of the bytes.
 
     1. weights w of Conv, MatMul, Gemm -> Mul(Cast(int8 w), scales), per output channel
@@ -23,12 +23,13 @@ def compress_weights(model: ir.Model) -> ir.Model:
 
     Args:
         model: float32; not changed.
+        keep_float: layers to leave as they are, by their first output.
 
     Returns:
         A new graph whose results differ from the model's by the rounding of its weights alone.
     """
     result = model.clone()
-    region = find_region(result.graph)
+    region = find_region(result.graph, keep_float=keep_float, float_results=True)
     for node in region.weighted:
         weight = constant(node.inputs[1])
         assert weight is not None

@@ -21,6 +21,7 @@ from edgemm.graph.storage import compress_weights
 from edgemm.models.model import Part
 from edgemm.runtime.arithmetic import Arithmetic, FloatLayers, arithmetic_from_json, precision_label
 from edgemm.runtime.errors import BundleError, QuantizeError
+from edgemm.runtime.session import open_session
 from edgemm.runtime.signature import Signature, TensorSpec
 
 
@@ -140,6 +141,33 @@ def test_grouped_and_depthwise_convolutions_are_int8_like_any_other():
     feed = {"x": rand(1, 8, 6, 6)}
     layers = layers_of(quantize_onnx(model, [feed] * 4), feed)
     assert [(layer.int8, layer.macs) for layer in layers] == [(True, 8 * 16 * 9), (True, 4 * 16 * 4)]
+
+
+def test_a_convolution_whose_result_is_an_output_is_called_int8_only_where_its_engine_multiplies_integers():
+    nodes = [node("Conv", ["x", "a"], ["h"]), node("Relu", ["h"], ["r"]), node("Conv", ["r", "b"], ["y"])]
+    weights = {"a": rand(8, 8, 3, 3), "b": rand(6, 8, 3, 3)}
+    model = graph_of(nodes, {"x": ["b", 8, 12, 12]}, weights)
+    feed = {"x": rand(1, 8, 12, 12)}
+    int8 = quantize_onnx(model, [feed] * 4, Quantization(engine="openvino", reduce_range=True))
+    session = open_session("openvino", ir.to_proto(int8).SerializeToString(), threads=1)
+    ran = [n.get_rt_info() for n in session._request.get_compiled_model().get_runtime_model().get_ops()]
+    precisions = [n["runtimePrecision"].astype(str) for n in ran if n["layerType"].astype(str) == "Convolution"]
+    assert precisions == ["u8", "u8"]
+    assert [layer.int8 for layer in layers_of(int8, feed)] == [True, True]
+    assert [layer.int8 for layer in layers_of(quantize_onnx(model, [feed] * 4), feed)] == [True, False]
+
+
+def test_a_lone_convolution_that_onnxruntime_computes_in_float_is_not_called_int8(tmp_path):
+    model = graph_of([node("Conv", ["x", "w"], ["y"])], {"x": ["b", 8, 9, 9]}, {"w": rand(6, 8, 3, 3)})
+    feed = {"x": rand(1, 8, 9, 9)}
+    stored = quantize_onnx(model, [feed] * 4)
+    OnnxGraph(stored, optimized=tmp_path / "run.onnx")
+    ran = {n.op_type for n in onnx.load(tmp_path / "run.onnx").graph.node}
+    assert "Conv" in ran
+    assert not any("Quant" in operator or "QLinear" in operator for operator in ran)
+    found = arithmetic_of(stored, feed, float32_bytes=1)
+    assert (found.int8_macs, found.int8_weights, found.weights) == (0, 6 * 8 * 9, 6 * 8 * 9)
+    assert [group.why[:23] for group in found.in_float] == ["its result is an output"]
 
 
 def test_outputs_of_an_lstm_that_are_left_empty_are_not_asked_for():
