@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import shutil
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from edgemm.graph.regions import result_convolutions
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.arithmetic import Arithmetic, float_lines, precision_label
+from edgemm.runtime.disk import write_arrays
 from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import QuantizeError
 from edgemm.runtime.fields import one_line
@@ -286,10 +286,7 @@ def _spool_values(
                 if all(name in known for name in part.signature.input_names):
                     known.update(_run(part, sessions[part.name], known, index - 1))
                     counts[part.name] += 1
-            with zipfile.ZipFile(spool / f"{index:06d}.npz", "w") as file:  # numpy.savez takes no value called 'file'
-                for name in sorted(read & known.keys()):
-                    with file.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, np.ascontiguousarray(known[name]), allow_pickle=False)
+            write_arrays(spool / f"{index:06d}.npz", {name: known[name] for name in sorted(read & known.keys())})
             task.advance()
     if not index:
         raise QuantizeError("no calibration samples; static int8 needs real ones (64 or more)")

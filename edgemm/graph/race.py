@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgemm.runtime.disk import write_arrays
 from edgemm.runtime.errors import EngineError
 from edgemm.runtime.session import open_session, require_engine
 from edgemm.runtime.timing import Ratio, paired_ratio, sample_latencies
@@ -47,7 +48,7 @@ def latency_ratio(
     with tempfile.TemporaryDirectory(prefix="edgemm-race-") as folder:
         for name, data in (("a", a), ("b", b)):
             (Path(folder) / f"{name}.onnx").write_bytes(data)
-        np.savez(Path(folder) / "feed.npz", **dict(feed))  # type: ignore[arg-type]
+        write_arrays(Path(folder) / "feed.npz", feed)
         done = subprocess.run(
             [sys.executable, "-m", "edgemm.graph.race", folder, engine, str(threads), str(rounds)],
             capture_output=True, text=True, errors="replace", check=False,

@@ -20,7 +20,7 @@ from edgemm.measure.encode import BATCH
 from edgemm.recipe import PackConfig
 from edgemm.runtime.archive import Archive, open_archive, seal
 from edgemm.runtime.bundle import Bundle
-from edgemm.runtime.disk import write_array
+from edgemm.runtime.disk import write_array, write_arrays
 from edgemm.runtime.errors import BundleError, DataError, DeviceMissing
 from edgemm.runtime.manifest import PLAN_ENGINES, Gallery, GoldenOutputs, GoldenSample, Manifest, TargetEntry, TextInput
 from edgemm.runtime.paths import MANIFEST
@@ -296,6 +296,6 @@ def _add_golden_outputs(out: Path, manifest: Manifest, *, task_advance: Any) -> 
                 raise BundleError(f"target '{target.name}': output '{name}' is not finite on the golden samples")
             tolerance[name] = float(TOLERANCE[target.precision] * max(np.abs(values).max(), 1e-3))
         file = f"golden/{target.name}.npz"
-        np.savez(out / file, **made)  # type: ignore[arg-type]
+        write_arrays(out / file, made)
         found[target.name] = GoldenOutputs(file, tolerance)
     return replace(manifest, golden_outputs=found)

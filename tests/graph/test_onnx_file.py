@@ -23,6 +23,7 @@ from edgemm.graph.likeness import likeness_lines
 from edgemm.graph.onnx_file import quantize_file, read_onnx, read_proto, samples_of
 from edgemm.graph.parity import OnnxGraph, cosine, largest_difference
 from edgemm.graph.quantize import quantize_onnx
+from edgemm.graph.race import latency_ratio
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.errors import EdgemmError, InputError, QuantizeError
 from edgemm.stage import Context
@@ -260,6 +261,9 @@ def test_names_that_python_or_edgemm_might_take_for_its_own_are_names(tmp_path: 
             with file.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, ROWS)
     assert min(quantized(tmp_path).values()) > 0.99
+    data = (tmp_path / "model.onnx").read_bytes()
+    feed = dict.fromkeys(names, ROWS[:1])
+    assert latency_ratio(data, data, feed, engine="onnxruntime", threads=1, what="x", rounds=12).value > 0
 
 
 def test_functions_of_another_opset_are_inlined(tmp_path: Path):
