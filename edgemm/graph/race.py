@@ -50,7 +50,7 @@ def latency_ratio(
             (Path(folder) / f"{name}.onnx").write_bytes(data)
         write_arrays(Path(folder) / "feed.npz", feed)
         done = subprocess.run(
-            [sys.executable, "-m", "edgemm.graph.race", folder, engine, str(threads), str(rounds)],
+            [sys.executable, "-P", "-m", "edgemm.graph.race", folder, engine, str(threads), str(rounds)],
             capture_output=True, text=True, errors="replace", check=False,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )  # fmt: skip

@@ -34,7 +34,7 @@ def run_fresh(
     timeout_s: float = math.inf,
     on_progress: Callable[[float, str], None] = lambda *_: None,
 ) -> Any:
-    """Run ``python -m module`` on a JSON-able request and return its answer.
+    """Run ``python -P -m module`` on a JSON-able request and return its answer.
 
     Args:
         module: one that speaks as described above.
@@ -53,7 +53,8 @@ def run_fresh(
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            [sys.executable, "-P", "-m", module],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         ) as child,
     ):  # fmt: skip

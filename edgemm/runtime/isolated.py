@@ -56,7 +56,8 @@ def compare_isolated(
     }
     where = f"target '{bundle.target.name}': the golden samples, run in a process of their own,"
     with subprocess.Popen(
-        [sys.executable, "-m", "edgemm.runtime.isolated", json.dumps(asked)],
+        # -P: without it the working folder, which may be the bundle, would be searched for modules first
+        [sys.executable, "-P", "-m", "edgemm.runtime.isolated", json.dumps(asked)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,

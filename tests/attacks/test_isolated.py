@@ -107,3 +107,14 @@ def test_a_graph_that_takes_all_the_memory_is_stopped(folder: Path) -> None:
     report = Bundle.open(folder).verify(isolated=True)
     assert not report.ok
     assert "cannot be run" in report.problems[0] or "MiB of memory" in report.problems[0]
+
+
+def test_a_bundle_that_lists_python_files_runs_none_where_it_is_the_working_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json.py", "numpy.py"):
+        (folder / name).write_text(f"open('{folder}/ran', 'w').close()")
+    reseal(folder)
+    monkeypatch.chdir(folder)
+    assert main(["verify", ".", "--isolated"]) == 0
+    assert not (folder / "ran").exists()
