@@ -13,7 +13,7 @@ import numpy as np
 
 from edgemm.graph.parity import cosine
 from edgemm.graph.race import latency_ratio
-from edgemm.runtime.arithmetic import Arithmetic, float_lines, part_line
+from edgemm.runtime.arithmetic import Arithmetic, float_lines, part_line, percent
 from edgemm.runtime.errors import QuantizeError
 from edgemm.runtime.session import Session, open_session
 from edgemm.runtime.timing import Ratio
@@ -43,6 +43,7 @@ class Likeness:
         arithmetic: what the quantized file computes in.
         samples: that were compared.
         cosines: output -> cosine to float32; outputs of floats alone.
+        equal: output -> share of its numbers that are float32's; outputs of integers and truth values.
         same_class: share of rows of ``logits`` with the largest value in the same place; None without logits.
         ratio: of the quantized form's time to float32's, calls in turns.
     """
@@ -53,6 +54,7 @@ class Likeness:
     arithmetic: Arithmetic
     samples: int
     cosines: Mapping[str, Cosines]
+    equal: Mapping[str, float]
     same_class: float | None
     ratio: Ratio
 
@@ -78,6 +80,7 @@ def likeness(
     before = open_session(engine, float32, threads=threads, what=f"{what}, float32")
     after = open_session(engine, quantized, threads=threads, what=f"{what}, int8")
     found: dict[str, list[float]] = {}
+    equal: dict[str, list[float]] = {}
     same: list[bool] = []
     first: Mapping[str, np.ndarray] | None = None
     count = 0
@@ -85,6 +88,9 @@ def likeness(
         first = feed if first is None else first
         count += 1
         for name, got, expected in _outputs(before, after, feed, what=what):
+            if expected.dtype.kind != "f":
+                equal.setdefault(name, []).append(float((got == expected).mean()))
+                continue
             found.setdefault(name, []).extend(cosine(got[i : i + 1], row[None]) for i, row in enumerate(expected))
             if name == LOGITS and expected.ndim == 2:
                 same += list(got.argmax(1) == expected.argmax(1))
@@ -97,6 +103,7 @@ def likeness(
         arithmetic,
         count,
         {name: Cosines(float(np.mean(values)), min(values)) for name, values in found.items()},
+        {name: float(np.mean(shares)) for name, shares in equal.items()},
         float(np.mean(same)) if same else None,
         latency_ratio(quantized, float32, first, engine=engine, threads=threads, what=what),
     )
@@ -105,7 +112,7 @@ def likeness(
 def _outputs(
     before: Session, after: Session, feed: Mapping[str, np.ndarray], *, what: str
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, quantized, float32) of every output of floats with rows."""
+    """(name, quantized, float32) of every output of numbers that has any."""
     expected, got = before.run(feed), after.run(feed)
     pairs = []
     for name, value in expected.items():
@@ -115,12 +122,12 @@ def _outputs(
                 f"{what}: its output '{name}' is {made.dtype} {list(made.shape)} in int8, and {value.dtype} "
                 f"{list(value.shape)} in float32"
             )
-        if value.dtype.kind != "f":
+        if value.dtype.kind not in "fiub":
             continue
-        if not (np.isfinite(made).all() and np.isfinite(value).all()):
+        if value.dtype.kind == "f" and not (np.isfinite(made).all() and np.isfinite(value).all()):
             form = "int8" if np.isfinite(value).all() else "float32"
             raise QuantizeError(f"{what}: its output '{name}' holds nan or infinity in {form}")
-        if value.ndim and value.size:
+        if value.size and (value.ndim or value.dtype.kind != "f"):
             pairs.append((name, made, value))
     return pairs
 
@@ -135,6 +142,10 @@ def likeness_lines(found: Likeness) -> list[str]:
             f"  {name}: cosine to float32 {cosines.mean:.4f} on average, {cosines.worst:.4f} at worst "
             f"({found.samples} calibration samples){same}"
         )
+    lines += [
+        f"  {name}: {percent(share)} of its numbers equal to float32's ({found.samples} calibration samples)"
+        for name, share in found.equal.items()
+    ]
     ratio = found.ratio
     word = {"faster": "faster", "slower": "SLOWER than float32", "no difference": "no difference"}[ratio.verdict]
     interval = f"[{ratio.low:.2f}, {ratio.high:.2f}]"

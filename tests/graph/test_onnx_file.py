@@ -482,3 +482,18 @@ def test_a_file_of_one_convolution_whose_bias_is_left_empty_is_quantized(tmp_pat
         outputs=[VALUE("y", FLOAT, ["n", 6, 7, 7])],
     )
     assert quantized(tmp_path)["y"] > 0.99
+
+
+def test_classes_that_a_graph_answers_are_compared_too(tmp_path: Path):
+    weights = {"w": np.random.default_rng(3).normal(size=(8, 64)).astype(np.float32)}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["l"]), helper.make_node("ArgMax", ["l"], ["y"], axis=1)]
+    nodes.append(helper.make_node("Greater", ["l", "zero"], ["above"]))
+    weights["zero"] = np.zeros((), np.float32)
+    outputs = [VALUE("y", INT64, ["n", 1]), VALUE("above", onnx.TensorProto.BOOL, ["n", 64])]
+    rows = np.random.default_rng(4).normal(size=(64, 8)).astype(np.float32)
+    saved(tmp_path, nodes, weights, {"x": rows}, inputs=[X], outputs=outputs)
+    found = quantize_file(tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "out", context=Context(tmp_path))
+    before, after = (OnnxGraph(folder / "model.onnx").run({"x": rows}) for folder in (tmp_path, tmp_path / "out"))
+    assert found.equal == pytest.approx({name: (before[name] == after[name]).mean() for name in ("y", "above")})
+    assert 0.9 < found.equal["above"] < 1
+    assert "  above: > 99 % of its numbers equal to float32's (64 calibration samples)" in likeness_lines(found)
