@@ -15,6 +15,7 @@ from edgemm.measure.metrics import retrieval_ranks
 from edgemm.measure.scores import TEACHERS, Scored
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, DataError
+from edgemm.runtime.prediction import unit
 
 if TYPE_CHECKING:
     from edgemm.data.dataset import Sample
@@ -89,11 +90,6 @@ def embed(
     """Unit vectors (raws, width) float32. Raises BundleError where one is not finite."""
     vectors = np.concatenate(encode(bundle, modality, raws, (name,), advance=advance)[name]).astype(np.float32)
     return unit(vectors)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays."""
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
 def retrieval(

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.measure.retrieval import distinct, embed, embedded, random_recall, ranks_of, unit
+from edgemm.measure.retrieval import distinct, embed, embedded, random_recall, ranks_of
 from edgemm.measure.scores import Scored
 from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.prediction import unit
 
 if TYPE_CHECKING:
     from edgemm.data.dataset import Sample

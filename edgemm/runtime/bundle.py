@@ -23,7 +23,7 @@ from edgemm.runtime.manifest import (
     TargetEntry,
     fed_values,
 )
-from edgemm.runtime.prediction import GallerySet, LabelSet, Prediction, Ranker
+from edgemm.runtime.prediction import GallerySet, LabelSet, Prediction, Ranker, unit
 from edgemm.runtime.session import Array, CheckedSession, Session, open_session, require_engine
 
 
@@ -509,9 +509,7 @@ class Bundle:
                 f"({len(labels)}, D): one row for each label"
             )
         check_finite(vectors, where=self.manifest.gallery.embeddings, error=BundleError)
-        rows = np.array(vectors, np.float32, order="C")
-        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        return GallerySet(rows, labels, self.threads)
+        return GallerySet(unit(vectors), labels, self.threads)
 
 
 def _run_part(part: Part, values: dict[str, Value]) -> None:

@@ -32,6 +32,18 @@ class LabelSet:
         return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Scale (N, D) floats to rows of length 1, float32; rows of zeros stay.
+
+    Halved or doubled first, which is exact, until the largest number is about 1: the squares of 1e30 are infinite in
+    float32, those of 300 in float16, and those of 1e-30 are 0.
+    """
+    made = rows.astype(np.promote_types(rows.dtype, np.float32), order="C")
+    largest = np.abs(made).max(axis=-1, keepdims=True, initial=0)
+    made = np.ldexp(made, -np.frexp(largest)[1], out=made).astype(np.float32, copy=False)
+    return np.asarray(made / np.maximum(np.linalg.norm(made, axis=-1, keepdims=True), 1e-12))
+
+
 @dataclass(frozen=True)
 class GallerySet:
     """Embeddings to search: ``vectors`` float32 (N, D) with rows of length 1, their N labels, threads for a search.
@@ -45,8 +57,7 @@ class GallerySet:
 
     def scores(self, embeddings: np.ndarray) -> np.ndarray:
         """Cosine similarity to every entry; (batch, N) float32 in -1..1."""
-        lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True)
-        asked = (embeddings / np.maximum(lengths, 1e-12)).astype(np.float32)
+        asked = unit(embeddings)
         found = np.empty((len(asked), len(self.vectors)), np.float32)
 
         def search(rows: slice) -> None:

@@ -15,11 +15,11 @@ from edgemm.data.dataset import Pair, Sample
 from edgemm.measure import scores, table
 from edgemm.measure.examples import read_examples
 from edgemm.measure.measurement import Measurements
-from edgemm.measure.retrieval import unit
 from edgemm.measure.stage import measure_bundles
 from edgemm.measure.verification import verification
 from edgemm.recipe import MeasureConfig
 from edgemm.report.page import write_report
+from edgemm.runtime.prediction import unit
 from edgemm.stage import Context, Silent
 
 FAST = MeasureConfig(seconds=0.05, runs=10, cold_starts=1, examples=2)

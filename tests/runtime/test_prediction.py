@@ -10,7 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from edgemm.runtime.prediction import GallerySet, best_of
+from edgemm.runtime.prediction import GallerySet, best_of, unit
 
 
 def unit_rows(count: int, width: int, seed: int) -> np.ndarray:
@@ -45,6 +45,22 @@ def test_a_search_gives_cosines_to_the_bit_the_same_on_any_number_of_threads(thr
     # 300 products of float32 in any order of adding: the sum of at most 1 is off by less than 1e-6
     np.testing.assert_allclose(found, (asked.astype(np.float64) / 3) @ vectors.T.astype(np.float64), atol=1e-6)
     assert np.array_equal(found, GallerySet(vectors, (), 1).scores(asked))
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("f2", 300), ("f2", 1e-6), ("f4", 1e30), ("f4", 1e-30), ("f8", 1e300)])
+def test_rows_of_any_size_are_searched_by_their_direction(dtype: str, size: float) -> None:
+    rng = np.random.default_rng(0)
+    rows = (rng.uniform(0.5, 1.0, (9, 16)) * rng.choice([-1, 1], (9, 16)) * size).astype(dtype)
+    wide = rows.astype(np.longdouble) / np.longdouble(size)
+    wide /= np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+    gallery = GallerySet(unit(rows[:5]), tuple("abcde"))
+    assert gallery.vectors.dtype == np.float32
+    np.testing.assert_allclose(gallery.scores(rows[5:]), (wide[5:] @ wide[:5].T).astype("f8"), atol=1e-6)  # float32's
+
+
+def test_a_row_of_zeros_is_like_nothing() -> None:
+    gallery = GallerySet(unit(np.eye(3, dtype=np.float32)), tuple("abc"))
+    assert gallery.scores(np.zeros((2, 3), np.float32)).tolist() == [[0, 0, 0], [0, 0, 0]]
 
 
 def test_a_search_copies_nothing_of_the_gallery() -> None:
