@@ -72,7 +72,8 @@ def decode_image(raw: Any, *, where: str, grey_range: Range | None = None) -> np
             ``grey_range`` also numbers of any type (height, width).
         where: names the sample in messages.
         grey_range: of a grey image with more than 8 bits a sample, what becomes 0 and what becomes 255; values outside
-            are clipped. None: 0 and the white of the file's bits. Images of 8 bits are taken as they are.
+            are clipped. None: 0 and the white of the file's bits. Images of 8 bits are taken as they are. A TIFF that
+            says WhiteIsZero has its black and white the other way round.
 
     Returns:
         uint8 (height, width, 3), RGB, contiguous; of several frames or pages the first. EXIF orientation is applied,
@@ -226,14 +227,21 @@ def _bits(image: Any) -> tuple[int, ...]:
 def _rgb(image: Any, name: str, grey_range: Range | None, *, deep: bool) -> tuple[np.ndarray, Depth | None]:
     """Pixels in tiles: Pillow's conversions make up to three more images of what they are given."""
     depth, kind = None, np.dtype(np.uint32) if _is_unsigned(image) else None
+    ends: Range = (0, 255)
     if image.mode[:1] in ("I", "F"):
         depth = _depth(image, name, grey_range, kind)
+        ends = grey_range or (0, depth.white)
+        if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # WhiteIsZero: Pillow heeds it of 8 bits alone
+            ends = (ends[1], ends[0])
     made, view = _oriented(image)
     for left, upper, right, lower in _tiles(image.size):
         tile = image if (right - left, lower - upper) == image.size else image.crop((left, upper, right, lower))
         if depth is not None:
-            numbers = _scaled(_numbers(tile, kind), grey_range or (0, depth.white), name)
-            view[upper:lower, left:right] = numbers[:, :, None]
+            numbers = _numbers(tile, kind)
+            grey = _scaled(numbers, ends, name)
+            if isinstance(clear := image.info.get("transparency"), int):  # a PNG's one value; Pillow knows it of 8 bits
+                grey[numbers == clear] = 255
+            view[upper:lower, left:right] = grey[:, :, None]
         else:
             view[upper:lower, left:right] = _colours(tile)
     if deep and depth is None:  # colour of 16 bits: Pillow keeps the upper 8
@@ -306,7 +314,7 @@ def _numbers(image: Any, kind: np.dtype[Any] | None) -> np.ndarray:
 
 
 def _scaled(numbers: np.ndarray, grey_range: Range, where: str) -> np.ndarray:
-    """Numbers as uint8: those of ``grey_range`` become 0 and 255, what lies outside is clipped."""
+    """Numbers as uint8: those of ``grey_range``, in either order, become 0 and 255; what lies outside is clipped."""
     low, high = grey_range
     values = (numbers.astype(np.float64) - low) * 255 / (high - low)
     if not (numbers.dtype.kind in "iu" or not np.isnan(values).any()):

@@ -102,6 +102,23 @@ def test_sixteen_bits_of_either_order_are_scaled_by_their_white(kind: str) -> No
     assert decode_image(tiff(np.array([[0, 32768, 65535]], kind)), where="image")[0, :, 0].tolist() == [0, 128, 255]
 
 
+def test_a_tiff_whose_zero_is_white_is_turned_round_with_16_bits_as_with_8() -> None:
+    # TIFF 6.0, PhotometricInterpretation 0: WhiteIsZero, as scanners and radiographs (MONOCHROME1) have it
+    deep = tiff(np.array([[0, 32768, 65535]], "<u2"), t262=0)
+    assert decode_image(deep, where="image")[0, :, 0].tolist() == [255, 127, 0]
+    assert decode_image(deep, where="image", grey_range=(0, 32768))[0, :, 0].tolist() == [255, 0, 0]
+    shallow = tiff(np.array([[0, 128, 255]], "u1"), t262=0)
+    assert decode_image(shallow, where="image")[0, :, 0].tolist() == [255, 127, 0]
+
+
+@pytest.mark.parametrize("kind", ["u1", "<u2"])
+def test_the_transparent_value_of_a_grey_png_lies_on_white(kind: str) -> None:
+    values = np.array([[0, 7, np.iinfo(kind).max]], kind)
+    data = encoded(Image.fromarray(values), transparency=0)
+    assert decode_image(data, where="image")[0, 0].tolist() == [255, 255, 255]
+    assert decode_image(data, where="image")[0, 1].tolist() == [7 if kind == "u1" else 0] * 3
+
+
 def test_integers_of_32_bits_within_16_are_read_as_16() -> None:
     assert decode_image(tiff(np.array([[0, 32768, 65535]], "<i4")), where="i")[0, :, 0].tolist() == [0, 128, 255]
 
