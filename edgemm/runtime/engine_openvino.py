@@ -60,7 +60,7 @@ class OpenVINOSession:
             self._dynamic = any(port.partial_shape.is_dynamic for port in model.inputs)
             self._request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
         except Exception as error:
-            raise EngineError(f"{what}: openvino {ov.__version__} refuses the graph: {one_line(error)}") from error
+            raise EngineError(f"{what}: openvino {ov.__version__} refuses the graph: {_reason(error)}") from error
         self.input_names = tuple(port.get_any_name() for port in model.inputs)
         self.output_names = tuple(port.get_any_name() for port in model.outputs)
         self.dtypes: Mapping[str, str] = {
@@ -84,7 +84,7 @@ class OpenVINOSession:
                 made = request.infer(arrays)
             except Exception as error:
                 got = {name: (str(feeds[name].dtype), feeds[name].shape) for name in self.input_names}
-                raise EngineError(f"{self._what}: openvino cannot run {got}: {one_line(error)}") from error
+                raise EngineError(f"{self._what}: openvino cannot run {got}: {_reason(error)}") from error
             return {name: np.asarray(made[i]) for i, name in enumerate(self.output_names)}
 
     def _request_for(self, shapes: Shapes, arrays: list[Array]) -> Any:
@@ -120,6 +120,13 @@ class OpenVINOSession:
             return self._core.compile_model(model, "CPU", self._options).create_infer_request()
         except Exception:  # a shape that the dynamic model runs but that cannot be fixed: it goes on running that way
             return self._request
+
+
+def _reason(error: Exception) -> str:
+    """What OpenVINO says in one line, without the places in its source, which come first and end with a colon each."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = " ".join(line for line in lines if line and not line.endswith(":"))
+    return one_line(RuntimeError(said)) if said else one_line(error)
 
 
 def _saturates(model: Any) -> bool:

@@ -25,7 +25,8 @@ from edgemm.graph.parity import OnnxGraph, cosine, largest_difference
 from edgemm.graph.quantize import quantize_onnx
 from edgemm.graph.race import latency_ratio
 from edgemm.graph.storage import compress_weights
-from edgemm.runtime.errors import EdgemmError, InputError, QuantizeError
+from edgemm.runtime.errors import EdgemmError, EngineError, InputError, QuantizeError
+from edgemm.runtime.session import open_session
 from edgemm.stage import Context
 
 
@@ -497,3 +498,10 @@ def test_classes_that_a_graph_answers_are_compared_too(tmp_path: Path):
     assert found.equal == pytest.approx({name: (before[name] == after[name]).mean() for name in ("y", "above")})
     assert 0.9 < found.equal["above"] < 1
     assert "  above: > 99 % of its numbers equal to float32's (64 calibration samples)" in likeness_lines(found)
+
+
+def test_openvino_says_what_it_refuses_and_not_where_in_its_source(tmp_path: Path):
+    unknown = helper.make_node("Nowhere", ["x"], ["y"], domain="org.example")
+    saved(tmp_path, [unknown], {}, {"x": ROWS}, inputs=[X], outputs=[Y], more=[("org.example", 1)])
+    with pytest.raises(EngineError, match=r"refuses the graph: .*org\.example\.Nowhere"):
+        open_session("openvino", (tmp_path / "model.onnx").read_bytes())
