@@ -291,7 +291,7 @@ def _config(path: Path, name: str) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{name}: {path.name} can't be read ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise ModelError(f"{name}: {path.name}: got {type(content).__name__}, expected an object")

@@ -254,7 +254,7 @@ def _modules(folder: Path) -> list[tuple[str, Path]] | None:
         modules = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: can't be read ({one_line(error)})") from error
     try:
         listed = [(str(module["type"]), str(module["path"])) for module in modules]
@@ -276,7 +276,7 @@ def _alone(folder: Path, name: str) -> Sentence:
     if listed.is_file():
         try:
             paths = [module["path"] for module in json.loads(listed.read_text(encoding="utf-8"))]
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, RecursionError, TypeError, KeyError):
             paths = []
         if folder.name in paths:
             raise ModelError(

@@ -18,7 +18,8 @@ from edgemm.models import pretrained
 from edgemm.models.families import build_model
 from edgemm.models.huggingface import encoder_from_hub, model_from_hub
 from edgemm.models.inherit import build_student
-from edgemm.models.sentence import POOLINGS, pooled
+from edgemm.models.owner_tokenizer import OwnerTokenizer
+from edgemm.models.sentence import POOLINGS, pooled, sentence_of
 from edgemm.models.store import load_model, save_model
 from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import tokenizer_from_json
@@ -290,3 +291,12 @@ def test_a_student_pools_as_the_teacher_that_it_inherits_from(tmp_path: Path) ->
         module = model.part("text").module
         assert isinstance(module, TextTransformer)
         assert (module.pooling, module.norm.eps) == ("max", 1e-3)
+
+
+def test_json_nested_without_end_is_one_line_and_no_recursion_error(tmp_path: Path) -> None:
+    for file in ("modules.json", "tokenizer_config.json"):
+        (tmp_path / file).write_text("[" * 100_000)
+    with pytest.raises(ModelError, match=r"modules\.json: can't be read"):
+        sentence_of(tmp_path, name="text")
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json can't be read"):
+        OwnerTokenizer(tmp_path, name="text", rows=10)
