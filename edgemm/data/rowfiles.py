@@ -13,6 +13,7 @@ import io
 import json
 import lzma
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -109,7 +110,8 @@ def _row(value: object, where: str) -> Row:
 
 def _csv_rows(file: Iterable[str], path: Path) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(_LONGEST_CELL)
-    reader, number = csv.DictReader(file, strict=True), 0
+    named_first = dropwhile(lambda line: not line.strip(), file)  # csv takes a blank first line for the names
+    reader, number = csv.DictReader(named_first, strict=True), 0
     try:
         _check_names(reader.fieldnames or (), path)
         for number, row in enumerate(reader, 1):

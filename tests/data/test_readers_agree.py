@@ -15,6 +15,7 @@ import pytest
 from datasets import ClassLabel, Features, Value
 
 from edgemm.data import Dataset, open_dataset
+from edgemm.data.rowfiles import read_rows
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 from tests.data.media import png, sound, tar, write
@@ -285,3 +286,8 @@ def test_sounds_of_mixed_endings_are_read(tmp_path: Path) -> None:
 def test_a_member_that_is_there_twice_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"0.tar has '0.txt' twice; take one out"):
         shards(tmp_path, [[("0.txt", b"a"), ("0.txt", b"b")]], text="txt")
+
+
+def test_blank_lines_before_the_names_of_a_table_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\n \ntext,label\n\na,b\n\n")
+    assert list(read_rows(tmp_path / "a.csv", key="data.path")) == [(1, {"text": "a", "label": "b"})]
