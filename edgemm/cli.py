@@ -23,11 +23,14 @@ from edgemm.runtime.help import HELP_HELP, JSON_HELP, help_text
 
 EXAMPLES = {
     "run": (
-        "edgemm run export/recipes/emoji-search.toml",
+        "edgemm run export/recipes/emoji-search.toml --target cpu-int8",
         "edgemm run RECIPE --set distill.epochs=4 --target cpu-int8 --out out/try",
         "edgemm run RECIPE --from quantize",
     ),
-    "plan": ("edgemm plan export/recipes/emoji-search.toml", "edgemm plan RECIPE --no-dry-run --json"),
+    "plan": (
+        "edgemm plan export/recipes/emoji-search.toml --target cpu-int8",
+        "edgemm plan RECIPE --no-dry-run --json",
+    ),
     "schema": ("edgemm schema > recipe.schema.json", "edgemm schema --markdown > recipe.md"),
     "runs": ("edgemm runs", "edgemm runs --store /data/edgemm --json"),
     "gc": ("edgemm gc --limit 20GB --dry-run", "edgemm gc --limit 20GB"),
@@ -89,7 +92,7 @@ class _Group(TyperGroup):
         verbs = [(name, str(verb.help).partition("\n")[0]) for name, verb in self.commands.items()]
         sections = (("Options", _sections(self, ctx)[1]), ("Verbs", verbs))
         examples = (
-            "edgemm run export/recipes/emoji-search.toml",
+            "edgemm run export/recipes/emoji-search.toml --target cpu-int8",
             "edgemm plan RECIPE",
             'edgemm infer BUNDLE --text "a red apple"',
             "edgemm verify BUNDLE",
@@ -392,7 +395,7 @@ def quantize(
     def work() -> Any:
         announce(
             "quantize",
-            f"{_sized(source)} to int8 for {engine}, calibrated on {_sized(calibration)}, into {out}; no estimate",
+            f"{source} to int8 for {engine}, calibrated on {calibration}, into {out}; no estimate",
         )
         from edgemm.pipeline.verbs import quantize
 
@@ -498,14 +501,6 @@ def store_path(given: Path | None) -> Path:
     from edgemm.pipeline.announce import default_store
 
     return given or default_store()
-
-
-def _sized(file: Path) -> str:
-    """A path, and how large the file is."""
-    try:
-        return f"{file} ({file.stat().st_size / 1e6:.3g} MB)" if file.is_file() else str(file)
-    except OSError:
-        return str(file)
 
 
 def announce(verb: str, what: str) -> None:

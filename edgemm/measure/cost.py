@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edgemm.measure import words
 from edgemm.measure.metrics import Estimate
-from edgemm.measure.scores import ANSWERS, HEADLINE_METRICS, LOWER_IS_BETTER, is_ablation, is_shuffled
+from edgemm.measure.scores import ANSWERS, HEADLINE_METRICS, LOWER_IS_BETTER, TEACHERS, is_ablation, is_shuffled
 from edgemm.measure.table import Row, Score, default_row, reference_row
 
 
@@ -21,6 +21,7 @@ class Cost:
 
     before: Score
     after: Score
+    where: str = ""
 
     @property
     def difference(self) -> Estimate:
@@ -63,7 +64,7 @@ def costs(rows: Sequence[Row]) -> Costs:
         low, high = sorted((gain * after.difference.low, gain * after.difference.high))
         better += low > 0
         if high < 0:
-            worse.append(Cost(before, after))
+            worse.append(Cost(before, after, _where(after, ships)))
     worse.sort(key=_order)
     leading = [cost for cost in worse if not is_ablation(cost.after.task) and _is_own(cost.after, ships)]
     return Costs(tuple(worse), better, compared, tuple(leading))
@@ -73,6 +74,14 @@ def _is_own(score: Score, row: Row | None) -> bool:
     """Whether a score is in the metric that stands for its task: R@10 of retrieval, rank-1 of identities."""
     there = [s.metric for s in row.scores if (s.split, s.task) == (score.split, score.task)] if row else []
     return score.metric == next((m for m in HEADLINE_METRICS if m in there), there[0] if there else "")
+
+
+def _where(score: Score, row: Row | None) -> str:
+    """Task and split; a search in the model's own gallery says so where the teacher's is searched as well."""
+    if score.task == ANSWERS:
+        return score.split
+    both = row is not None and any(other.task == f"{score.task}{TEACHERS}" for other in row.scores)
+    return f"{score.task}{', own gallery' * both}, {score.split}"
 
 
 def _order(cost: Cost) -> tuple[bool, float]:
@@ -90,5 +99,4 @@ def cost_lines(found: Costs, *, most: int) -> list[str]:
 def line(cost: Cost) -> str:
     """One cost: task and split, metric, difference with its interval."""
     score = cost.after
-    where = score.split if score.task == ANSWERS else f"{score.task}, {score.split}"
-    return f"{where}: {score.metric} {words.difference(score)}"
+    return f"{cost.where}: {score.metric} {words.difference(score)}"

@@ -75,7 +75,7 @@ def test_every_task_and_split_is_compared_and_the_worst_comes_first() -> None:
     lines = cost_lines(found, most=3)
     assert [line.split(" [")[0] for line in lines] == [  # each in its task's own metric
         "image→image, teacher's gallery, old: R@10 −35.0 points",
-        "image→image, new: R@10 −10.0 points",
+        "image→image, own gallery, new: R@10 −10.0 points",
     ]
     assert [(c.after.task, c.after.metric) for c in found.worse[:3]] == [
         ("image→image, teacher's gallery", "R@1"), ("image→image, teacher's gallery", "R@10"), ("image→image", "R@1"),
