@@ -135,6 +135,10 @@ def quantize(
         print("\n".join(likeness_lines(found)))
         print(f"graph    {out / source.name}")
         return {"out": str(out / source.name), "engine": engine, "parts": [asdict(found)]}
+    if source.is_file() and source.suffix != ".zip":
+        raise InputError(
+            f"{source}: neither a graph nor a bundle; expected an .onnx file, a bundle's folder or its .zip"
+        )
     open_archive(source)
     rows = list(rows_of(read_arrays(calibration)))
     entry = TargetEntry(f"{engine}-int8", engine, "int8", {})  # type: ignore[arg-type]

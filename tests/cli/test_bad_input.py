@@ -398,6 +398,9 @@ CASES = {
     ),
     "out climbs": (nothing, ("capture", "model", "-o", "nodir/../.."), "..: exists already"),
     "out exists": (nothing, ("capture", "model", "-o", "data"), "data: exists already"),
+    "neither graph nor bundle": (
+        nothing, ("quantize", "recipe.toml", "--calibration", "calibration.npz", "-o", "new"), "recipe.toml: neither a",
+    ),
     "calibration missing": (nothing, NO_CALIBRATION, "no.npz: no such file"),
     "calibration with NaN": (
         nan_calibration, QUANTIZE, "nan",
