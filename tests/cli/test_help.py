@@ -127,7 +127,9 @@ def test_a_shell_completes_verbs_and_options_those_of_the_device_too(words, expe
 
 
 def test_completion_can_be_shown_for_a_shell():
-    assert "complete -o default -F _edgemm_completion edgemm" in edgemm("--show-completion", "bash").stdout
+    named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # the shell that is named, not that around the tests
+    shown = edgemm("--show-completion", "bash", **named)
+    assert "complete -o default -F _edgemm_completion edgemm" in shown.stdout
 
 
 @pytest.fixture

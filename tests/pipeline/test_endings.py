@@ -82,7 +82,8 @@ def on_a_terminal(columns: int, *arguments: str) -> str:
     """What a command shows on a terminal of so many columns, without control codes."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, *arguments], stdout=slave, stderr=slave, env=environment)
     os.close(slave)
     shown = b""
