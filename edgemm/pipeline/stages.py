@@ -33,7 +33,7 @@ _READING = tuple(
     f"runtime/{name}.py"
     for name in (
         "arithmetic", "arrays", "chunks", "disk", "errors", "fields", "hints", "images", "inputs", "manifest", "paths",
-        "regular", "signature", "sizes", "tokenizer_limits",
+        "quiet", "regular", "signature", "sizes", "tokenizer_limits",
         "waveforms",
     )
 )  # fmt: skip
