@@ -68,8 +68,8 @@ def first(ground) -> str:
 
 def digests(store: Path, *, run: int = 0) -> dict[str, str]:
     """Node -> digest of what it made, in the latest finished run (-1: in the first one)."""
-    run = [run for run in list_runs(Store(store)) if run["status"] == "done"][run]
-    return {stage["node"]: stage["digest"] for stage in run["stages"]}
+    done = [each for each in list_runs(Store(store)) if each["status"] == "done"]
+    return {stage["node"]: stage["digest"] for stage in done[run]["stages"]}
 
 
 def test_a_run_ends_with_table_report_bundle_and_a_line_that_works(ground, first):
