@@ -68,6 +68,9 @@ def quantize_bundle(
         samples: how many ``raw_values`` there are, for progress, where they are a stream without a length.
         compare: run and time every int8 part against its float32 form, on the engine of its target.
 
+    Golden samples are kept; what the source's targets answered to them, and what was measured of their bytes, is not
+    (see ``add_golden_outputs``).
+
     Returns:
         What became of each int8 part of each target, where ``compare`` asks for it; plans are compared as the graphs
         that they are built from, on onnxruntime.
@@ -78,6 +81,8 @@ def quantize_bundle(
     archive = open_archive(folder)
     manifest = archive.manifest
     source = manifest.targets[0]
+    of_source = {path for target in manifest.targets for path in target.files.values()}  # graphs and what they answered
+    of_source |= {golden.file for golden in manifest.golden_outputs.values()} | {str(manifest.measurements)}
     if source.precision != "float32":
         raise QuantizeError(
             f"{folder}: its first target '{source.name}' is {source.precision}; expected a float32 bundle"
@@ -101,7 +106,7 @@ def quantize_bundle(
             counts = _spool_values(manifest.parts, graphs, raw_values, spool, context, total=samples)
         with publish(out) as partial, context.progress.task("quantize", total=len(work)) as task:
             for name in manifest.files:
-                if not name.startswith("graphs/"):
+                if not name.startswith("graphs/") and name not in of_source:
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)
                     (partial / name).write_bytes(archive.read(name))
             for kind, part in work:
@@ -176,6 +181,8 @@ def quantize_bundle(
                 replace(
                     manifest,
                     targets=entries,
+                    golden_outputs={},
+                    measurements=None,
                     provenance={**manifest.provenance, "quantization": {"method": config.method, "parts": notes}},
                 ),
             )

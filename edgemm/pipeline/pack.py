@@ -17,20 +17,16 @@ import numpy as np
 
 from edgemm.data.dataset import Dataset, Sample, strided_samples
 from edgemm.measure.encode import BATCH
+from edgemm.measure.golden import add_golden_outputs
 from edgemm.recipe import PackConfig
 from edgemm.runtime.archive import Archive, open_archive, seal
 from edgemm.runtime.bundle import Bundle
-from edgemm.runtime.disk import write_array, write_arrays
-from edgemm.runtime.errors import BundleError, DataError, DeviceMissing
-from edgemm.runtime.manifest import PLAN_ENGINES, Gallery, GoldenOutputs, GoldenSample, Manifest, TargetEntry, TextInput
+from edgemm.runtime.disk import write_array
+from edgemm.runtime.errors import BundleError, DataError
+from edgemm.runtime.manifest import PLAN_ENGINES, Gallery, GoldenSample, Manifest, TargetEntry, TextInput
 from edgemm.runtime.paths import MANIFEST
 from edgemm.runtime.zips import zip_bundle
 from edgemm.stage import Progress, Silent
-
-TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "int8": 5e-2}
-"""Share of the largest output magnitude that golden outputs may be off by on another machine: engines sum in another
-order (float32), and CPUs with and without VNNI round int8 products differently."""
-
 
 RAW, SUMMARY = "measurements.jsonl", "measurements.json"
 
@@ -89,7 +85,7 @@ def assemble(
         manifest = _add_golden(out, manifest, dataset, config)
         seal(out, manifest)
         with progress.task("golden outputs", total=len(manifest.targets)) as task:
-            manifest = _add_golden_outputs(out, manifest, task_advance=task.advance)
+            manifest = add_golden_outputs(out, manifest, advance=task.advance)
     return seal(out, manifest)
 
 
@@ -278,24 +274,3 @@ def _add_golden(out: Path, manifest: Manifest, dataset: Dataset, config: PackCon
             shutil.copyfile(path, out / inputs[modality])
         golden.append(GoldenSample(inputs))
     return replace(manifest, golden=tuple(golden))
-
-
-def _add_golden_outputs(out: Path, manifest: Manifest, *, task_advance: Any) -> Manifest:
-    """Run the golden samples on every target that runs here; one built for another machine keeps none."""
-    found: dict[str, GoldenOutputs] = {}
-    for target in manifest.targets:
-        try:
-            made = Bundle.open(out, target=target.name).run_golden()
-        except DeviceMissing:
-            continue  # a plan for a GPU that is not here
-        finally:
-            task_advance(1)
-        tolerance: dict[str, float] = {}
-        for name, values in made.items():
-            if not np.isfinite(values).all():
-                raise BundleError(f"target '{target.name}': output '{name}' is not finite on the golden samples")
-            tolerance[name] = float(TOLERANCE[target.precision] * max(np.abs(values).max(), 1e-3))
-        file = f"golden/{target.name}.npz"
-        write_arrays(out / file, made)
-        found[target.name] = GoldenOutputs(file, tolerance)
-    return replace(manifest, golden_outputs=found)

@@ -116,6 +116,7 @@ def quantize(
     from edgemm.graph.likeness import likeness_lines
     from edgemm.graph.onnx_file import quantize_file
     from edgemm.graph.quantize import Quantization
+    from edgemm.measure.golden import add_golden_outputs
     from edgemm.runtime.archive import open_archive, seal
     from edgemm.runtime.manifest import TargetEntry
 
@@ -151,7 +152,8 @@ def quantize(
             build_bundle(graphs, folder, compute_capabilities={entry.name: compute_capability}, context=context)
         manifest = open_archive(folder).manifest
         targets = tuple(replace(t, name=f"{engine}-{t.precision}") for t in manifest.targets)
-        seal(folder, replace(manifest, name=_bundle_name(out), targets=targets))
+        named = seal(folder, replace(manifest, name=_bundle_name(out), targets=targets))
+        seal(folder, add_golden_outputs(folder, named))
     for part in parts:
         print("\n".join(likeness_lines(part)))
     print(f"bundle   {out} ({', '.join(target.label for target in targets)})")
