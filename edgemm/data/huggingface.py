@@ -1,8 +1,8 @@
 """Hugging Face ``datasets``: names on the hub, local folders, and the library's own builders (tar shards, Parquet ...).
 
-Tables and tar shards that lie here are found by the library and read by edgemm's own readers, so that a table gives the
-same samples however it is opened. The rest is read as a stream, undecoded: bytes are kept as the same bytes. The
-library runs no code from a dataset's repository (since its version 4), and nothing is unpickled.
+Tables, also those on the hub, and tar shards that lie here are found by the library and read by edgemm's own readers,
+so that a table gives the same samples however it is opened. The rest is read as a stream, undecoded: bytes are kept as
+the same bytes. The library runs no code from a dataset's repository (since its version 4), and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ def _sources(config: DataConfig) -> Mapping[str, Source]:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(logging.CRITICAL)  # what it would say becomes one line of ours
     from datasets.packaged_modules.webdataset.webdataset import WebDataset
+    from datasets.utils.file_utils import xPath
 
     for ending in ("npy", "npz", "pth"):  # arrays stay the bytes they are; the last would be unpickled, if carefully
         WebDataset.DECODERS.pop(ending, None)
@@ -129,14 +130,16 @@ def _sources(config: DataConfig) -> Mapping[str, Source]:
         options["batch_size"] = _PARQUET_ROWS
     try:
         builder = datasets.load_dataset_builder(where, config.subset, **options)
-        files = {str(split): [Path(str(file)) for file in found] for split, found in builder.config.data_files.items()}
-        kind = str(builder.info.builder_name)
-        if kind in (*_TABLES, "webdataset") and _is_plain(builder, files):
+        files = {str(split): [xPath(str(file)) for file in found] for split, found in builder.config.data_files.items()}
+        kind, on_hub = str(builder.info.builder_name), _is_on_hub(config)
+        if kind == "webdataset" and not on_hub and _is_plain(builder, files):
             asked = [config.columns.get(ours, ours) for ours in (*COLUMNS, *config.tensors)]
-            return {
-                split: _from_tars(paths, asked, split) if kind == "webdataset" else _from_tables(paths, kind)
-                for split, paths in files.items()
-            }
+            return {split: _from_tars(paths, asked, split) for split, paths in files.items()}
+        features = (builder.info.features or {}) if on_hub else {}
+        typed = kind == "csv" and features  # a card that says what the words of a table mean
+        if kind in _TABLES and not typed and _is_plain(builder, files):
+            most = config.limit if on_hub else None  # more is not fetched
+            return {split: _from_tables(paths, kind, split, features, most) for split, paths in files.items()}
         if hasattr(builder, "_read_metadata"):  # of a folder of pictures or sounds: by our reader, as a table's
             builder._read_metadata = _metadata
         streams = {str(name): _undecoded(stream) for name, stream in builder.as_streaming_dataset().items()}
@@ -147,7 +150,7 @@ def _sources(config: DataConfig) -> Mapping[str, Source]:
 
     def rows(name: str) -> Iterator[Mapping[str, object]]:
         found = _rows(streams[name], name)
-        return itertools.islice(found, config.limit) if _is_on_hub(config) else found  # more is not fetched
+        return itertools.islice(found, config.limit) if on_hub else found
 
     return {name: Source(partial(rows, name), features=stream.features or {}) for name, stream in streams.items()}
 
@@ -155,13 +158,19 @@ def _sources(config: DataConfig) -> Mapping[str, Source]:
 def _is_plain(builder: Any, files: Mapping[str, Sequence[Path]]) -> bool:
     """Whether files lie here and the data's card asks for no options of the library's own reader."""
     kinds = {"sep": (",", None), "delimiter": (None,), "names": (None,), "field": (None,), "columns": (None,),
-             "filters": (None,), "features": (None,), "header": ("infer",), "skiprows": (None,)}  # fmt: skip
+             "filters": (None,), "features": (None,), "header": ("infer",), "skiprows": (None,), "quotechar": ('"',),
+             "skipinitialspace": (False,), "encoding": (None, "utf-8")}  # fmt: skip
     plain = all(getattr(builder.config, name, usual[0]) in usual for name, usual in kinds.items())
-    return plain and all(path.is_file() and path.suffix != ".zip" for paths in files.values() for path in paths)
+    return plain and all(path.suffix != ".zip" for paths in files.values() for path in paths)
 
 
-def _from_tables(paths: Sequence[Path], kind: str) -> Source:
+def _from_tables(paths: Sequence[Path], kind: str, split: str, features: Mapping[str, Any], most: int | None) -> Source:
+    """The rows of a split's tables, here or on the hub; ``most`` at most."""
+
     def rows() -> Iterator[Mapping[str, object]]:
+        return _rows(itertools.islice(every_row(), most), split)
+
+    def every_row() -> Iterator[Mapping[str, object]]:
         present: set[str] | None = None
         for path in paths:
             for number, row in rows_of_kind(path, kind, key="data.files"):
@@ -173,7 +182,7 @@ def _from_tables(paths: Sequence[Path], kind: str) -> Source:
 
     # an object may lack keys, and have some that the first has not
     columns = None if kind != "json" else list(dict.fromkeys(name for row in rows() for name in row))
-    return Source(rows, columns)
+    return Source(rows, columns, features)
 
 
 def _from_tars(paths: Sequence[Path], asked: Sequence[str], split: str) -> Source:

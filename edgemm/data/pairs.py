@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgemm.data.dataset import Dataset, Pair, Sample
 from edgemm.data.rowfiles import read_rows
-from edgemm.data.rows import plain
+from edgemm.data.rows import check_padded, plain
 from edgemm.data.splits import split_of
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
@@ -40,6 +40,8 @@ def with_pairs(dataset: Dataset, config: DataConfig) -> Dataset:
     }
     found: dict[str, list[Pair]] = {}
     for number, row in read_rows(path, key="data.pairs"):
+        if number == 1:
+            check_padded(COLUMNS, row, where=str(path))
         try:
             split, pair = _pair({name: plain(name, row.get(name)) for name in COLUMNS}, base, files)
         except DataError as error:

@@ -13,9 +13,12 @@ import io
 import json
 import lzma
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import dropwhile
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.fields import one_line
@@ -26,7 +29,7 @@ Row = Mapping[str, object]
 ENDINGS = (".csv", ".jsonl", ".parquet")
 _PARQUET_ROWS = 16  # in memory at a time
 _LONGEST_CELL = 2**31 - 1  # characters; csv's own limit, 131072, is below an honest text's
-_UNPACKED: Mapping[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_UNPACKED: Mapping[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 def read_rows(path: Path, *, key: str) -> Iterator[tuple[int, Row]]:
@@ -46,10 +49,15 @@ def read_rows(path: Path, *, key: str) -> Iterator[tuple[int, Row]]:
 
 
 def rows_of_kind(path: Path, kind: str, *, key: str) -> Iterator[tuple[int, Row]]:
-    """``read_rows`` of a ``csv``, ``jsonl``, ``parquet`` or ``json`` (a list, or a line each), whatever its name."""
+    """``read_rows`` of a ``csv``, ``jsonl``, ``parquet`` or ``json`` (a list, or a line each), whatever its name.
+
+    Args:
+        path: of a file here, or of one elsewhere that opens as a path does (``xPath`` of Hugging Face datasets).
+    """
     try:
         if kind == "parquet":
-            yield from _parquet_rows(path)
+            with path.open("rb") as packed:
+                yield from _parquet_rows(packed, path)
             return
         with _opened(path) as file:
             if kind == "csv":
@@ -66,10 +74,11 @@ def rows_of_kind(path: Path, kind: str, *, key: str) -> Iterator[tuple[int, Row]
         raise DataError(f"{key}: can't read {path} ({getattr(error, 'strerror', None) or one_line(error)})") from error
 
 
-def _opened(path: Path) -> IO[str]:
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
     unpacked = _UNPACKED.get(path.suffix.lower())
-    file = path.open("rb") if unpacked is None else unpacked(path)
-    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    with path.open("rb") as file, file if unpacked is None else unpacked(file) as data:
+        yield io.TextIOWrapper(data, encoding="utf-8-sig", newline="")
 
 
 def _line_rows(file: Iterable[str], path: Path) -> Iterator[tuple[int, Row]]:
@@ -129,7 +138,7 @@ def _check_names(names: Sequence[str], path: Path) -> None:
         raise DataError(f"{path}: two columns are called '{doubled[0]}'; rename one, or take it out")
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _parquet_rows(packed: IO[bytes], path: Path) -> Iterator[tuple[int, Row]]:
     try:
         import pyarrow.lib
         import pyarrow.parquet
@@ -137,15 +146,47 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise DataError(f"{path}: reading it needs pyarrow; {pip_install('pyarrow')}") from error
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(packed) as file:
             _check_names(file.schema_arrow.names, path)
             features = _features(file.schema_arrow.metadata)
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for row in batch.to_pylist():
+                for row in _shortest_floats(batch).to_pylist():
                     number += 1
                     yield number, {name: named(cell, features.get(name)) for name, cell in row.items()}
     except (pyarrow.lib.ArrowException, ValueError, OverflowError) as error:  # or a date that Python has not
         raise DataError(f"{path}: not a whole Parquet file, after row {number} ({one_line(error)})") from error
+
+
+def _shortest_floats(batch: Any) -> Any:
+    """A batch of Arrow whose float32 numbers, also in lists and structs, are the float64 of their shortest spelling.
+
+    The float32 nearest to .1 is 0.10000000149011612 as a float64; a table in words says 0.1, and so does Python of it.
+    """
+    import pyarrow
+
+    def retyped(kind: Any, to: Any) -> Any:
+        if pyarrow.types.is_dictionary(kind):
+            return retyped(kind.value_type, to)
+        if pyarrow.types.is_float32(kind):
+            return to
+        if pyarrow.types.is_list(kind):
+            return pyarrow.list_(retyped(kind.value_type, to))
+        if pyarrow.types.is_large_list(kind):
+            return pyarrow.large_list(retyped(kind.value_type, to))
+        if pyarrow.types.is_fixed_size_list(kind):
+            return pyarrow.list_(retyped(kind.value_type, to), kind.list_size)
+        if pyarrow.types.is_struct(kind):
+            return pyarrow.struct([pyarrow.field(part.name, retyped(part.type, to)) for part in kind])
+        return kind
+
+    columns = []
+    for column in batch.columns:
+        if pyarrow.types.is_float16(column.type):
+            column = pyarrow.array([None if v is None else float(str(np.float16(v))) for v in column.to_pylist()])
+        elif (words := retyped(column.type, pyarrow.string())) != retyped(column.type, pyarrow.float64()):
+            column = column.cast(words).cast(retyped(column.type, pyarrow.float64()))
+        columns.append(column)
+    return pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import io
 import math
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
@@ -110,6 +110,7 @@ def mapped_columns(config: DataConfig, present: Sequence[str], *, where: str) ->
         raise DataError(f"data.tensors: '{doubled[0]}' has a meaning already; map the column to another name")
     if unknown := sorted(set(config.columns) - set(names)):
         raise DataError(f"data.columns: unknown '{unknown[0]}'{or_nearest(unknown[0], names)}")
+    check_padded(names, present, mapped=config.columns.values(), where=where)
     found = {}
     for ours in names:
         theirs = config.columns.get(ours, ours)
@@ -125,6 +126,23 @@ def mapped_columns(config: DataConfig, present: Sequence[str], *, where: str) ->
     if "label" in found and "labels" in found:
         raise DataError(f"{where}: columns label and labels; a sample has one class or several, map one of them away")
     return found
+
+
+def check_padded(names: Sequence[str], present: Iterable[str], *, mapped: Iterable[str] = (), where: str) -> None:
+    """Raise DataError where a column is one of ``names`` but for white space around it, as of ``text, label``.
+
+    White space is part of a column's name in every format, and a table with it after each comma means its quotes
+    otherwise too; so it is for the data's owner to take out.
+
+    Args:
+        mapped: columns that the recipe names as they are.
+    """
+    for name in sorted(set(present) - set(mapped)):
+        if name != name.strip() and name.strip() in names:
+            raise DataError(
+                f"{where}: column {name!r} has white space around its name, expected {name.strip()!r}; take it out of "
+                "the file, also after its commas"
+            )
 
 
 def misspelt_columns(columns: Mapping[str, str], present: Sequence[str], *, where: str) -> list[str]:
@@ -182,6 +200,8 @@ def plain(ours: str, cell: object) -> str | None:
         raise DataError(f"{ours}: got {type(cell).__name__}, expected a string or a number")
     if isinstance(cell, str):
         _check_characters(ours, cell)
+    if isinstance(cell, float) and math.isinf(cell):
+        raise DataError(f"{ours}: a number that is infinite, or too large for a float64; write it as a string")
     if isinstance(cell, float) and cell.is_integer():  # a column with empty cells reads whole numbers as 7.0
         cell = int(cell)
     return str(cell).strip() or None

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+import fsspec
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Features, Value
+from datasets.utils.file_utils import xPath
 
 from edgemm.data import Dataset, open_dataset
-from edgemm.data.rowfiles import read_rows
+from edgemm.data.rowfiles import read_rows, rows_of_kind
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 from tests.data.media import png, sound, tar, write
@@ -115,6 +119,64 @@ def test_numbers_lists_of_classes_and_empty_cells_are_the_same_from_every_reader
 
 
 @pytest.mark.parametrize("open_table", [by_table, by_datasets])
+def test_a_float32_of_parquet_is_the_number_that_was_written(
+    tmp_path: Path, open_table: Callable[[Path], Dataset]
+) -> None:
+    """The shortest decimal that is nearest to it, as numpy prints it and a table in words holds it."""
+    numbers = [0.1, 1e-7, 16777216.0, 3.4028235e38, 1 / 3]
+    single = pyarrow.array(numbers, pyarrow.float32())
+    columns = {
+        "text": list("abcde"),
+        "value": single,
+        "label": pyarrow.array([np.float16(n) for n in (0.1, 0.5, 7, 1e-3, 2 / 3)], pyarrow.float16()),
+        "group": single.dictionary_encode(),
+        "meta": pyarrow.StructArray.from_arrays([single], ["cluster"]),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "d.parquet")
+    samples = open_table(tmp_path / "d.parquet", columns={"cluster": "meta.cluster"}).split("train")  # type: ignore[call-arg]
+    spelt = [float(str(np.float32(n))) for n in numbers]
+    assert [s.value for s in samples] == spelt
+    assert [s.label for s in samples] == ["0.1", "0.5", "7", "0.001", "0.6665"]
+    assert [s.group for s in samples] == [s.cluster for s in samples]
+    assert [s.group for s in samples][:3] == ["0.1", "1e-07", "16777216"]
+
+
+def test_float32_classes_and_vectors_of_parquet_are_the_numbers_that_were_written(tmp_path: Path) -> None:
+    vectors = [[0.1, 0.2], [0.3, 0.4]]
+    columns = {"labels": vectors, "sensor": vectors}
+    table = pyarrow.table({k: pyarrow.array(v, pyarrow.list_(pyarrow.float32())) for k, v in columns.items()})
+    pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
+    samples = by_table(tmp_path / "d.parquet", tensors=["sensor"]).split("train")
+    assert [s.labels for s in samples] == [("0.1", "0.2"), ("0.3", "0.4")]
+    np.testing.assert_array_equal([np.load(s.tensors["sensor"]) for s in samples], np.float32(vectors))
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "jsonl", "json", "parquet"])
+def test_a_table_on_a_file_system_elsewhere_is_read_by_the_same_reader(tmp_path: Path, kind: str) -> None:
+    """The hub's files are opened as these are: by the library's paths, through fsspec."""
+    rows: list[Row] = [{"text": word, "label": word} for word in ("None", "null", "01", "NA")]
+    plain_kind = kind.removesuffix(".gz")
+    data = from_rows(plain_kind, tmp_path / "d", rows).read_bytes()
+    place = f"memory://{tmp_path.name}/d.{kind}"
+    with fsspec.open(place, "wb") as file:
+        file.write(gzip.compress(data) if kind.endswith(".gz") else data)
+    found = rows_of_kind(xPath(place), plain_kind, key="data.files")
+    assert [row for _, row in found] == rows
+
+
+@pytest.mark.parametrize("open_table", [by_table, by_datasets])
+@pytest.mark.parametrize("name", ["d.csv", "d.jsonl", "d.parquet"])
+def test_a_column_with_white_space_around_its_name_is_told_by_name(
+    tmp_path: Path, open_table: Callable[..., Dataset], name: str
+) -> None:
+    path = from_rows(name.partition(".")[2], tmp_path / name, [{"text": "a", " label": "x"}])
+    with pytest.raises(DataError, match=r"column ' label' has white space around its name, expected 'label'; take it"):
+        open_table(path)
+    data = open_table(path, columns={"label": " label"})
+    assert [s.label for s in data.split("train")] == ["x"]
+
+
+@pytest.mark.parametrize("open_table", [by_table, by_datasets])
 def test_a_class_of_hugging_faces_is_its_name_in_parquet(tmp_path: Path, open_table: Callable[[Path], Dataset]) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "01", "null"])})
     table = pyarrow.table({"text": ["a", "b", "c"], "label": [2, 1, 0]}, schema=features.arrow_schema)
@@ -162,6 +224,9 @@ def test_words_in_the_table_of_a_folder_of_pictures_are_read_as_words(tmp_path: 
         ("d.jsonl", f'{{"image": "{"a" * 5000}.png"}}\n', "File name too long"),
         ("d.jsonl", f'{{"text": "a", "value": {10**400}}}\n', "value: got 1000"),
         ("d.csv", "text,value\na,1_000\n", "value: got '1_000'"),
+        ("d.jsonl", '{"text": "a", "label": 1e400}\n', "label: a number that is infinite, or too large for a float64"),
+        ("d.jsonl", '{"text": "a", "group": -Infinity}\n', "group: a number that is infinite, or too large"),
+        ("d.jsonl", '{"text": "a", "value": 1e400}\n', "value: got inf, expected a finite number"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line_from_either_reader(
