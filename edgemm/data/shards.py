@@ -6,7 +6,6 @@ Nothing is written under a member's name.
 
 from __future__ import annotations
 
-import json
 import lzma
 import tarfile
 import zlib
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from edgemm.data.folder import IMAGES, SOUNDS
 from edgemm.runtime.errors import DataError
-from edgemm.runtime.fields import one_line
+from edgemm.runtime.fields import json_value, one_line
 
 Row = Mapping[str, object]
 Members = Mapping[str, tarfile.TarInfo]  # ending -> member
@@ -115,6 +114,6 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> objec
         data = file.read() if file is not None else b""
         if kind in _TEXTS:
             return data.decode("utf-8-sig")
-        return json.loads(data) if kind in _JSON else data
-    except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:
+        return json_value(data) if kind in _JSON else data
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise DataError(f"{where}: can't read '{member.name}' ({one_line(error)})") from error

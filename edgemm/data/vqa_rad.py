@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from edgemm.data.dataset import Dataset, Sample, distinct_labels
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.fields import json_value
 
 
 def answer_label(answer: object) -> str:
@@ -33,7 +33,7 @@ def vqa_rad(config: DataConfig) -> Dataset:
 def _split(root: Path, name: str) -> list[Sample]:
     path = root / name
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json_value(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"data.root: can't read {path} ({error.strerror}); expected VQA-RAD's folder") from error
     except ValueError as error:

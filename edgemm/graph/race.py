@@ -19,6 +19,7 @@ import numpy as np
 
 from edgemm.runtime.disk import write_arrays
 from edgemm.runtime.errors import EngineError
+from edgemm.runtime.fields import json_value
 from edgemm.runtime.session import open_session, require_engine
 from edgemm.runtime.timing import Ratio, paired_ratio, sample_latencies
 
@@ -58,7 +59,7 @@ def latency_ratio(
         if done.returncode != 0 or not answer.is_file():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise EngineError(f"{what}: timing int8 against float32 failed with exit code {done.returncode}: {last}")
-        return Ratio(**json.loads(answer.read_text()))
+        return Ratio(**json_value(answer.read_text()))
 
 
 def _race(folder: Path, engine: str, threads: int, rounds: int) -> Ratio:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.fields import json_value
 from edgemm.runtime.images import decode_image, grey_extremes
 from edgemm.runtime.waveforms import decode_audio
 
@@ -102,7 +103,7 @@ def read_examples(folder: Path) -> tuple[Example, ...]:
                     ),
                 }
             )
-            for e in json.loads(path.read_text(encoding="utf-8"))
+            for e in json_value(path.read_text(encoding="utf-8"))
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not a list of examples ({error})") from error

@@ -24,6 +24,7 @@ from time import monotonic
 from typing import Any
 
 from edgemm.runtime.errors import EngineError
+from edgemm.runtime.fields import json_value
 
 
 def run_fresh(
@@ -68,7 +69,7 @@ def run_fresh(
                 child.stdin.write(json.dumps(request))
                 child.stdin.close()
             for line in child.stdout:
-                said = json.loads(line)
+                said = json_value(line)
                 if "answer" in said:
                     answer = said["answer"]
                 else:
@@ -93,7 +94,7 @@ def request() -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], None]]:
 
     Standard output becomes standard error, since engines print where they like.
     """
-    asked: dict[str, Any] = json.loads(sys.stdin.read())
+    asked: dict[str, Any] = json_value(sys.stdin.read())
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

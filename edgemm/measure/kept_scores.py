@@ -12,6 +12,7 @@ from typing import Any
 
 from edgemm.measure.scores import Scored
 from edgemm.runtime.disk import read_sealed, replacing, write_sealed
+from edgemm.runtime.fields import json_value
 from edgemm.stage import Context
 
 
@@ -43,7 +44,7 @@ def read(path: Path | None, *, say: Callable[[str], None]) -> list[Scored] | Non
     if data is None:
         say(f"scores: {path}: damaged since it was written; scored again")
         return None
-    return [Scored(**{**record, "samples": tuple(record["samples"])}) for record in json.loads(bytes(data))]
+    return [Scored(**{**record, "samples": tuple(record["samples"])}) for record in json_value(bytes(data))]
 
 
 def write(path: Path | None, scored: Sequence[Scored]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.fields import json_value
 
 Task = Literal["ranks", "answers", "probabilities", "values", "similarities"]
 Kind = Literal["latency", "cold-start", "peak-memory", "size", "blame", Task]
@@ -123,7 +124,7 @@ def read_measurements(path: Path) -> Measurements:
     measurements: list[Measurement] = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            record = json.loads(line)
+            record = json_value(line)
             match record.pop("record"):
                 case "environment":
                     environment = Environment(record["facts"])

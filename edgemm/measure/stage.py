@@ -37,6 +37,7 @@ from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_tensorrt import unbuilt
 from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import BundleError, DeviceMissing
+from edgemm.runtime.fields import json_value
 from edgemm.runtime.manifest import Manifest, TargetEntry
 from edgemm.runtime.requests import requests_of
 from edgemm.runtime.session import ENGINES
@@ -115,7 +116,7 @@ def measure_bundles(
             them.
     """
     out.mkdir(parents=True, exist_ok=True)
-    here = Environment(json.loads(json.dumps(environment())))
+    here = Environment(json_value(json.dumps(environment())))
     entries = _entries(variants, context, threads, threads_of_all)
     ran = [entry for entry in entries if entry.bundle is not None]
     searched = max(gallery_bytes(entry.manifest) for entry in entries)

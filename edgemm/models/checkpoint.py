@@ -5,7 +5,6 @@ edgemm takes checkpoints of transformers, in float, from safetensors. People giv
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.fields import one_line
+from edgemm.runtime.fields import json_value, one_line
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -65,10 +64,10 @@ _CONVERT = (
 def read_json(path: Path) -> dict[str, Any]:
     """Content of a JSON file of the checkpoint. Raises ModelError naming it."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_value(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: can't be read ({error.strerror}); is the model's folder complete?") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         if is_pointer(path):
             raise pointer_error(path) from error
         raise ModelError(f"{path}: not JSON ({one_line(error)})") from error

@@ -7,7 +7,6 @@ Weights come from safetensors alone, and attention is the plain one, which expor
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -35,7 +34,7 @@ from edgemm.models.parts import BATCH, text_specs
 from edgemm.models.sentence import Sentence, SentenceHead, encoder_folder, sentence_of
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.fields import one_line
+from edgemm.runtime.fields import json_value, one_line
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.manifest import RawInput, Role
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
@@ -381,7 +380,7 @@ class _Checkpoint:
         finally:
             transformers.logging.set_verbosity(level)
         self.missing = frozenset[str](told["missing_keys"])
-        self.config: dict[str, Any] = _plain(json.loads(self.whole.config.to_json_string(use_diff=False)))
+        self.config: dict[str, Any] = _plain(json_value(self.whole.config.to_json_string(use_diff=False)))
 
     def frontend(
         self, modality: str, *, longest_s: float | None = None, or_its_own: bool = False

@@ -23,7 +23,7 @@ from edgemm.models.checkpoint import is_pointer, pointer_error
 from edgemm.models.odd_texts import odd_texts
 from edgemm.models.tokenizer import tokenizer_from_json, with_limits
 from edgemm.runtime.errors import EdgemmError, ModelError
-from edgemm.runtime.fields import one_line
+from edgemm.runtime.fields import json_value, one_line
 from edgemm.runtime.inputs import TextEncoder
 from edgemm.runtime.quiet import Quiet
 from edgemm.runtime.tokenizer_limits import check_tokenizer
@@ -102,7 +102,7 @@ class OwnerTokenizer:
 
     def _written(self, backend: Tokenizer, own: set[str]) -> str:
         owner = self._owner
-        content: dict[str, Any] = json.loads(backend.to_str())
+        content: dict[str, Any] = json_value(backend.to_str())
         # a model that never saw a batch may have none; any token will do, since the mask hides it
         possible = (owner.pad_token, "[PAD]", "<pad>", owner.eos_token, owner.sep_token, owner.unk_token)
         ids = {token: backend.token_to_id(token) for token in possible if token is not None}
@@ -279,19 +279,19 @@ def _raw_tokens(folder: Path) -> set[str]:
     """Tokens that the owner has added, by the files."""
     found: set[str] = set()
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # AutoTokenizer has read what there is
-        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        content = json_value((folder / "tokenizer.json").read_text(encoding="utf-8"))
         found |= {token["content"] for token in content.get("added_tokens") or ()}
     with suppress(OSError, ValueError, TypeError):
-        found |= set(json.loads((folder / "added_tokens.json").read_text(encoding="utf-8")))
+        found |= set(json_value((folder / "added_tokens.json").read_text(encoding="utf-8")))
     return found
 
 
 def _config(path: Path, name: str) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{name}: {path.name} can't be read ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise ModelError(f"{name}: {path.name}: got {type(content).__name__}, expected an object")

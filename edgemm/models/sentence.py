@@ -8,7 +8,6 @@ Source: Reimers and Gurevych 2019, "Sentence-BERT"; the formulas are those of th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from edgemm.models.checkpoint import read_json, read_weights
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.fields import one_line
+from edgemm.runtime.fields import json_value, one_line
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 """In the order in which several are joined."""
@@ -251,10 +250,10 @@ def _modules(folder: Path) -> list[tuple[str, Path]] | None:
     """Name of the class and folder of each module; None where there is no list of them."""
     path = folder / "modules.json"
     try:
-        modules = json.loads(path.read_text(encoding="utf-8"))
+        modules = json_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path}: can't be read ({one_line(error)})") from error
     try:
         listed = [(str(module["type"]), str(module["path"])) for module in modules]
@@ -275,8 +274,8 @@ def _alone(folder: Path, name: str) -> Sentence:
     listed = folder.parent / "modules.json"
     if listed.is_file():
         try:
-            paths = [module["path"] for module in json.loads(listed.read_text(encoding="utf-8"))]
-        except (OSError, ValueError, RecursionError, TypeError, KeyError):
+            paths = [module["path"] for module in json_value(listed.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError, KeyError):
             paths = []
         if folder.name in paths:
             raise ModelError(

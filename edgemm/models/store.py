@@ -23,6 +23,7 @@ from edgemm.models.kinds import module_from_config
 from edgemm.models.model import Model, Part
 from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.fields import json_value
 from edgemm.runtime.manifest import AudioInput, ImageInput, RawInput, Task, TensorInput, TextInput
 from edgemm.runtime.signature import Signature
 
@@ -170,7 +171,7 @@ def _tokenizer_text(path: Path) -> str:
 def _read(folder: Path) -> _Saved:
     path = folder / "model.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_value(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: can't be read ({error.strerror}); expected a folder saved by edgemm") from error
     except ValueError as error:

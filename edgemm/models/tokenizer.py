@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.fields import json_value
 
 
 def tokenizer_from_json(tokenizer_json: str) -> Tokenizer:
@@ -114,7 +115,7 @@ def trim_vocabulary(
     Raises:
         ModelError: not a WordPiece tokenizer.
     """
-    content: dict[str, Any] = json.loads(tokenizer_json)
+    content: dict[str, Any] = json_value(tokenizer_json)
     if content.get("model", {}).get("type") != "WordPiece":
         raise ModelError(
             f"tokenizer.json: a {content.get('model', {}).get('type')} vocabulary can't be trimmed; expected "
@@ -149,7 +150,7 @@ def trim_vocabulary(
 
 def added_tokens(tokenizer_json: str) -> list[str]:
     """What a tokenizer finds in a text before anything else, by id."""
-    content: dict[str, Any] = json.loads(tokenizer_json)
+    content: dict[str, Any] = json_value(tokenizer_json)
     return [token["content"] for token in sorted(content.get("added_tokens") or (), key=lambda token: token["id"])]
 
 

@@ -5,14 +5,13 @@ Standard library only, and nothing is checked: a recipe that can't be read is an
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgemm.runtime.fields import printable
+from edgemm.runtime.fields import json_value, printable
 
 _UNKNOWN = "first run here: no estimate"
 
@@ -58,7 +57,7 @@ def last_run(store: Path, name: str) -> Mapping[str, Any] | None:
     """What is known of the latest run of a recipe that went through; None where there is none."""
     for path in sorted((store / "runs").glob(f"*-{name}-*.json"), reverse=True):
         try:
-            run = json.loads(path.read_bytes())
+            run = json_value(path.read_bytes())
         except (OSError, ValueError):
             continue
         if isinstance(run, dict) and run.get("name") == name and run.get("status") == "done" and _stages(run):
@@ -93,6 +92,6 @@ def _name(recipe: Path) -> str | None:
     """The name that a recipe gives itself, or None where it can't be read."""
     try:
         name = tomllib.loads(recipe.read_text(encoding="utf-8")).get("name")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return name if isinstance(name, str) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from edgemm.pipeline.launch import FOLLOWER
 from edgemm.pipeline.runs import STORE_LOCK, caches_are_read, keys_in_use
 from edgemm.pipeline.store import RECORD, Store, remove, writing
 from edgemm.runtime.errors import InputError
+from edgemm.runtime.fields import json_value
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -103,7 +103,7 @@ def _status(file: Path) -> tuple[float, int]:
 def _stage(record: Path) -> str:
     """The stage that an artifact's record names; empty where there is none."""
     try:
-        return str(json.loads(record.read_bytes())["stage"])
+        return str(json_value(record.read_bytes())["stage"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

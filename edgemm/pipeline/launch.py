@@ -7,7 +7,6 @@ else it does they leave to it, and take what it published.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 from edgemm.pipeline.store import Record, Store
 from edgemm.runtime.errors import StoreError
+from edgemm.runtime.fields import json_value
 
 FOLLOWER = ".follower-"  # partial/<key>.follower-…: what a process that publishes nothing writes
 
@@ -68,5 +68,5 @@ def follow(
 
 
 def _facts(store: Store, run_id: str) -> Mapping[str, Any]:
-    facts: Mapping[str, Any] = json.loads((store.root / "runs" / f"{run_id}.json").read_bytes())
+    facts: Mapping[str, Any] = json_value((store.root / "runs" / f"{run_id}.json").read_bytes())
     return facts

@@ -17,6 +17,7 @@ from edgemm.measure.table import INT8_ONLY
 from edgemm.recipe import Recipe, recipe_from_values, recipe_values
 from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import InputError
+from edgemm.runtime.fields import json_value
 
 RUN = "run.json"
 _MARK = "edgemm run"
@@ -60,7 +61,7 @@ def leave_run(out: Path, recipe: Recipe, models: Mapping[str, Path]) -> None:
 def is_run(place: Path) -> bool:
     """Whether a file is the record of a run."""
     try:
-        return bool(json.loads(place.read_text(encoding="utf-8"))["made_by"] == _MARK)
+        return bool(json_value(place.read_text(encoding="utf-8"))["made_by"] == _MARK)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -75,7 +76,7 @@ def run_left_in(folder: Path) -> Left | None:
     if not record.is_file() or not is_run(record):
         return None
     try:
-        said = json.loads(record.read_text(encoding="utf-8"))
+        said = json_value(record.read_text(encoding="utf-8"))
         return Left(folder, dict(said["recipe"]), {str(name): Path(path) for name, path in said["models"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{record}: not the record of a run ({error}); run the recipe again") from error
@@ -117,7 +118,7 @@ def _bundle_at(path: Path) -> tuple[str, Path]:
     record = path / "artifact.json"
     if record.is_file() and (path / "content" / "manifest.json").is_file():
         try:
-            stage: Any = json.loads(record.read_text(encoding="utf-8"))["stage"]
+            stage: Any = json_value(record.read_text(encoding="utf-8"))["stage"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{record}: not the record of a stage ({error})") from error
         return str(stage).rpartition(":")[2], path / "content"

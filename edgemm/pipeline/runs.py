@@ -6,7 +6,6 @@ system lets go of when the process dies: a run that says ``running`` and holds n
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
@@ -20,6 +19,7 @@ from filelock import FileLock
 
 from edgemm.pipeline.store import Record, Store, remove, write_json, writing
 from edgemm.runtime.errors import StoreError
+from edgemm.runtime.fields import json_value
 
 _READER = "reader-"
 _to_the_end = ExitStack()
@@ -105,7 +105,7 @@ def list_runs(store: Store) -> list[dict[str, Any]]:
     runs = []
     for path in sorted((store.root / "runs").glob("*.json"), reverse=True):
         try:
-            facts = json.loads(path.read_bytes())
+            facts = json_value(path.read_bytes())
         except ValueError:
             continue  # not one of ours
         if not isinstance(facts, dict) or facts.get("id") != path.stem:

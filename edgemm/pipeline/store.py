@@ -38,7 +38,7 @@ from filelock import FileLock, Timeout
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
 from edgemm.runtime.disk import disk_is_full, replacing
 from edgemm.runtime.errors import EdgemmError, StoreError
-from edgemm.runtime.fields import one_line
+from edgemm.runtime.fields import json_value, one_line
 from edgemm.stage import Artifact
 
 RECORD = "artifact.json"
@@ -336,10 +336,10 @@ def _free_mb(place: Path) -> int:
 def _read_record(folder: Path) -> dict[str, Any] | None:
     """The record of an artifact's folder, None where there is none. Raises Damaged."""
     try:
-        record = json.loads((folder / RECORD).read_bytes())
+        record = json_value((folder / RECORD).read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise Damaged(f"{folder / RECORD}: unreadable ({one_line(error)})", folder) from error
     if wrong := _wrong_in(record, key=folder.name):
         raise Damaged(f"{folder / RECORD}: unreadable ({wrong})", folder)

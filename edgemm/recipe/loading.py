@@ -42,6 +42,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path}: arrays nested deeper than any recipe's") from error
     anchor_paths_(values, Recipe, path.parent)
     return recipe_from_values(values, str(path), overrides)
 
@@ -90,7 +92,7 @@ def _apply_override(values: dict[str, Any], override: str, origins: dict[str, st
         raise RecipeError(f"--set {override}: expected KEY=VALUE, e.g. --set distill.epochs=3")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text
     steps = key.split(".")
     node: Any = values

@@ -9,7 +9,6 @@ Law: ``open_archive(folder).read(name) == open_archive(zip_bundle(folder, z)).re
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import NoReturn, Protocol
 
 from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import BundleCorrupt, BundleError, EngineError
-from edgemm.runtime.fields import one_line, parse_json, show
+from edgemm.runtime.fields import json_value, one_line, parse_json, show
 from edgemm.runtime.manifest import PLAN_ENGINES, FileEntry, Manifest, TargetEntry
 from edgemm.runtime.paths import MANIFEST, check_path
 from edgemm.runtime.sizes import LABELS_LIMIT, check_size
@@ -236,7 +235,7 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
     targets = tuple(_naming_operators(root, target, manifest) for target in manifest.targets)
     sealed = replace(manifest, files=entries, targets=targets)
     # What is written has to be readable: the same checks as on the device, on the JSON itself.
-    again = Manifest.from_json(json.loads(sealed.to_bytes()), file=f"{root}/{MANIFEST}")
+    again = Manifest.from_json(json_value(sealed.to_bytes()), file=f"{root}/{MANIFEST}")
     check_references(again, f"{root}/{MANIFEST}")
     try:
         with replacing(root / MANIFEST) as partial:

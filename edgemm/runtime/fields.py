@@ -17,6 +17,7 @@ from edgemm.runtime.errors import BundleError
 T = TypeVar("T")
 
 DEEPEST = 64  # a manifest has 8 levels and what its provenance holds, a tokenizer.json some 10
+DEEPEST_DATA = 256  # a row of data may hold a parsed sentence or a thread of answers
 
 STEERS = (
     "[\x00-\x1f\x7f-\x9f"  # control characters
@@ -37,12 +38,34 @@ def parse_json(data: bytes, *, file: str) -> object:
         BundleError: naming ``file`` and the place.
     """
     try:
-        value: object = json.loads(
-            data.decode("utf-8"), parse_float=_finite, parse_constant=_no_constant, object_pairs_hook=_unique
+        value: object = json_value(
+            data.decode("utf-8"),
+            deepest=DEEPEST,
+            parse_float=_finite,
+            parse_constant=_no_constant,
+            object_pairs_hook=_unique,
         )
-        _check_depth(value)
-    except (ValueError, RecursionError) as error:  # ValueError covers JSONDecodeError and UnicodeDecodeError
+    except ValueError as error:
         raise BundleError(f"{file}: not valid JSON: {one_line(error)}") from error
+    return value
+
+
+def json_value(data: str | bytes, *, deepest: int = DEEPEST_DATA, **hooks: Any) -> Any:
+    """Parse JSON that another process, or another person, wrote; the one place in edgemm that calls ``json.loads``.
+
+    Args:
+        data: text, or bytes of UTF-8, -16 or -32.
+        deepest: levels that arrays and objects may lie in each other, so that what is read can be walked and shown.
+        hooks: ``parse_float`` and the like, of ``json.loads``.
+
+    Raises:
+        ValueError: for whatever is wrong with it: no JSON, no text, an integer of thousands of digits, too deep.
+    """
+    try:
+        value = json.loads(data, **hooks)
+    except RecursionError as error:
+        raise ValueError(f"nested deeper than {deepest} levels") from error
+    _check_depth(value, deepest)
     return value
 
 
@@ -191,10 +214,10 @@ def _finite(text: str) -> float:
     return number
 
 
-def _check_depth(value: object) -> None:
-    """Raise ValueError where arrays and objects lie deeper in each other than ``DEEPEST``."""
+def _check_depth(value: object, deepest: int) -> None:
+    """Raise ValueError where arrays and objects lie deeper in each other than ``deepest``."""
     level = [value]
-    for _ in range(DEEPEST):
+    for _ in range(deepest):
         if not level:
             return
         inner: list[object] = []
@@ -205,7 +228,7 @@ def _check_depth(value: object) -> None:
                 inner += [one for one in item if isinstance(one, (dict, list))]
         level = inner
     if level:
-        raise ValueError(f"nested deeper than {DEEPEST} levels")
+        raise ValueError(f"nested deeper than {deepest} levels")
 
 
 def _no_constant(name: str) -> float:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from edgemm.runtime.errors import EdgemmError
+from edgemm.runtime.fields import json_value
 
 if TYPE_CHECKING:
     from edgemm.runtime.bundle import Bundle
@@ -72,7 +73,7 @@ def compare_isolated(
             child.kill()
             raise
     try:
-        answer = json.loads(said)
+        answer = json_value(said)
         error, samples = answer["error"], int(answer["samples"])
         errors = {str(name): float(value) for name, value in answer["errors"].items()}
         problems = [str(line) for line in answer["problems"]]
@@ -94,7 +95,7 @@ def _end(code: int, cpu_seconds: int) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The other process: set its limits, run the golden samples, write what came out as one line of JSON."""
-    asked: dict[str, Any] = json.loads(arguments[0])
+    asked: dict[str, Any] = json_value(arguments[0])
     out = os.dup(1)
     os.dup2(2, 1)  # what an engine prints is no answer
     with suppress(ImportError):

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from edgemm.measure.examples import read_examples
+from edgemm.measure.measurement import read_measurements
+from edgemm.models.checkpoint import read_json
+from edgemm.models.sentence import sentence_of
+from edgemm.models.store import load_model
+from edgemm.pipeline.announce import last_run
 from edgemm.pipeline.places import RUN, Left, bundles_at, leave_run, recipe_left, run_left_in
 from edgemm.pipeline.run import check_out
+from edgemm.pipeline.runs import list_runs
+from edgemm.pipeline.store import Store
 from edgemm.recipe import load_recipe
-from edgemm.runtime.errors import InputError
+from edgemm.runtime.errors import EdgemmError, InputError, RecipeError
+from edgemm.runtime.fields import json_value
 from tests.pipeline.small import RECIPE
 
 
@@ -99,3 +109,51 @@ def test_a_file_of_the_users_is_not_taken_for_the_record_of_a_run(tmp_path: Path
         run_left_in(tmp_path)
     (tmp_path / RUN).write_text(json.dumps({"made_by": "edgemm run", "recipe": {}, "models": {}}))
     assert run_left_in(tmp_path) == Left(tmp_path, {}, {})
+
+
+DEEP = '{"made_by": "edgemm run", "stage": "x", "id": "r", "models": ' + "[" * 100_000 + "]" * 100_000 + "}"
+
+
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("run.json", lambda folder: recipe_left([folder], [], option="--recipe")),
+        ("artifact.json", lambda folder: bundles_at([folder])),
+        ("model.json", load_model),
+        ("modules.json", lambda folder: sentence_of(folder, name="hf:tower")),
+        ("config.json", lambda folder: read_json(folder / "config.json")),
+        ("examples.json", read_examples),
+        ("measurements.jsonl", lambda folder: read_measurements(folder / "measurements.jsonl")),
+    ],
+)
+def test_a_file_that_nests_without_end_is_one_line(tmp_path: Path, name: str, ask: Callable[[Path], object]) -> None:
+    (tmp_path / name).write_text(DEEP)
+    (tmp_path / "content").mkdir()
+    (tmp_path / "content" / "manifest.json").write_text("{}")
+    with pytest.raises(EdgemmError) as caught:
+        ask(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_records_of_runs_that_nest_without_end_are_no_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    (tmp_path / "runs" / "r-name-1.json").write_text(DEEP)
+    assert list_runs(store) == []
+    assert last_run(tmp_path, "name") is None
+
+
+@pytest.mark.parametrize("key", ["name", "seed"])
+def test_a_recipe_that_nests_without_end_is_one_line(tmp_path: Path, key: str) -> None:
+    (tmp_path / "recipe.toml").write_text(f"{key} = " + "[" * 100_000 + "]" * 100_000)
+    with pytest.raises(RecipeError, match="nested deeper than any recipe's") as caught:
+        load_recipe(tmp_path / "recipe.toml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b"[" * 300 + b"]" * 300, b"9" * 5000, b"\xff\xff", b"", b"{}x", b'{"a": \x00}']
+)
+def test_whatever_is_no_json_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  json's own messages
+        json_value(data)

@@ -107,7 +107,7 @@ def spoil(record: dict, key: str, value: object) -> str:
         (lambda record: "{}", "'stage' is missing or of another type"),
         (lambda record: "", "Expecting value"),
         (lambda record: "[]", "a list, expected an object"),
-        (lambda record: "[" * 100_000, "recursion"),
+        (lambda record: "[" * 100_000, "nested deeper than"),
         (lambda record: json.dumps(record)[:-20], "line "),
         (lambda record: spoil(record, "files", {}), "'files' is empty"),
         (lambda record: spoil(record, "files", {"file.txt": 3}), "'files' holds something else"),
