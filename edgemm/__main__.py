@@ -81,14 +81,14 @@ def _told(error: Exception) -> BaseException | str | None:
     """What to tell the user of an error, or None where only a traceback helps."""
     from edgemm.runtime.disk import system_fault
     from edgemm.runtime.errors import EdgemmError
-    from edgemm.runtime.hints import pip_install
+    from edgemm.runtime.hints import install_extra
 
     if isinstance(error, EdgemmError):
         return error
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _WORKBENCH:
         names = sorted(name.replace("_", "-") for name in _WORKBENCH)
         return (
-            f"the workbench is not installed (no {error.name}); {pip_install(*names)}; "
+            f"the workbench is not installed (no {error.name}); {install_extra('build', names)}; "
             f"without it there are {', '.join(sorted(_ON_DEVICE - {'-h', '--help'}))}"
         )
     if isinstance(error, MemoryError):

@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -77,7 +76,9 @@ class _DeviceCommand(TyperCommand):
         return list(args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:  # noqa: ARG002
-        """The verb's options that begin so."""
+        """The verb's options that begin so; nothing for anything else, so that the shell completes files."""
+        if not incomplete.startswith("-"):
+            return []
         from typer.core import CompletionItem  # type: ignore[attr-defined]
 
         flags = parser_for("edgemm").verbs[str(self.name)].flags()
@@ -106,6 +107,20 @@ def _sections(command: Any, ctx: Any) -> tuple[list[tuple[str, str]], list[tuple
     arguments = [(str(p.metavar), f"{p.help}  [required]") for p in command.params if p.param_type_name == "argument"]
     options = [p.get_help_record(ctx) for p in command.params if p.param_type_name == "option"]
     return arguments, [*(record for record in options if record), ("-h, --help", HELP_HELP)]
+
+
+def _engines(incomplete: str) -> list[str]:
+    """The engines whose names begin so, for a shell that completes them."""
+    from edgemm.runtime.session import ENGINES
+
+    return [name for name in ENGINES if name.startswith(incomplete)]
+
+
+def _stages(incomplete: str) -> list[str]:
+    """The stages whose names begin so."""
+    from edgemm.recipe import STAGES
+
+    return [name for name in STAGES if name.startswith(incomplete)]
 
 
 app = typer.Typer(
@@ -147,11 +162,16 @@ def run(
     ] = None,
     first: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--from", metavar="STAGE", help="Make this stage and all after it again, even where cached."),
+        typer.Option(
+            "--from",
+            metavar="STAGE",
+            help="Make this stage and all after it again, even where cached.",
+            autocompletion=_stages,
+        ),
     ] = None,
     last: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--until", metavar="STAGE", help="Stop after this stage."),
+        typer.Option("--until", metavar="STAGE", help="Stop after this stage.", autocompletion=_stages),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -192,7 +212,8 @@ def plan(
     kept = store_path(store)
 
     def work() -> Any:
-        announce_recipe("plan", recipe, store=kept)
+        takes = "a dry run takes a minute or so" if dry_run else "no dry run: seconds"
+        announce_recipe("plan", recipe, store=kept, takes=takes)
         from edgemm.pipeline.plan import plan_recipe
 
         return plan_recipe(recipe, overrides or [], store=kept, targets=target or [], dry_run=dry_run)
@@ -379,7 +400,9 @@ def quantize(
         Path, typer.Option("--calibration", metavar="NPZ", help="Arrays named as the inputs, samples first.")
     ],
     out: OutOption,
-    engine: Annotated[str, typer.Option("--engine", help="The engine to write for.")] = "onnxruntime",
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="NAME", help="The engine to write for.", autocompletion=_engines)
+    ] = "onnxruntime",
     compute_capability: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--compute-capability", metavar="X.Y", help="For a bundle's TensorRT plans: their GPU, e.g. 8.6."),
@@ -510,19 +533,21 @@ def announce(verb: str, what: str) -> None:
     first_line.announce(verb, what)
 
 
-def announce_recipe(verb: str, recipe: Path, *, store: Path, stage: str | None = None) -> None:
-    """Print what a verb is about to do with a recipe, and how long that took before."""
+def announce_recipe(verb: str, recipe: Path, *, store: Path, stage: str | None = None, takes: str = "") -> None:
+    """Print what a verb is about to do with a recipe, and how long that takes or took before."""
     from edgemm.pipeline import announce as first_line
 
-    first_line.announce_recipe(verb, recipe, store=store, stage=stage)
+    first_line.announce_recipe(verb, recipe, store=store, stage=stage, takes=takes)
 
 
 def _answer(work: Callable[[], Any], *, as_json: bool) -> None:
-    """Do a verb's work, which prints; or let it print to stderr and print what it returns as one line of JSON."""
+    """Do a verb's work, which prints; or print what it returns as one line of JSON, and nothing else to stdout."""
     if not as_json:
         work()
         return
-    with redirect_stdout(sys.stderr):
+    from edgemm.pipeline.announce import results_unprinted
+
+    with results_unprinted():
         found = work()
     if found is not None:  # nothing from all but the first process of a launch
         print(json_line(found))

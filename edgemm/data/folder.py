@@ -32,9 +32,9 @@ def folder(config: DataConfig) -> Dataset:
     Raises:
         DataError: no folder, files at different depths, two files for one modality of a sample, or no ``train``.
     """
-    if config.root is None or not Path(config.root).is_dir():
+    root = Path(str(config.root))
+    if not root.is_dir():
         raise DataError(f"data.root: got {config.root}, expected a folder with a folder per class")
-    root = Path(config.root)
     files, others = _files(root)
     if not files:
         raise DataError(f"{root}: no image or sound in it; expected CLASS/FILE or SPLIT/CLASS/FILE")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,19 @@ from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 from edgemm.stage import Progress, Silent
 
+NEEDED: Mapping[str, str] = {
+    "table": "the path of a .csv, .jsonl or .parquet file",
+    "folder": "a folder with a folder per class",
+    "vqa-rad": "the folder with images/, trainset.json and testset.json",
+    "tuxpaint": "the folder usr/share/tuxpaint/stamps of Debian's package tuxpaint-stamps-default "
+    "(apt-get download tuxpaint-stamps-default; dpkg -x FILE FOLDER)",
+}
+"""What ``data.root`` is of the kinds that can't do without."""
 
-def open_dataset(config: DataConfig, *, cache: Path, progress: Progress | None = None) -> Dataset:
+
+def open_dataset(
+    config: DataConfig, *, cache: Path, progress: Progress | None = None, recipe: Path | None = None
+) -> Dataset:
     """Open and check the data that a recipe names.
 
     Every file is read once: images by their framing, sounds and tensors whole, so that a broken one shows before a day
@@ -26,11 +37,18 @@ def open_dataset(config: DataConfig, *, cache: Path, progress: Progress | None =
     Args:
         cache: a folder; bytes that have no file of their own are kept in ``<cache>/files``.
         progress: told how far a long reading is.
+        recipe: the file that the section is of, for the message where it names no data.
 
     Raises:
         DataError: data that isn't there, more than ``max_broken`` broken samples, or pairs that are none of its.
         StoreError: the cache can't be written.
     """
+    if config.root is None and config.kind in NEEDED:
+        where = f"{recipe}: " if recipe is not None else ""
+        raise DataError(
+            f"{where}data.root: missing; data of kind '{config.kind}' take {NEEDED[config.kind]}: add "
+            "--set data.root=PATH, or write it into the recipe"
+        )
     cache = cache.absolute()
     broken, progress = Broken(config.max_broken), progress or Silent()
     dataset = _reader(config, cache=cache, broken=broken, progress=progress)(config)

@@ -24,9 +24,7 @@ def table(config: DataConfig, *, cache: Path, broken: Broken) -> Dataset:
     Raises:
         DataError: a file or column that is missing, naming the row, or too many broken rows.
     """
-    if config.root is None:
-        raise DataError("data.root: table needs the path of a .csv, .jsonl or .parquet file")
-    path = Path(config.root)
+    path = Path(str(config.root))
     splits: dict[str, list[Sample]] = {}
     spelt: dict[str, None] = {}
     present: set[str] = set()

@@ -30,7 +30,7 @@ def tuxpaint(config: DataConfig) -> Dataset:
     Raises:
         DataError: a folder that holds no stamps, or a language in which nobody spoke.
     """
-    if config.root is None or not (root := Path(config.root)).is_dir():
+    if not (root := Path(str(config.root))).is_dir():
         raise DataError(
             f"data.root: got {config.root}, expected the folder usr/share/tuxpaint/stamps of Debian's package "
             "tuxpaint-stamps-default (apt-get download tuxpaint-stamps-default; dpkg -x FILE FOLDER)"

@@ -23,9 +23,7 @@ def vqa_rad(config: DataConfig) -> Dataset:
     Raises:
         DataError: the folder or one of its files isn't there or has other fields.
     """
-    if config.root is None:
-        raise DataError("data.root: vqa-rad needs the folder with images/, trainset.json and testset.json")
-    root = Path(config.root)
+    root = Path(str(config.root))
     splits = {"train": _split(root, "trainset.json"), "test": _split(root, "testset.json")}
     return Dataset(splits, labels=distinct_labels(splits["train"]), evaluate=("test",))
 

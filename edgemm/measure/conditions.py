@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from edgemm.measure.measurement import Environment, Measurements
+from edgemm.measure.measurement import Measurements
 
 BUSY = 1.5
 """Runnable processes per core, over the last minute, from which a machine counts as busy. Training just before, with a
@@ -16,18 +17,20 @@ def warnings_of(measurements: Measurements) -> list[str]:
 
     The run prints them and the report repeats them.
     """
-    return [*_busy(measurements.environments.values()), *_drifting(measurements)]
+    environments = measurements.environments.values()
+    return [*(line for e in environments for line in busy(e.facts)), *_drifting(measurements)]
 
 
-def _busy(environments: Iterable[Environment]) -> Iterator[str]:
-    for environment in environments:
-        load, cores = environment.facts.get("load"), len(environment.facts.get("affinity") or [])
-        cores = cores or int(environment.facts.get("cores") or 0)
-        if load and cores and load[0] > BUSY * cores:
-            yield (
-                f"the machine was busy when measuring began: load {load[0]:.1f} on {cores} cores; ratios were taken in "
-                "turns and hold, milliseconds are those of a busy machine"
-            )
+def busy(facts: Mapping[str, Any]) -> list[str]:
+    """The warning of a busy machine, by what ``runtime.environment`` said when measuring began; else none."""
+    load, cores = facts.get("load"), len(facts.get("affinity") or [])
+    cores = cores or int(facts.get("cores") or 0)
+    if not (load and cores and load[0] > BUSY * cores):
+        return []
+    return [
+        f"the machine was busy when measuring began: load {load[0]:.1f} on {cores} cores; ratios were taken in turns "
+        "and hold, milliseconds are those of a busy machine"
+    ]
 
 
 def _drifting(measurements: Measurements) -> Iterator[str]:

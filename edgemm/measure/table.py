@@ -118,7 +118,7 @@ class Row:
     starts: Mapping[str, Spread]  # "import", "open" and "first" inference of the cold starts
     peak_bytes: int | None
     scores: tuple[Score, ...] = field(default=())
-    label: str = ""  # the precision in words where it says more: "int8 (38 % of weights, …)"
+    label: str = ""  # the precision in words where it says more: "int8 in 38 % of weights and …"
     requests: tuple[Request, ...] = ()  # that which stands for the bundle first
 
     @property

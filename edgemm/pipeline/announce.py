@@ -6,12 +6,34 @@ Standard library only, and nothing is checked: a recipe that can't be read is an
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from edgemm.runtime.fields import json_value, printable
+
+_told_to: ContextVar[TextIO | None] = ContextVar("told_to", default=None)
+
+
+@contextmanager
+def results_unprinted() -> Iterator[None]:
+    """Print no results, which are returned; progress and warnings go to standard error (``--json``)."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        token = _told_to.set(sys.stderr)
+        try:
+            yield
+        finally:
+            _told_to.reset(token)
+
+
+def progress_stream() -> TextIO:
+    """Where progress and warnings go: standard output, beside the results, or standard error where none are printed."""
+    return _told_to.get() or sys.stdout
+
 
 _UNKNOWN = "first run here: no estimate"
 
@@ -24,21 +46,22 @@ def default_store() -> Path:
 def announce(verb: str, what: str) -> None:
     """Print the line of a verb that makes no run: nothing is known of how long it took before."""
     if _leads():
-        print(f"{verb}: {printable(what)}", flush=True)
+        print(f"{verb}: {printable(what)}", file=progress_stream(), flush=True)
 
 
-def announce_recipe(verb: str, recipe: Path, *, store: Path, stage: str | None = None) -> None:
-    """Print what a verb does with a recipe, and how long the last run of the recipe took that the store knows.
+def announce_recipe(verb: str, recipe: Path, *, store: Path, stage: str | None = None, takes: str = "") -> None:
+    """Print what a verb does with a recipe, and how long that takes.
 
     Args:
         stage: the verb takes this stage alone; None: the whole recipe.
+        takes: how long it takes; empty: as long as the last run of the recipe that the store knows.
     """
     name = _name(recipe)
     if name is None or not _leads():
         return
-    run = last_run(store, name)
-    if verb == "plan":
-        length = "a dry run takes a minute or so"
+    run = None if takes else last_run(store, name)
+    if takes:
+        length = takes
     elif run is None:
         length = _UNKNOWN
     else:
@@ -50,7 +73,7 @@ def announce_recipe(verb: str, recipe: Path, *, store: Path, stage: str | None =
             length = f"stage {stage} of its last run took {duration(seconds)}" if seconds else _UNKNOWN
         elif kept:
             length += f", of which {kept} of {len(took)} stages are kept: seconds for those that nothing changed"
-    print(f"{verb}: {printable(name)}, {printable(str(recipe))}; {length}", flush=True)
+    print(f"{verb}: {printable(name)}, {printable(str(recipe))}; {length}", file=progress_stream(), flush=True)
 
 
 def last_run(store: Path, name: str) -> Mapping[str, Any] | None:
@@ -91,6 +114,8 @@ def _stages(run: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 def _name(recipe: Path) -> str | None:
     """The name that a recipe gives itself, or None where it can't be read."""
     try:
+        if not recipe.is_file():
+            return None
         name = tomllib.loads(recipe.read_text(encoding="utf-8")).get("name")
     except (OSError, ValueError, RecursionError):
         return None

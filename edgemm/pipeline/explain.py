@@ -61,15 +61,16 @@ def explain(
         raise InputError(f"{out}: a file; name a folder with --out")
     loaded = load_recipe(recipe, overrides) if recipe else recipe_left(paths, overrides, option="--data")
     bundles = _opened(bundles_at(paths))
-    dataset = open_dataset(loaded.data, cache=cache_in_use(default_store()), progress=progress_for())
+    progress = progress_for()
+    dataset = open_dataset(loaded.data, cache=cache_in_use(default_store()), progress=progress, recipe=recipe)
     names = (split,) if split else dataset.evaluate
     splits = {name: dataset.split(name) for name in names}
-    found = explain_bundles(bundles, splits, shown_groups=dataset.shown_groups, progress=progress_for())
+    found = explain_bundles(bundles, splits, shown_groups=dataset.shown_groups, progress=progress)
     for table in found.tables():
         print(f"\n{table.title}")
         print_cells(table.header, [[Cell(*cell) for cell in row] for row in table.rows])
     for note in found.notes:
-        print(note)
+        progress.say(note)
     with writing_out(out):
         out.mkdir(parents=True, exist_ok=True)
         write_explanation(out / PAGE, found)

@@ -21,10 +21,12 @@ from edgemm.runtime.errors import StoreError
 from edgemm.runtime.hints import pip_install
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str | tuple[str, str]]], *, left: int = 1) -> None:
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str | tuple[str, str]]], *, left: int = 1, whole: int = 0
+) -> None:
     """Print aligned columns, as ``runtime.columns`` lays them out; small print is dimmed on a terminal."""
     dim = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for line in table_lines(header, rows, left=left, dim=dim):
+    for line in table_lines(header, rows, left=left, whole=whole, dim=dim):
         print(line)
     sys.stdout.flush()
 
@@ -72,7 +74,7 @@ def existing_store(path: Path, *, only_read: bool = False) -> Store:
 
 def print_runs(path: Path) -> dict[str, Any]:
     """Every run of a store: when, what, how it ended, how many stages were made and how many found; also returned."""
-    listed = []
+    listed: list[list[str | tuple[str, str]]] = []
     known = list_runs(existing_store(path, only_read=True))
     for run in known:
         stages = run.get("stages", [])
@@ -81,15 +83,15 @@ def print_runs(path: Path) -> dict[str, Any]:
         ended = str(run.get("status", "?")) + (f": {run['error']}" if run.get("error") else "")
         listed.append(
             [
-                str(run["id"]),
-                str(run.get("recipe", "")),
-                f"{len(stages) - cached} made, {cached} cached",
+                (str(run["id"]), str(run.get("recipe", ""))),
+                str(len(stages) - cached),
+                str(cached),
                 f"{seconds:.0f} s",
                 ended,
             ]
         )
     if listed:
-        print_table(["run", "recipe", "stages", "time", "ended"], listed, left=5)
+        print_table(["run, recipe", "made", "cached", "time", "ended"], listed, left=5, whole=1)
     else:
         print(f"{path}: no runs yet")
     return {"store": str(path), "runs": known}

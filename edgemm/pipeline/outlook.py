@@ -32,7 +32,13 @@ def kept_of(nodes: Sequence[Node], store: Path, *, say: Callable[[str], None]) -
 
 
 def outlook(
-    nodes: Sequence[Node], made: Mapping[str, Record], store: Path, *, name: str, again: Container[str] = ()
+    nodes: Sequence[Node],
+    made: Mapping[str, Record],
+    store: Path,
+    *,
+    name: str,
+    again: Container[str] = (),
+    announced: bool = False,
 ) -> str:
     """One line: how many stages are there, how many are to do, and how long those took in the last run.
 
@@ -40,15 +46,18 @@ def outlook(
         made: those that are there, of ``kept_of``.
         name: of the recipe.
         again: names of nodes that are made even where they are there.
+        announced: the verb's first line has said that there is no earlier run.
     """
     to_do = [node.name for node in nodes if node.name not in made or node.name in again]
     if not to_do:
         return f"{len(nodes)} stages, all of them cached: seconds"
     line = f"{len(nodes)} stages: {len(nodes) - len(to_do)} cached, {len(to_do)} to do"
     run = last_run(store, name)
-    took = stage_seconds(run) if run is not None else {}
+    if run is None:
+        return line if announced else f"{line}; no earlier run to estimate from"
+    took = stage_seconds(run)
     known = [took[node] for node in to_do if node in took]
     if not known:
-        return f"{line}; no earlier run to estimate from"
+        return f"{line}; the last run had none of them"
     others = f", {len(to_do) - len(known)} of them not in it" if len(known) < len(to_do) else ""
     return f"{line}, about {duration(sum(known))} by the last run{others}"

@@ -63,20 +63,22 @@ def plan_recipe(
     if recipe.factories:
         look_in_(Path(), path.parent)
     check_engines(recipe)
-    dataset = open_dataset(recipe.data, cache=cache_in_use(store), progress=progress_for())
+    progress = progress_for()
+    dataset = open_dataset(recipe.data, cache=cache_in_use(store), progress=progress, recipe=path)
     splits = ", ".join(f"{name} {len(samples)}" for name, samples in dataset.splits.items())
     print(f"{recipe.name}: {recipe.family}, seed {recipe.seed}; samples: {splits}")
     notes = list(data_notes(recipe, dataset))
     for line in notes:
-        print(line)
+        progress.say(line)
     nodes = corridor_nodes(recipe, dataset)
-    made = kept_of(nodes, store, say=print)
+    made = kept_of(nodes, store, say=progress.say)
     stages = print_plan(nodes, made)
     print(outlook(nodes, made, store, name=recipe.name))
     found: dict[str, Any] = {"name": recipe.name, "family": recipe.family, "notes": notes, "stages": stages}
     found["samples"] = {name: len(samples) for name, samples in dataset.splits.items()}
     if dry_run:
-        print("\ndry run: random models of the same kind through every stage")
+        progress.say("")
+        progress.say("dry run: random models of the same kind through every stage")
         started = time.monotonic()
         try_out(recipe, dataset)
         found["dry_run_seconds"] = time.monotonic() - started

@@ -6,13 +6,12 @@ through ``edgemm.stage.Progress`` and knows nothing of either.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, cast
 
-from edgemm.pipeline.announce import duration
+from edgemm.pipeline.announce import duration, progress_stream
 from edgemm.runtime.fields import printable
 from edgemm.runtime.printing import Escaping
 
@@ -113,6 +112,6 @@ class _BarTask:
 
 
 def progress_for(stream: TextIO | None = None) -> Progress:
-    """Bars where the stream (standard output by default) is a terminal, lines where it isn't."""
-    stream = stream or sys.stdout
+    """Bars where the stream (``progress_stream()`` by default) is a terminal, lines where it isn't."""
+    stream = stream or progress_stream()
     return Bars(stream) if stream.isatty() else Lines(stream)

@@ -37,7 +37,7 @@ from edgemm.runtime.disk import beside, put_in_place, replacing
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError, StoreError
 from edgemm.runtime.manifest import GoldenSample, Manifest
 from edgemm.runtime.session import require_engine
-from edgemm.runtime.shipped import shipped_bytes
+from edgemm.runtime.shipped import bundle_bytes, shipped_bytes
 from edgemm.stage import Progress, Silent
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def run_recipe(
     from edgemm.pipeline.stages import corridor_nodes
 
     with reading_caches(opened):
-        dataset = open_dataset(recipe.data, cache=opened.cache, progress=progress)
+        dataset = open_dataset(recipe.data, cache=opened.cache, progress=progress, recipe=path)
         notes = data_notes(recipe, dataset)
         for line in notes:
             progress.say(line)
@@ -103,7 +103,7 @@ def run_recipe(
 
         if last is None and leads:
             kept = kept_of(nodes, store, say=lambda _: None)  # the run itself says what is damaged
-            progress.say(outlook(nodes, kept, store, name=recipe.name, again=again))
+            progress.say(outlook(nodes, kept, store, name=recipe.name, again=again, announced=True))
         started = time.monotonic()
         count = iter(range(1, len(nodes) + 1))
 
@@ -285,17 +285,17 @@ def _conclude(
         print()
         print_results(table, measurements)
         for line in verdicts:
-            print(line)
+            progress.say(line)
         print_costs(table, reported="report" in made)
     print()
     if "report" in made:
         print(f"report   {out / REPORT}")
     zipped = out / f"{recipe.name}.zip"
-    manifest = open_archive(bundle).manifest
-    size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
+    archive = open_archive(bundle)
+    manifest = archive.manifest
     first, count = manifest.targets[0], len(manifest.targets)
     ships = {target.name: shipped_bytes(manifest, target) for target in manifest.targets}
-    whole = f"{words.size(size)} with samples" + (f" and all {count} targets" if count > 1 else "")
+    whole = f"{words.size(bundle_bytes(archive))} with samples" + (f" and all {count} targets" if count > 1 else "")
     print(f"bundle   {bundle} ({words.size(ships[first.name])} ships for {first.name}; {whole})")
     print(f"zip      {zipped} ({words.size(zipped.stat().st_size)}: the whole bundle, compressed)")
     if measurements:

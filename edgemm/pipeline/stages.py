@@ -273,7 +273,7 @@ class _Corridor:
                     {"name": recipe.name, "provenance": self.work.provenance()},
                     self.work.pack,
                     sources=PACK_CODE,
-                    makes="the bundle that ships",
+                    makes=f"the whole bundle, its zip{' and raw measurements' if measured else ''}",
                 )
             )
             if measured:

@@ -32,6 +32,7 @@ Answer = dict[str, Any]
 
 if TYPE_CHECKING:
     from edgemm.data import Dataset
+    from edgemm.graph.likeness import Likeness
     from edgemm.recipe import Recipe
 
 
@@ -113,11 +114,12 @@ def quantize(
     from edgemm.data.arrays import read_arrays, rows_of
     from edgemm.graph.build import MODULES, build_bundle, import_builder
     from edgemm.graph.bundle import quantize_bundle
-    from edgemm.graph.likeness import likeness_lines
     from edgemm.graph.onnx_file import quantize_file
     from edgemm.graph.quantize import Quantization
+    from edgemm.measure.conditions import busy
     from edgemm.measure.golden import add_golden_outputs
     from edgemm.runtime.archive import open_archive, seal
+    from edgemm.runtime.environment import environment
     from edgemm.runtime.manifest import TargetEntry
 
     config = Quantization(engine=engine)
@@ -130,12 +132,13 @@ def quantize(
             if builds
             else f"--compute-capability {compute_capability}: only where a bundle is built for tensorrt or tensorrt-rtx"
         )
+    warnings = busy(environment())  # before the calibration, which is a load as well
     if source.suffix == ".onnx":
         with _folder(out) as (folder, context):
             found = quantize_file(source, calibration, folder, context=context, config=config)
-        print("\n".join(likeness_lines(found)))
+        _print_likeness([found], warnings)
         print(f"graph    {out / source.name}")
-        return {"out": str(out / source.name), "engine": engine, "parts": [asdict(found)]}
+        return {"out": str(out / source.name), "engine": engine, "parts": [asdict(found)], "warnings": warnings}
     if source.is_file() and source.suffix != ".zip":
         raise InputError(
             f"{source}: neither a graph nor a bundle; expected an .onnx file, a bundle's folder or its .zip"
@@ -154,10 +157,9 @@ def quantize(
         targets = tuple(replace(t, name=f"{engine}-{t.precision}") for t in manifest.targets)
         named = seal(folder, replace(manifest, name=_bundle_name(out), targets=targets))
         seal(folder, add_golden_outputs(folder, named))
-    for part in parts:
-        print("\n".join(likeness_lines(part)))
+    _print_likeness(parts, warnings)
     print(f"bundle   {out} ({', '.join(target.label for target in targets)})")
-    return {"out": str(out), "engine": engine, "parts": [asdict(part) for part in parts]}
+    return {"out": str(out), "engine": engine, "parts": [asdict(part) for part in parts], "warnings": warnings}
 
 
 def measure(
@@ -191,7 +193,7 @@ def measure(
         raise InputError(
             f"{other}: a bundle of family '{families[other]}', and {bundles[0]} of '{family}'; compare bundles of one"
         )
-    dataset = _opened(loaded)
+    dataset = _opened(loaded, recipe)
     config: MeasureConfig = loaded.measure
     if threads is None:
         threads = next((t.threads for path in bundles for t in manifests[path].targets if t.threads), 0)
@@ -245,6 +247,16 @@ def pack(bundle: Path, out: Path) -> Answer:
 # --- what they share -------------------------------------------------------------------------------------------------
 
 
+def _print_likeness(parts: Sequence[Likeness], warnings: Sequence[str]) -> None:
+    """What became of each part, and what is to be known of its time."""
+    from edgemm.graph.likeness import likeness_lines
+
+    for part in parts:
+        print("\n".join(likeness_lines(part)))
+    for line in warnings:
+        progress_for().say(line)
+
+
 def _bundle_name(out: Path) -> str:
     """A bundle that a verb writes is named as its folder."""
     return out.name.lower()
@@ -254,14 +266,14 @@ def _recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, dict[str, Any
     recipe = load_recipe(path, overrides)
     if recipe.factories:
         look_in_(Path(), path.parent)
-    return recipe, {"dataset": _opened(recipe), "seed": recipe.seed, "threads": recipe.threads}
+    return recipe, {"dataset": _opened(recipe, path), "seed": recipe.seed, "threads": recipe.threads}
 
 
-def _opened(recipe: Recipe) -> Dataset:
+def _opened(recipe: Recipe, path: Path | None) -> Dataset:
     """The recipe's data; files of samples that come as bytes are kept where a run would keep them."""
     from edgemm.data import open_dataset
 
-    return open_dataset(recipe.data, cache=cache_in_use(default_store()), progress=progress_for())
+    return open_dataset(recipe.data, cache=cache_in_use(default_store()), progress=progress_for(), recipe=path)
 
 
 @contextmanager

@@ -28,6 +28,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: one line for each problem, all problems at once.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise RecipeError(f"{path}: not a regular file; a recipe is a TOML file")  # a device or a pipe may have no end
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -273,4 +273,5 @@ def _bars(split: str, found: Mapping[str, Contributions]) -> dict[str, Any]:
 
 
 def _shown(table: Table) -> dict[str, Any]:
-    return {"title": table.title, "header": table.header, "rows": table.rows}
+    rows = [[{"main": main, "small": small} for main, small in row] for row in table.rows]
+    return {"title": table.title, "header": table.header, "rows": rows}

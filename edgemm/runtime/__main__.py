@@ -93,15 +93,15 @@ def inspect(options: argparse.Namespace) -> int:
     """
     from edgemm.runtime.archive import open_archive
     from edgemm.runtime.arithmetic import float_lines, part_line
-    from edgemm.runtime.shipped import shipped_bytes
+    from edgemm.runtime.shipped import bundle_bytes, shipped_bytes
 
-    manifest = open_archive(options.bundle).manifest
+    archive = open_archive(options.bundle)
+    manifest = archive.manifest
     if options.json:
         print(json_line(manifest.to_json()))
         return 0
-    total = sum(entry.bytes for entry in manifest.files.values())
     files = f"{len(manifest.files)} file{'' if len(manifest.files) == 1 else 's'}"
-    print(f"{manifest.name}: {manifest.family}, {files}, {total:,} bytes with all targets and samples")
+    print(f"{manifest.name}: {manifest.family}, {files}, {bundle_bytes(archive):,} bytes with all targets and samples")
     print(f"takes {', '.join(f'{name} ({raw.kind})' for name, raw in manifest.inputs.items())}")
     print(f"gives {', '.join(manifest.outputs)}")
     rows = [["part", "role", "parameters", *(f"{t.name} bytes" for t in manifest.targets), "takes", "gives"]]

@@ -59,6 +59,7 @@ class Archive:
             raise BundleCorrupt(f"{path}: {MANIFEST} is {size} bytes, expected at most {MANIFEST_LIMIT_BYTES}")
         data = b"".join(storage.blocks(MANIFEST, size, size + 1))
         self.manifest = Manifest.from_bytes(data, file=f"{path}/{MANIFEST}")
+        self.manifest_bytes = len(data)
         self.manifest_sha256 = hashlib.sha256(data).hexdigest()
         check_references(self.manifest, f"{path}/{MANIFEST}")
 
@@ -153,9 +154,10 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
             from edgemm.runtime.zips import ZipStorage  # zipfile costs 12 ms; a folder does without
 
             return Archive(place, ZipStorage(place))
+        found = "not a regular file" if place.exists() else "no such file or folder"
     except (OSError, ValueError) as error:
         raise BundleError(f"{place}: cannot be read: {one_line(error)}") from error
-    raise BundleError(f"{place}: no such file or folder; expected a bundle folder or a bundle .zip")
+    raise BundleError(f"{place}: {found}; expected a bundle folder or a bundle .zip")
 
 
 def check_references(manifest: Manifest, file: str) -> None:

@@ -121,21 +121,21 @@ def _float_layers(fields: Fields) -> FloatLayers:
 def precision_label(precision: str, parts: Iterable[Arithmetic]) -> str:
     """What a target is, in words for tables.
 
-    ``"int8"`` where nearly all is; ``"int8 (38 % of weights, 12 % of multiply-accumulates)"`` where some is;
-    ``"float32 (int8 rolled back)"`` or ``"float32 (no layer is int8)"`` where nothing is; ``precision`` as it stands
-    where no part says anything (other precisions, bundles from before).
+    ``"int8"`` where nearly all is; ``"int8 in 38 % of weights and 12 % of multiply-accumulates"`` where some is;
+    ``"float32, int8 rolled back"`` or ``"float32, no layer is int8"`` where nothing is; ``precision`` as it stands
+    where no part says anything (other precisions, bundles from before). Without brackets, in which others set it.
     """
     known = list(parts)
     if not known:
         return precision
     if not sum(part.int8_macs for part in known):
         rolled_back = any(part.rolled_back for part in known)
-        return f"float32 ({'int8 rolled back' if rolled_back else 'no layer is int8'})"
+        return f"float32, {'int8 rolled back' if rolled_back else 'no layer is int8'}"
     weights = _share(sum(p.int8_weights for p in known), sum(p.weights for p in known))
     macs = _share(sum(p.int8_macs for p in known), sum(p.macs for p in known))
     if min(weights, macs) >= WHOLE:
         return "int8"
-    return f"int8 ({percent(weights)} of weights, {percent(macs)} of multiply-accumulates)"
+    return f"int8 in {percent(weights)} of weights and {percent(macs)} of multiply-accumulates"
 
 
 def part_line(arithmetic: Arithmetic, size_bytes: int) -> str:

@@ -33,6 +33,7 @@ def table_lines(
     rows: Iterable[Sequence[str | tuple[str, str]]],
     *,
     left: int = 1,
+    whole: int = 0,
     width: int | None = None,
     dim: bool = False,
 ) -> list[str]:
@@ -42,6 +43,7 @@ def table_lines(
         header: a heading per column.
         rows: a text per column, or a text and its small print.
         left: the first columns are texts and set to the left; the others are figures, set to the right.
+        whole: the first columns whose texts stay in one line, so that they can be copied; their small print may not.
         width: None: ``screen_width()``.
         dim: small print that has a line of its own is dimmed, on a terminal that can.
     """
@@ -60,7 +62,11 @@ def table_lines(
         for i in range(len(header))
     ]
     kept = [max(size, *map(_width, name.split() or [""])) for size, name in zip(kept, header, strict=True)]
-    bands = _bands(_narrowed(kept, left=left, width=width), width=width)
+    least = [
+        max([_NARROWEST, *(_width(row[i][0]) for row in texts)]) if i < whole else max(_NARROWEST, width // 4)
+        for i in range(left)
+    ]
+    bands = _bands(_narrowed(kept, least, width=width), width=width)
     lines: list[str] = []
     for band in bands:
         sizes = [size for _, size in band]
@@ -89,12 +95,11 @@ def wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
-def _narrowed(widths: Sequence[int], *, left: int, width: int) -> list[int]:
-    """The widest texts take less until all fits, or until each has the least; figures stay whole."""
+def _narrowed(widths: Sequence[int], least: Sequence[int], *, width: int) -> list[int]:
+    """The widest texts, which come first, take less until all fits, or until each has its least; figures stay whole."""
     widths = list(widths)
-    least = [min(size, max(_NARROWEST, width // 4)) if i < left else size for i, size in enumerate(widths)]
     while sum(widths) + GAP * (len(widths) - 1) > width:
-        room = [i for i in range(left) if widths[i] > least[i]]
+        room = [i for i, size in enumerate(least) if widths[i] > size]
         if not room:
             break
         widths[max(room, key=lambda i: widths[i])] -= 1

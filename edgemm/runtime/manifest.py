@@ -116,7 +116,7 @@ class TargetEntry:
 
     @property
     def label(self) -> str:
-        """The precision in words: ``"int8"``, ``"float32 (int8 rolled back)"``; see ``precision_label``."""
+        """The precision in words: ``"int8"``, ``"float32, int8 rolled back"``; see ``precision_label``."""
         return precision_label(self.precision, self.arithmetic.values())
 
     def engine_of(self, part: PartEntry) -> Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgemm.runtime.archive import Archive
 from edgemm.runtime.manifest import Manifest, TargetEntry, TextInput
 
 
@@ -22,6 +23,11 @@ def gallery_bytes(manifest: Manifest) -> int:
     """Bytes of the embeddings that a dual encoder searches in and of their labels; 0 without them."""
     gallery = manifest.gallery
     return sum(manifest.files[path].bytes for path in {gallery.embeddings, gallery.labels}) if gallery else 0
+
+
+def bundle_bytes(archive: Archive) -> int:
+    """Bytes of a whole bundle, unpacked: all that its manifest lists, and the manifest itself."""
+    return archive.manifest_bytes + sum(entry.bytes for entry in archive.manifest.files.values())
 
 
 def shipped_bytes(manifest: Manifest, target: TargetEntry) -> int:

@@ -50,6 +50,9 @@ class Summary:
     p99: Estimate | None
 
 
+SMALLEST = 0.02
+"""A ratio nearer to 1 is no difference: one graph raced against itself has intervals from 0.98 to 1.03 on OpenVINO."""
+
 Verdict = Literal["faster", "slower", "no difference"]
 
 
@@ -186,7 +189,8 @@ def paired_ratio(a: Samples, b: Samples, *, seed: int = 0, resamples: int = 2000
     """How many times as long A takes as B, from samples of one interleaved run.
 
     The median of ``a[i] / b[i]``; the interval is a percentile bootstrap over blocks of about n**(1/3)
-    consecutive rounds, since neighbouring rounds share the machine's mood. "no difference" where 1 is inside it.
+    consecutive rounds, since neighbouring rounds share the machine's mood. "no difference" where 1 is inside it,
+    or where the median is within ``SMALLEST`` of 1.
 
     Raises:
         ValueError: different lengths, or no samples.
@@ -207,8 +211,11 @@ def paired_ratio(a: Samples, b: Samples, *, seed: int = 0, resamples: int = 2000
         medians[i] = np.median(ratios[picked])
     tail = (1 - confidence) / 2
     low, high = (float(v) for v in np.quantile(medians, [tail, 1 - tail]))
-    verdict: Verdict = "faster" if high < 1 else "slower" if low > 1 else "no difference"
-    return Ratio(float(np.median(ratios)), low, high, verdict)
+    value = float(np.median(ratios))
+    verdict: Verdict = "no difference"
+    if abs(value - 1) >= SMALLEST and not low <= 1 <= high:
+        verdict = "faster" if high < 1 else "slower"
+    return Ratio(value, low, high, verdict)
 
 
 def _quantile(ordered: np.ndarray, p: float) -> Estimate | None:

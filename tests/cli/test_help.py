@@ -119,11 +119,26 @@ def test_every_example_names_options_that_the_verb_has():
         ("edgemm run r.toml --ta", {"--target"}),
         ("edgemm infer b.zip --te", {"--text", "--tensor"}),
         ("edgemm verify b.zip --js", {"--json"}),
+        ("edgemm quantize m.onnx --engine ", {"onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"}),
+        ("edgemm quantize m.onnx --engine op", {"openvino"}),
+        ("edgemm run r.toml --until ca", {"capture"}),
     ],
 )
 def test_a_shell_completes_verbs_and_options_those_of_the_device_too(words, expected):
     asked = {"_EDGEMM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     assert set(edgemm(**asked).stdout.split()) == expected
+
+
+@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("schema", "runs", "gc", "doctor")])
+def test_what_a_verb_takes_is_left_to_the_shell_which_completes_files(verb, monkeypatch, capsys):
+    from edgemm.cli import run_command
+
+    monkeypatch.setenv("_EDGEMM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"edgemm {verb} ")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    with pytest.raises(SystemExit):
+        run_command([])
+    assert capsys.readouterr().out.strip() == ""
 
 
 def test_completion_can_be_shown_for_a_shell():
@@ -152,7 +167,7 @@ def test_without_the_workbench_one_line_says_what_to_install(on_device):
     assert shown.stderr.startswith("edgemm: error: the workbench is not installed (no typer); pip install ")
     assert shown.stderr.endswith("; without it there are bench, infer, inspect, verify\n")
     assert shown.stderr.count("\n") == 1
-    assert '"typer>=' in shown.stderr
+    assert f'pip install --editable "{ROOT}[build]"; ' in shown.stderr  # from where it runs: no index has edgemm
 
 
 def test_without_the_workbench_a_bundle_is_verified_asked_timed_and_shown(on_device):
@@ -218,3 +233,44 @@ def test_version():
     from edgemm import __version__
 
     assert edgemm("--version").stdout.startswith(f"edgemm {__version__} ")
+
+
+def test_an_id_of_a_run_stays_on_one_line(tmp_path):
+    store = tmp_path / "store"
+    (store / "artifacts").mkdir(parents=True)
+    (store / "runs").mkdir()
+    name = "20260101-000000-emoji-identities-ab12"
+    run = {"id": name, "recipe": "export/recipes/emoji-identities.toml", "status": "failed", "error": "no " * 40}
+    (store / "runs" / f"{name}.json").write_text(json.dumps(run))
+    shown = edgemm("runs", "--store", str(store), COLUMNS="80").stdout
+    assert any(line.split()[:1] == [name] for line in shown.splitlines()), shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_with_json_a_table_is_printed_nowhere_and_progress_goes_to_stderr(tmp_path):
+    store = tmp_path / "store"
+    (store / "artifacts").mkdir(parents=True)
+    assert edgemm("runs", "--store", str(store), "--json").stderr == ""
+    assert edgemm("doctor", "--json").stderr == ""
+    told = edgemm("plan", "export/recipes/emoji-sentiment.toml", "--no-dry-run", "--store", str(store), "--json")
+    assert json.loads(told.stdout)["stages"]
+    assert told.stderr == "plan: emoji-sentiment, export/recipes/emoji-sentiment.toml; no dry run: seconds\n"
+
+
+@pytest.mark.parametrize("name", ["clip-search", "image-text-label", "tuxpaint-category", "tuxpaint-search", "vqa-rad"])
+def test_a_recipe_that_takes_data_of_ones_own_says_how_to_give_it(name):
+    from edgemm.pipeline.plan import plan_recipe
+    from edgemm.runtime.errors import DataError
+
+    recipe = ROOT / "export" / "recipes" / f"{name}.toml"
+    with pytest.raises(DataError) as told:
+        plan_recipe(recipe, (), store=Path("never-made"), targets=(), dry_run=False)
+    assert str(told.value).startswith(f"{recipe}: data.root: missing; ")
+    assert "add --set data.root=PATH" in str(told.value)
+
+
+@pytest.mark.parametrize("verb", ["verify", "plan"])
+def test_what_is_no_regular_file_is_called_so_and_not_read(verb):
+    shown = subprocess.run([*EDGEMM, verb, "/dev/zero"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("edgemm: error: /dev/zero: not a regular file; ")

@@ -151,7 +151,7 @@ def test_a_row_without_a_field_is_told_with_the_file(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data.root: can't read .*trainset.json"):
         open_dataset(config("vqa-rad", root=str(tmp_path / "none")))
-    with pytest.raises(DataError, match=r"data.root: vqa-rad needs the folder"):
+    with pytest.raises(DataError, match=r"data.root: missing; data of kind .vqa-rad. take the folder"):
         open_dataset(config("vqa-rad"))
 
 

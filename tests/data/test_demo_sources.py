@@ -92,7 +92,7 @@ def test_another_language_is_another_clip(stamps: Path) -> None:
 
 
 def test_no_stamps_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data.root: got None, .*apt-get download tuxpaint-stamps-default"):
+    with pytest.raises(DataError, match=r"data.root: missing; .*apt-get download tuxpaint-stamps-default"):
         opened(kind="tuxpaint")
     with pytest.raises(DataError, match=r"not enough stamps; expected <category>/"):
         opened(kind="tuxpaint", root=str(tmp_path), unlabelled_languages=("fr",))

@@ -263,7 +263,7 @@ def test_a_slower_int8_part_is_rolled_back_to_float_arithmetic_and_said_so(tmp_p
     assert "unfused Q/DQ pairs" in line
     manifest = Bundle.open(tmp_path / "out").manifest
     ort, ov = manifest.targets
-    assert (ort.precision, ort.label) == ("float32", "float32 (int8 rolled back)")
+    assert (ort.precision, ort.label) == ("float32", "float32, int8 rolled back")
     assert (ov.precision, ov.label[:6]) == ("int8", "int8 (")  # the first convolution stays in float
     assert ort.arithmetic["image"].int8_macs == 0
     assert ort.arithmetic["image"].int8_weights == ov.arithmetic["image"].int8_weights > 0

@@ -80,7 +80,7 @@ def test_weights_that_are_only_stored_in_eight_bits_multiply_nothing_in_int8(ima
     assert found.int8_macs == 0
     assert found.int8_weights == eight_bit_numbers(stored) > 0.7 * found.weights
     assert {group.why for group in found.in_float} == {"int8 was slower and rolled back"}
-    assert precision_label("int8", [found]) == "float32 (int8 rolled back)"
+    assert precision_label("int8", [found]) == "float32, int8 rolled back"
 
 
 # --- layers that stay in float ---------------------------------------------------------------------------------------
@@ -307,10 +307,10 @@ def test_shares_that_cannot_be_are_refused(key, value, message):
     [
         ([], "int8"),
         ([Arithmetic(4, 100, 97, 100, 95)], "int8"),
-        ([HALF], "int8 (38 % of weights, 12 % of multiply-accumulates)"),
-        ([Arithmetic(4, 100, 100, 1000, 3)], "int8 (100 % of weights, < 1 % of multiply-accumulates)"),
-        ([Arithmetic(4, 100, 0, 100, 0)], "float32 (no layer is int8)"),
-        ([Arithmetic(4, 100, 99, 100, 0, rolled_back="slower")], "float32 (int8 rolled back)"),
+        ([HALF], "int8 in 38 % of weights and 12 % of multiply-accumulates"),
+        ([Arithmetic(4, 100, 100, 1000, 3)], "int8 in 100 % of weights and < 1 % of multiply-accumulates"),
+        ([Arithmetic(4, 100, 0, 100, 0)], "float32, no layer is int8"),
+        ([Arithmetic(4, 100, 99, 100, 0, rolled_back="slower")], "float32, int8 rolled back"),
     ],
 )
 def test_a_target_is_called_int8_where_it_is(parts, label):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from edgemm.pipeline.announce import announce_recipe, last_run
+from edgemm.pipeline.node import Node
+from edgemm.pipeline.outlook import outlook
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +42,22 @@ def said(recipe: Path, store: Path, capsys: pytest.CaptureFixture[str], **given:
 
 def test_a_first_run_has_no_estimate(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(recipe, tmp_path / "store", capsys) == "first run here: no estimate"
+
+
+@pytest.mark.parametrize("takes", ["no dry run: seconds", "a dry run takes a minute or so"])
+def test_a_verb_that_knows_how_long_it_takes_says_that_alone(
+    takes: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "store", "20260101-000000")
+    assert said(recipe, tmp_path / "store", capsys, takes=takes) == takes
+
+
+def test_that_there_is_no_earlier_run_is_said_once(tmp_path: Path) -> None:
+    nodes = [Node("teach", "teach", {}, {}, lambda *_: None)]
+    assert outlook(nodes, {}, tmp_path, name="toy", announced=True) == "1 stages: 0 cached, 1 to do"
+    assert outlook(nodes, {}, tmp_path, name="toy").endswith("; no earlier run to estimate from")
+    write_run(tmp_path, "20260101-000000")
+    assert outlook(nodes, {}, tmp_path, name="toy", announced=True).endswith(", about 30 s by the last run")
 
 
 def test_the_last_run_that_went_through_is_the_estimate(

