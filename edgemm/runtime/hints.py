@@ -7,11 +7,13 @@ down once.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from edgemm.runtime.fields import json_value
 
 
 def pip_install(*distributions: str) -> str:
@@ -55,7 +57,7 @@ def _origin() -> str:
     from importlib import metadata
 
     try:
-        found = json.loads(metadata.distribution("edgemm").read_text("direct_url.json") or "{}")
+        found: Any = json_value(metadata.distribution("edgemm").read_text("direct_url.json") or "{}")
         url, vcs = str(found.get("url", "")), found.get("vcs_info")
         return f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else url
     except (metadata.PackageNotFoundError, ValueError, KeyError, AttributeError, TypeError):
