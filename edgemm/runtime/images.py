@@ -6,8 +6,6 @@ pixels are made, and pixels are converted in tiles, so that nothing but Pillow's
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from edgemm.runtime.errors import EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.quiet import Quiet
-from edgemm.runtime.regular import open_regular
+from edgemm.runtime.regular import open_given
 
 MAX_PIXELS = 100_000_000  # 300 MB as RGB: a larger file is a decompression bomb until somebody shows otherwise
 MAX_FILE_BYTES = 1 << 30  # of an image file; 100 megapixels of 16-bit RGB are 600 MB
@@ -132,13 +130,9 @@ def _opened(raw: Any, where: str) -> Iterator[tuple[str, Any]]:
         ) from error
     name, source = where, None
     try:
-        if isinstance(raw, (str, os.PathLike)):
-            name = f"{where} ({raw})"
-            source = open_regular(raw, where=name, largest=MAX_FILE_BYTES)
-        elif isinstance(raw, (bytes, bytearray, memoryview)):
-            source = io.BytesIO(raw)
-        elif not isinstance(raw, Image.Image):
-            raise InputError(f"{where}: got {type(raw).__name__}, expected a path, bytes or a uint8 array (H, W, 3)")
+        if not isinstance(raw, Image.Image):
+            expected = "a uint8 array (H, W, 3)"
+            source, name = open_given(raw, where=where, largest=MAX_FILE_BYTES, expected=expected)
         with _QUIET:
             image = raw if source is None else _identified(source)
             _check_size(image, name)

@@ -5,9 +5,10 @@ A FIFO waits for a writer, a device has no end, and a folder is no file. Each is
 
 from __future__ import annotations
 
+import io
 import os
 import stat
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from edgemm.runtime.errors import InputError
 
@@ -18,6 +19,29 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+
+
+def open_given(raw: Any, *, where: str, largest: int, expected: str) -> tuple[BinaryIO, str]:
+    """Open a file or its bytes to read them; the caller closes it.
+
+    Args:
+        raw: a path, or the bytes.
+        where: names the sample in messages.
+        largest: bytes that a file may have.
+        expected: what else could have been given, for the message on something that is neither.
+
+    Returns:
+        The open file, and the sample's name for messages on what it holds: with the path, where there is one.
+
+    Raises:
+        InputError: neither a path nor bytes, or what ``open_regular`` raises.
+    """
+    if isinstance(raw, (str, os.PathLike)):
+        name = f"{where} ({raw})"
+        return open_regular(raw, where=name, largest=largest), name
+    if isinstance(raw, (bytes, bytearray, memoryview)):
+        return io.BytesIO(raw), where
+    raise InputError(f"{where}: got {type(raw).__name__}, expected a path, bytes or {expected}")
 
 
 def open_regular(path: str | os.PathLike[str], *, where: str, largest: int) -> BinaryIO:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -19,7 +18,7 @@ from edgemm.runtime.chunks import find_samples
 from edgemm.runtime.errors import EngineNotInstalled, InputError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
-from edgemm.runtime.regular import open_regular
+from edgemm.runtime.regular import open_given
 
 ZERO_CROSSINGS = 16  # half-width of the resampling filter
 RATES = (1_000, 768_000)  # Hz of a file; beyond them a header is broken, or a few bytes would become gigabytes
@@ -81,15 +80,8 @@ def read_sound(raw: Any, *, where: str, sample_rate: int = RATES[0], limit: int 
         raise EngineNotInstalled(
             f"{where}: soundfile is not installed; {pip_install('soundfile')}, or give a float32 array"
         ) from error
-    name, source = where, None
+    source, name = open_given(raw, where=where, largest=MAX_FILE_BYTES, expected="a float32 array")
     try:
-        if isinstance(raw, (str, os.PathLike)):
-            name = f"{where} ({raw})"
-            source = open_regular(raw, where=name, largest=MAX_FILE_BYTES)
-        elif isinstance(raw, (bytes, bytearray, memoryview)):
-            source = io.BytesIO(raw)
-        else:
-            raise InputError(f"{where}: got {type(raw).__name__}, expected a path, bytes or a float32 array")
         with source, _forward(soundfile.SoundFile)(_with_size(source)) as file:
             rate = int(file.samplerate)
             if not RATES[0] <= rate <= RATES[1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import bundles
@@ -14,6 +15,7 @@ from PIL import Image
 from edgemm.runtime import Bundle
 from edgemm.runtime.errors import InputError
 from edgemm.runtime.images import decode_image
+from edgemm.runtime.regular import open_given
 from edgemm.runtime.waveforms import decode_audio, resample
 
 
@@ -276,3 +278,21 @@ def test_resampling_to_the_same_rate_changes_nothing() -> None:
 def test_resampling_keeps_a_constant() -> None:
     made = resample(np.ones(3000, np.float32), 44100, 16000)
     np.testing.assert_allclose(made[50:-50], 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("decode", [decode_image, lambda raw, where: decode_audio(raw, sample_rate=8000, where=where)])
+@pytest.mark.parametrize("raw", [3, None, ["a.png"]])
+def test_what_is_neither_a_path_nor_bytes_is_told_by_one_message(decode: Callable[..., object], raw: object) -> None:
+    with pytest.raises(InputError, match=f"^here: got {type(raw).__name__}, expected a path, bytes or a (uint8|float"):
+        decode(raw, where="here")
+
+
+def test_a_given_file_and_its_bytes_are_opened_alike(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    for raw in (tmp_path / "a", str(tmp_path / "a"), b"abc", bytearray(b"abc"), memoryview(b"abc")):
+        file, name = open_given(raw, where="here", largest=3, expected="an array")
+        with file:
+            assert file.read() == b"abc"
+        assert name == (f"here ({tmp_path / 'a'})" if isinstance(raw, (str, Path)) else "here")
+    with pytest.raises(InputError, match="3 bytes, expected at most 2"):
+        open_given(tmp_path / "a", where="here", largest=2, expected="an array")
