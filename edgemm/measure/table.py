@@ -332,9 +332,14 @@ def table_scores(rows: Sequence[Row]) -> tuple[tuple[str, str, str], ...]:
 
 
 def cells(
-    rows: Sequence[Row], columns: Sequence[tuple[str, str, str]] | None = None
+    rows: Sequence[Row], columns: Sequence[tuple[str, str, str]] | None = None, *, labels: bool = True
 ) -> tuple[list[str], list[list[Cell]]]:
-    """Header and body of the end table: what each variant is, takes and scores (None: ``table_scores``)."""
+    """Header and body of the end table: what each variant is, takes and scores (None: ``table_scores``).
+
+    Args:
+        labels: say beside a target what it is in, where its precision says too much; else a star stands there, for
+            ``label_lines`` below.
+    """
     columns = table_scores(rows) if columns is None else columns
     size = "ships, gallery included" if any(row.gallery_bytes for row in rows) else "ships"
     header = ["variant, target", "parameters", size]
@@ -342,7 +347,12 @@ def cells(
     for name in names:
         header += [_of_request(q, name) for q in ("p50", *(["p90"] if len(names) == 1 else []), "faster")]
     header += [_column(split, task, metric, columns) for split, task, metric in columns]
-    return header, [_line(row, columns, rows) for row in rows]
+    return header, [_line(row, columns, rows, labels=labels) for row in rows]
+
+
+def label_lines(rows: Sequence[Row]) -> list[str]:
+    """What the stars of ``cells`` mean, a line for each target that has one."""
+    return [f"* {row.variant}, {row.target}: {row.label}" for row in rows if row.label]
 
 
 def request_names(rows: Sequence[Row]) -> list[str]:
@@ -387,13 +397,13 @@ def score_name(task: str, metric: str) -> str:
     return metric if task in (ANSWERS, IDENTIFICATION, VERIFICATION) else f"{metric} {task}"
 
 
-def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]) -> list[Cell]:
+def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row], *, labels: bool) -> list[Cell]:
     reference = reference_row(rows)
     smaller = (
         f"÷ {words.three_figures(reference.size_bytes / row.size_bytes)}" if reference and row is not reference else ""
     )
     line = [
-        Cell(row.variant, _target(row, rows)),
+        Cell(row.variant, _target(row, rows, labels=labels)),
         Cell(words.count(row.parameters)),
         Cell(words.size(row.size_bytes), smaller),
     ]
@@ -422,9 +432,9 @@ def _times(request: Request | None, *, p90: bool) -> list[Cell]:
     return [*line, Cell(words.factor(request.speedup.value), words.speedup_interval(request.speedup))]
 
 
-def _target(row: Row, rows: Sequence[Row]) -> str:
+def _target(row: Row, rows: Sequence[Row], *, labels: bool = True) -> str:
     """The target's name, what it is where its precision alone says too much, and its threads where rows differ."""
-    name = f"{row.target}: {row.label}" if row.label else row.target
+    name = row.target if not row.label else f"{row.target}: {row.label}" if labels else f"{row.target} *"
     if row.latency is None or len({other.threads for other in rows if other.latency}) == 1:
         return name
     return f"{name}, {row.threads or 'all'} {'thread' if row.threads == 1 else 'threads'}"

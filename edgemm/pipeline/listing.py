@@ -11,7 +11,7 @@ from typing import Any
 
 from edgemm.measure import words
 from edgemm.measure.measurement import Measurements
-from edgemm.measure.table import HOW_TIMED, Cell, Row, blame_cells, cells, headline_score, table_scores
+from edgemm.measure.table import HOW_TIMED, Cell, Row, blame_cells, cells, headline_score, label_lines, table_scores
 from edgemm.pipeline.gc import collect, parse_size
 from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store
@@ -37,7 +37,7 @@ def print_results(table: Sequence[Row], measurements: Measurements) -> None:
     In short: p50 alone, and of the scores the headline's on every split. The rest is in the report, latencies by part
     among it.
     """
-    header, body = cells(table)
+    header, body = cells(table, labels=False)
     scores = table_scores(table)
     first = len(header) - len(scores)
     kept = [index for index, name in enumerate(header[:first]) if not name.startswith("p90")]
@@ -51,6 +51,8 @@ def print_results(table: Sequence[Row], measurements: Measurements) -> None:
                 header[first + i] = f"{best.metric}, {scores[i][0]}"
             legend += f"; {best.metric}: {best.task}"
     print_cells([header[i] for i in kept], [[row[i] for i in kept] for row in body])
+    for line in label_lines(table):
+        print("\n".join(wrapped(line, screen_width())))
     print(legend)
     if any(row.latency for row in table):
         print("\n".join(wrapped(HOW_TIMED, screen_width())))

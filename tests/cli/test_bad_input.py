@@ -610,6 +610,19 @@ def test_a_quantized_bundle_is_named_as_its_folder(place, capfd):
     assert "\nsmall-int8: test, 1 file, " in f"\n{capfd.readouterr().out}"
 
 
+def test_quantize_says_beside_its_ratio_when_the_machine_was_busy(place, capfd, monkeypatch):
+    calibration = "calibration.npz"
+    for source, out in (("model.onnx", "graph"), ("bundle", "other")):
+        monkeypatch.setattr("os.getloadavg", lambda: (512.0, 1.0, 1.0))
+        with pytest.raises(SystemExit):
+            main(["quantize", source, "--calibration", calibration, "-o", out])
+        assert "the machine was busy when measuring began: load 512.0 on" in capfd.readouterr().out
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    with pytest.raises(SystemExit):
+        main(["quantize", "model.onnx", "--calibration", calibration, "-o", "quiet", "--json"])
+    assert json.loads(capfd.readouterr().out)["warnings"] == []
+
+
 def test_debug_shows_the_traceback(place):
     from edgemm.runtime.errors import RecipeError
 

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 from edgemm.measure.metrics import Estimate
-from edgemm.measure.table import Request, Row, Score, rows
+from edgemm.measure.table import Request, Row, Score, default_row, markdown, rows
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.run import far_below, over_budget
 from edgemm.recipe import Recipe
+from edgemm.report.headline import headline
+from edgemm.runtime.arithmetic import Arithmetic, precision_label
 from edgemm.runtime.timing import summary
 from tests.pipeline.small import RECIPE
 from tests.report.invented import HOSTILE, invented
@@ -123,6 +125,23 @@ def test_the_end_table_shows_the_headline_alone_and_no_latencies_of_parts(
     assert len(lines) == 7
     assert lines[-2] == "ships: the bytes of what ships, for one target"
     assert lines[-1].startswith("p50: of several samples, in turn with the other variants; bench repeats one")
+
+
+def test_what_a_target_is_in_stands_below_the_table_and_in_no_brackets_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    label = precision_label("int8", [Arithmetic(4, weights=100, int8_weights=38, macs=100, int8_macs=12)])
+    measurements = invented("answers")
+    table = [replace(each, label=label) if each.precision == "int8" else each for each in rows(measurements)]
+    print_results(table, measurements)
+    shown = capsys.readouterr().out
+    assert f"* {table[-1].variant}, {table[-1].target}: int8 in 38 % of weights and 12 %" in shown
+    assert f"{table[-1].target} *" in shown
+    said = headline("x", table, measurements, reference=table[0], ships=default_row(table))
+    assert label in said["answer"]
+    for text in (said["answer"], markdown(table)):
+        assert not re.search(r"\([^()]*\(", text)
 
 
 def test_a_budget_is_not_held_against_another_variant_than_what_ships() -> None:

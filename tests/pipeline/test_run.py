@@ -164,6 +164,10 @@ def test_the_sizes_at_the_end_say_what_they_count(ground, first):
     expected = shipped_bytes(manifest, manifest.targets[0])
     assert float(bundle[1]) * unit[bundle[2]] == pytest.approx(expected, rel=0.01)
     assert float(bundle[3]) * unit[bundle[4]] == pytest.approx(sum(files), rel=0.01)
+    looked = edgemm("inspect", ground / "out" / "bundle").stdout
+    assert f" {sum(files):,} bytes with all targets and samples" in looked
+    assert re.search(rf"^cpu-int8 .* {expected:,}$", looked, re.MULTILINE)
+    assert not re.search(r"^pack .*ships", first, re.MULTILINE)  # the stage's folder holds a zip and raw samples too
     zipped = (ground / "out" / "shapes.zip").stat().st_size
     assert float(packed[1]) * unit[packed[2]] == pytest.approx(zipped, rel=0.01)
 
