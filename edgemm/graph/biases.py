@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from edgemm.graph.census import shapes_of
+from edgemm.graph.census import MACS, first_output, shapes_of, weight_name
 from edgemm.graph.passes.values import add_weight, constant, is_standard, put_in_place_, sole_reader
 from edgemm.graph.regions import is_weighted
 
@@ -28,12 +28,12 @@ def write_biases_(model: ir.Model, feed: Mapping[str, np.ndarray], *, keep_float
     Args:
         model: clean.
         feed: one real sample; the ranks are those that it really has.
-        keep_float: output names of layers that stay in float; they keep their form.
+        keep_float: names of layers that stay in float, see ``layer_names``; they keep their form.
     """
     products = [
         node
         for node in model.graph
-        if node.op_type == "MatMul" and is_weighted(node) and not keep_float & set(output_names(node))
+        if node.op_type == "MatMul" and is_weighted(node) and not keep_float & set(names_of(node))
     ]
     shapes = shapes_of(model, [str(node.inputs[0].name) for node in products if node.inputs[0] is not None], feed)
     for node in products:
@@ -47,10 +47,11 @@ def write_biases_(model: ir.Model, feed: Mapping[str, np.ndarray], *, keep_float
                 _write_row_(model, use.node)
 
 
-def output_names(node: ir.Node) -> list[str]:
-    """Names that a product may have in the quantized graph: its output's, and that of the addition it takes in."""
-    add = _addition(node)
-    return [str(node.outputs[0].name), *([str(add.outputs[0].name)] if add is not None else [])]
+def names_of(node: ir.Node) -> list[str]:
+    """Names that ``keep_float`` may call a layer by: its output's, that of the addition it takes in, its weight's."""
+    add, weight = _addition(node), weight_name(node) if node.op_type in (*MACS, "Gather") else ""
+    added = [str(add.outputs[0].name)] if add is not None else []
+    return [first_output(node), *added, *([weight] if weight else [])]
 
 
 def _addition(node: ir.Node) -> ir.Node | None:

@@ -216,7 +216,7 @@ def _check_keep_float(config: Quantization, graphs: Iterable[ir.Model]) -> None:
     for name in sorted(config.keep_float - set(known)):
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known[:8])}{', …' * (len(known) > 8)}"
-        raise QuantizeError(f"quantize.keep_float: no part has a layer with the output '{name}'; {hint}")
+        raise QuantizeError(f"quantize.keep_float: no part has a layer '{name}'; {hint}")
 
 
 def _convert(

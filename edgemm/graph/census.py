@@ -7,6 +7,7 @@ product where both of its factors come out of a DequantizeLinear (or its operato
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,9 +33,14 @@ NORMS = (
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One node with weights or products. ``macs`` of one run; ``weights``: constant's name -> (numbers, in 8 bits)."""
+    """One node with weights or products.
+
+    ``name``: of its first output; ``known_as``: what its owner calls it. ``macs`` of one run; ``weights``: constant's
+    name -> (numbers, in 8 bits).
+    """
 
     name: str
+    known_as: str
     operator: str
     weights: Mapping[str, tuple[int, bool]]
     macs: int
@@ -71,7 +77,7 @@ def arithmetic_of(
         FloatLayers(
             operator,
             why,
-            tuple(printable(layer.name) or "(no name)" for layer in group),
+            tuple(printable(layer.known_as) or "(no name)" for layer in group),
             sum(dict(item for layer in group for item in _sizes(layer)).values()),
             sum(layer.macs for layer in group),
         )
@@ -119,14 +125,27 @@ def layers_of(
             continue  # arithmetic of shapes
         int8 = _is_int8(node)
         inside = node not in top
-        why = "" if int8 else why_float(node, keep_float=keep_float, rolled_back=rolled_back, inside=inside)
-        layers.append(Layer(_name(node), node.op_type, found, _macs(node, {} if inside else shapes), int8, why))
+        weight, name = weight_name(node), first_output(node)
+        kept = keep_float | {str(node.outputs[0].name)} if weight in keep_float else keep_float
+        why = "" if int8 else why_float(node, keep_float=kept, rolled_back=rolled_back, inside=inside)
+        macs = _macs(node, {} if inside else shapes)
+        layers.append(Layer(name, weight or name, node.op_type, found, macs, int8, why))
     return layers
 
 
-def _name(node: ir.Node) -> str:
+def first_output(node: ir.Node) -> str:
     """A layer's first output that is not left empty."""
     return next((str(value.name) for value in node.outputs if value.name), "")
+
+
+_NUMBERED = re.compile(r"(val_|.*::\w+_)?\d+")
+"""Names that exporters count out for what has none."""
+
+
+def weight_name(node: ir.Node) -> str:
+    """The name of a layer's first weight, as its owner knows the layer (``"encoder.0.weight"``); empty without one."""
+    names = [str(v.name) for v in _factors(node) if v.const_value is not None and v.name]
+    return next((name for name in names if not _NUMBERED.fullmatch(name)), "")
 
 
 def shapes_of(model: ir.Model, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> dict[str, Shape]:

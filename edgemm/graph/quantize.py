@@ -9,9 +9,9 @@ from itertools import chain
 import numpy as np
 import onnx_ir as ir
 
-from edgemm.graph.biases import output_names, write_biases_
+from edgemm.graph.biases import names_of, write_biases_
 from edgemm.graph.calibrate import Calibration, calibrate, check_feed
-from edgemm.graph.census import MACS
+from edgemm.graph.census import MACS, first_output
 from edgemm.graph.parity import nonfinite
 from edgemm.graph.passes import finish_, prepare_for_int8_
 from edgemm.graph.passes.values import constant
@@ -47,7 +47,7 @@ class Quantization:
             "Data-Free Quantization through Weight Equalization and Bias Correction", with measured means).
         reduce_range: 7-bit weights, for x86 CPUs without VNNI, whose fast kernels sum u8 x s8 products in 16 bits,
             where 8-bit weights saturate; edgemm runs those with slower kernels (see ``cpu_options``).
-        keep_float: output names of layers to leave in float32.
+        keep_float: layers to leave in float32, by a name of ``layer_names``.
     """
 
     engine: str = "onnxruntime"
@@ -96,8 +96,8 @@ def quantize_onnx(
     if (first := next(feeds, None)) is not None:
         write_biases_(result, check_feed(result, first, 0), keep_float=config.keep_float)
         feeds = chain([first], feeds)
-    kept = {str(node.outputs[0].name) for node in result.graph if config.keep_float & set(output_names(node))}
-    lstms = dynamic_lstms(result.graph, keep_float=config.keep_float) if scheme.dynamic_lstm else []
+    kept = {first_output(node) for node in result.graph if config.keep_float & set(names_of(node))}
+    lstms = dynamic_lstms(result.graph, keep_float=config.keep_float | kept) if scheme.dynamic_lstm else []
     region = find_region(
         result.graph, keep_float=config.keep_float | kept, absorb=scheme.absorb, float_results=scheme.float_results
     )
@@ -147,16 +147,16 @@ def _require_finite(weights: Iterable[ir.Value | None]) -> None:
 
 
 def layer_names(model: ir.Model) -> set[str]:
-    """Names that ``keep_float`` can hold for this graph: the first output of every layer with weights.
+    """Names that ``keep_float`` can hold for this graph: the weight and the first output of every layer with weights.
 
-    A product has two where its bias is added behind it: its own, and that of the addition that it may take in.
+    A product has one more where its bias is added behind it: that of the addition that it may take in.
     """
     prepared = model.clone()
     prepare_for_int8_(prepared)
     region = find_region(prepared.graph)
     nodes = [*(node for node in prepared.graph if is_weighted(node)), *region.tables]
-    names = {name for node in nodes for name in output_names(node)}
-    return names | {str(node.outputs[0].name) for node in dynamic_lstms(prepared.graph)}
+    names = {name for node in nodes for name in names_of(node)}
+    return names | {name for node in dynamic_lstms(prepared.graph) for name in names_of(node)}
 
 
 def _channel_axes(region: Region) -> dict[str, int]:

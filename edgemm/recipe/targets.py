@@ -31,7 +31,9 @@ class QuantizeConfig(Section):
     reduce_range: bool = Field(
         False, description="7-bit weights: x86 CPUs without VNNI multiply them faster, 8-bit ones slower."
     )
-    keep_float: tuple[str, ...] = Field((), description="Output names of layers that stay in float32.")
+    keep_float: tuple[str, ...] = Field(
+        (), description="Layers that stay in float32, by the name of their weight or of their output."
+    )
     rollback: bool = Field(
         True, description="Keep float32 arithmetic (stored as int8) in parts where int8 is slower on this machine."
     )

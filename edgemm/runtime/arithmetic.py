@@ -24,7 +24,7 @@ class FloatLayers:
     Args:
         operator: as ONNX names it.
         why: one phrase.
-        layers: names of their first outputs.
+        layers: what their owner calls them: the names of their weights, or of their first outputs where none is told.
         weights: numbers that they hold.
         macs: multiply-accumulates of one run; see ``Arithmetic``.
     """

@@ -266,10 +266,24 @@ def test_an_lstm_is_dynamic_int8_on_onnxruntime_and_float_on_openvino():
 def test_a_layer_to_keep_may_be_named_by_its_product_or_by_its_bias():
     nodes = [node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "b"], ["i"]), node("MatMul", ["i", "w"], ["y"])]
     model = graph_of(nodes, {"x": [1, 16]}, {"w": W, "b": B})
-    assert layer_names(model) == {"h", "i", "y"}
+    assert layer_names(model) == {"h", "i", "y", "w"}  # the weight of both
     for name in ("h", "i"):
         kept = quantize_onnx(model, [{"x": rand(1, 16)}], Quantization(keep_float=frozenset({name})))
         assert [layer.int8 for layer in layers_of(kept, {"x": rand(1, 16)})] == [False, True]
+
+
+def test_a_layer_goes_by_the_name_of_its_weight_where_its_owner_gave_one():
+    nodes = [
+        node("MatMul", ["x", "encoder.weight"], ["getitem"]), node("MatMul", ["getitem", "val_7"], ["h"]),
+        node("MatMul", ["h", "onnx::MatMul_12"], ["y"]),
+    ]  # fmt: skip
+    model = graph_of(nodes, {"x": [1, 16]}, {"encoder.weight": W, "val_7": W + 1, "onnx::MatMul_12": W + 2})
+    feed = {"x": rand(1, 16)}
+    keep = frozenset({"encoder.weight", "h"})
+    kept = quantize_onnx(model, [feed], Quantization(keep_float=keep))
+    found = arithmetic_of(kept, feed, float32_bytes=1, keep_float=keep)
+    assert [(group.why, group.layers) for group in found.in_float] == [("named in keep_float", ("encoder.weight", "h"))]
+    assert layer_names(model) == {"encoder.weight", "getitem", "h", "y"}
 
 
 def test_a_graph_of_which_no_layer_can_be_int8_says_which_layers_it_has_and_why():
