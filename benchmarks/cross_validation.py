@@ -26,6 +26,7 @@ from torch import Tensor
 from edgemm.compress.corpus import corpus_of
 from edgemm.compress.feeds import feeds_of
 from edgemm.compress.teach import teach_
+from edgemm.compress.training import Training
 from edgemm.data import Dataset, Sample, open_dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.models.model import Model
@@ -77,7 +78,7 @@ def taught(recipe: Recipe, dataset: Dataset, texts: list[str], seed: int, contex
     model = build_model(
         recipe.teacher, family=recipe.family, answer=Answer(dataset.labels, recipe.task), texts=texts, seed=seed
     )
-    teach_(model, recipe.teach, section=recipe.teacher, dataset=dataset, seed=seed, context=context)
+    teach_(model, recipe.teach, Training(dataset, context, seed=seed), section=recipe.teacher)
     return model.requires_grad_(False)
 
 

@@ -10,29 +10,25 @@ import torch
 from edgemm.compress.learning import LEARNING, Distillation
 from edgemm.compress.teach import answer_in_units_of_, schedule_of
 from edgemm.compress.trainer import train_
-from edgemm.data import Dataset
+from edgemm.compress.training import Training
 from edgemm.models.inherit import build_student
 from edgemm.models.model import Model
 from edgemm.models.store import load_model, save_model
 from edgemm.recipe import DistillConfig, StudentSection
 from edgemm.runtime.errors import ModelError
-from edgemm.stage import Context, Inputs
 
 
 def run(
     config: DistillConfig,
-    inputs: Inputs,
+    training: Training,
     out: Path,
-    context: Context,
     *,
+    teacher: Path,
     student: StudentSection,
-    dataset: Dataset,
     family: str,
-    seed: int,
-    threads: int,
     factories: Collection[str] = (),
 ) -> None:
-    """Build the student, distil it from ``inputs["teacher"]``, and save it in ``out``.
+    """Build the student, distil it from the model in the folder ``teacher``, and save it in ``out``.
 
     Args:
         factories: the Python factories that the teacher may come from; see ``load_model``.
@@ -42,38 +38,36 @@ def run(
             teaches, a loss that is not finite.
         DataError: samples that can't be paired or read.
     """
-    torch.set_num_threads(threads)
-    teacher = load_model(inputs["teacher"].path, factories=factories)
+    training.set_threads()
+    dataset, progress = training.dataset, training.context.progress
+    loaded = load_model(teacher, factories=factories)
     model = build_student(
         student,
-        teacher,
+        loaded,
         family=family,
         texts=sorted({*dataset.all_texts(), *(s.text for s in dataset.unlabelled if s.text is not None)}),
-        seed=seed,
-        say=lambda line: context.progress.say(f"distill: {line}"),
+        seed=training.seed,
+        say=lambda line: progress.say(f"distill: {line}"),
     )
     answer_in_units_of_(model, dataset)
     if config.epochs:
-        objective = distillation(model, teacher, config, dataset=dataset, seed=seed, context=context)
+        objective = distillation(model, loaded, config, training)
         train_(
             objective,
             schedule_of(config),
             samples=len(objective.corpus),
-            seed=seed,
-            scratch=context.scratch,
-            progress=context.progress,
+            seed=training.seed,
+            scratch=training.context.scratch,
+            progress=progress,
             title="distill",
         )
     save_model(model, out)
 
 
-def distillation(
-    student: Model, teacher: Model, config: DistillConfig, *, dataset: Dataset, seed: int, context: Context
-) -> Distillation:
+def distillation(student: Model, teacher: Model, config: DistillConfig, training: Training) -> Distillation:
     """The objective that distils ``student`` from ``teacher`` on split ``train``; the student is trained in place.
 
-    Args:
-        context: the teacher's outputs are looked up in, or added to, its cache.
+    The teacher's outputs are looked up in, or added to, the context's cache.
     """
     teacher.requires_grad_(False).eval()
     for part in student.chain:
@@ -89,5 +83,5 @@ def distillation(
         )
     distilling = LEARNING[student.family].distilling
     with torch.random.fork_rng(devices=[]):  # what the losses draw for themselves depends on the seed alone
-        torch.manual_seed(seed)
-        return distilling(student, teacher, config, dataset=dataset, seed=seed, context=context)
+        torch.manual_seed(training.seed)
+        return distilling(student, teacher, config, training)

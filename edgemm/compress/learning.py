@@ -22,14 +22,13 @@ from edgemm.compress.embedding import (
 from edgemm.compress.feeds import Feeds, feeds_of, joint_answers, view_parameters
 from edgemm.compress.objectives import augmentation_of
 from edgemm.compress.trainer import Objective
-from edgemm.data import Dataset
+from edgemm.compress.training import Training
 from edgemm.data.dataset import UNLABELLED
 from edgemm.models.inherit import token_order
 from edgemm.models.model import Model
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime.errors import ModelError
-from edgemm.stage import Context
 
 Distillation = EmbeddingDistillation | AnswerDistillation
 
@@ -37,9 +36,7 @@ Distillation = EmbeddingDistillation | AnswerDistillation
 class Distilling(Protocol):
     """What makes the objective that a student is distilled by."""
 
-    def __call__(
-        self, student: Model, teacher: Model, config: DistillConfig, *, dataset: Dataset, seed: int, context: Context
-    ) -> Distillation:
+    def __call__(self, student: Model, teacher: Model, config: DistillConfig, training: Training) -> Distillation:
         """The objective; the student is trained in place."""
 
 
@@ -74,23 +71,25 @@ def _labels(feeds: Feeds, config: TeachConfig) -> Objective:
     return AnswerTeaching(feeds, config)
 
 
-def _embedding(
-    student: Model, teacher: Model, config: DistillConfig, *, dataset: Dataset, seed: int, context: Context
-) -> EmbeddingDistillation:
+def _embedding(student: Model, teacher: Model, config: DistillConfig, training: Training) -> EmbeddingDistillation:
     """From the embeddings that the teacher's cached towers lead to, and the features before them."""
     check_hidden(student, teacher, config)
-    extra = extra_texts(teacher, dataset, count=config.extra_texts, seed=seed) if "text" in student.inputs else []
-    plain, corpus = (corpus_of(dataset, extra_texts=texts, unlabelled=True, names=True) for texts in ([], extra))
+    extra = extra_texts(teacher, training, count=config.extra_texts) if "text" in student.inputs else []
+    plain, corpus = (
+        corpus_of(training.dataset, extra_texts=texts, unlabelled=True, names=True) for texts in ([], extra)
+    )
     check_widths(student, teacher, config)
-    cached = _cached(teacher, plain, config, seed=seed, context=context)
+    cached = _cached(teacher, plain, config, training)
     if len(student.inputs) > 1:
         alone = bool(config.hidden or any(config.losses("embeddings")))  # no pairs are needed for these
         check_pairs(cached, stage="distill", each=not alone)
-    fed = _fed(student, corpus, config, seed=seed, context=context)
+    fed = _fed(student, corpus, config, training)
     tables = {modality: dict(rows) for modality, rows in cached.cached.items()}
     if corpus.extra:
         names = [part.name for part in teacher.chain]
-        more = feeds_of(teacher, _only_extra(corpus), context, frozen=names, title="teacher, made-up texts").cached
+        more = feeds_of(
+            teacher, _only_extra(corpus), training.context, frozen=names, title="teacher, made-up texts"
+        ).cached
         tables["text"] = {name: torch.cat((rows, more["text"][name])) for name, rows in tables["text"].items()}
     features = {m: rows[f"{m}_features"] for m, rows in tables.items() if f"{m}_features" in rows}
     return EmbeddingDistillation(
@@ -117,9 +116,7 @@ def check_joints(student: Model, teacher: Model, config: DistillConfig) -> None:
             )
 
 
-def _answering(
-    student: Model, teacher: Model, config: DistillConfig, *, dataset: Dataset, seed: int, context: Context
-) -> AnswerDistillation:
+def _answering(student: Model, teacher: Model, config: DistillConfig, training: Training) -> AnswerDistillation:
     """From a teacher's cached features where it has towers of single modalities, else from its answers."""
     check_joints(student, teacher, config)
     if config.extra_texts and not any(part.role == "tower" and part.modality == "text" for part in teacher.chain):
@@ -127,33 +124,33 @@ def _answering(
             "distill.extra_texts: this teacher has no text tower of its own that the student's could be compared with; "
             "set distill.extra_texts = 0"
         )
-    extra = extra_texts(teacher, dataset, count=config.extra_texts, seed=seed)
-    corpus = corpus_of(dataset, labels=student.labels, task=student.task, extra_texts=extra, unlabelled=True)
+    extra = extra_texts(teacher, training, count=config.extra_texts)
+    corpus = corpus_of(training.dataset, labels=student.labels, task=student.task, extra_texts=extra, unlabelled=True)
     for model in (student, teacher):
         if not model.placeholders:
             corpus.require(model.inputs, stage="distill")
-    fed = _fed(student, corpus, config, seed=seed, context=context)
+    fed = _fed(student, corpus, config, training)
     if any(part.role == "tower" and part.modality is not None for part in teacher.chain):
-        cached = _cached(teacher, corpus, config, seed=seed, context=context)
+        cached = _cached(teacher, corpus, config, training)
         return AnswerDistillation(fed, config, teacher=teacher, teacher_feeds=cached)
-    answers = joint_answers(teacher, corpus, context, title="teacher: answers")
+    answers = joint_answers(teacher, corpus, training.context, title="teacher: answers")
     return AnswerDistillation(fed, config, teacher=teacher, teacher_feeds=None, answers=answers)
 
 
-def _fed(student: Model, corpus: Corpus, config: DistillConfig, *, seed: int, context: Context) -> Feeds:
+def _fed(student: Model, corpus: Corpus, config: DistillConfig, training: Training) -> Feeds:
     """The student's feeds, of the views of each image that the teacher's outputs are cached for."""
-    fed = feeds_of(student, corpus, context, frozen=[], title="student")
+    fed = feeds_of(student, corpus, training.context, frozen=[], title="student")
     if fed.pixels is not None and config.views > 1:
         count, augmented = len(fed.pixels), augmentation_of(config)
-        views = [view_parameters(augmented, count, view, seed=seed) for view in range(config.views)]
+        views = [view_parameters(augmented, count, view, seed=training.seed) for view in range(config.views)]
         fed.shown = torch.stack(views)
     return fed
 
 
-def _cached(teacher: Model, corpus: Corpus, config: DistillConfig, *, seed: int, context: Context) -> Feeds:
+def _cached(teacher: Model, corpus: Corpus, config: DistillConfig, training: Training) -> Feeds:
     return feeds_of(
-        teacher, corpus, context, frozen=[part.name for part in teacher.chain], views=config.views,
-        augmented=augmentation_of(config), seed=seed, title="teacher",
+        teacher, corpus, training.context, frozen=[part.name for part in teacher.chain], views=config.views,
+        augmented=augmentation_of(config), seed=training.seed, title="teacher",
     )  # fmt: skip
 
 
@@ -178,7 +175,7 @@ def _embeddings(model: Model, cached: Mapping[str, Tensor], name: str) -> Tensor
     return torch.cat(made).reshape(*rows.shape[:-1], -1)
 
 
-def extra_texts(teacher: Model, dataset: Dataset, *, count: int, seed: int) -> list[str]:
+def extra_texts(teacher: Model, training: Training, *, count: int) -> list[str]:
     """Words like those of the training texts, and texts made up of them, without any text that is held back.
 
     The words are the teacher's, not the student's: one that a trimmed vocabulary has lost falls into pieces, and how
@@ -186,13 +183,14 @@ def extra_texts(teacher: Model, dataset: Dataset, *, count: int, seed: int) -> l
     """
     if count == 0 or teacher.tokenizer_json is None:
         return []
+    dataset = training.dataset
     trained = dataset.all_texts()
     held_back = [split for split in dataset.splits if split not in ("train", UNLABELLED)]
     evaluated = {text for split in held_back for text in dataset.all_texts(split)} - set(trained)
     vocabulary = tokenizer_from_json(teacher.tokenizer_json).get_vocab()
     order = token_order(teacher, trained) or sorted(vocabulary, key=vocabulary.__getitem__)
     words = [token for token in order if len(token) > 2 and token.isascii() and token.isalpha()]
-    return made_up_texts(words[: max(1, count // 3)], trained, count=count, seed=seed, without=evaluated)
+    return made_up_texts(words[: max(1, count // 3)], trained, count=count, seed=training.seed, without=evaluated)
 
 
 LEARNING: Mapping[str, Learning] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -14,32 +13,24 @@ from edgemm.compress.objectives import Fed
 from edgemm.compress.structure import macs_and_parameters, prune_part_
 from edgemm.compress.teach import schedule_of
 from edgemm.compress.trainer import train_
-from edgemm.data import Dataset
-from edgemm.models.model import Model, Part
+from edgemm.compress.training import Training
+from edgemm.models.model import Model
 from edgemm.models.store import load_model, save_model
 from edgemm.recipe import DistillConfig, PruneConfig
-from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import ModelError
-from edgemm.stage import Context, Inputs
-
-REPORT = "pruning.json"
 
 
 def run(
     config: PruneConfig,
-    inputs: Inputs,
+    training: Training,
     out: Path,
-    context: Context,
     *,
+    teacher: Path,
+    student: Path,
     distill: DistillConfig,
-    dataset: Dataset,
-    seed: int,
-    threads: int,
     factories: Collection[str] = (),
 ) -> None:
-    """Prune ``inputs["student"]``, recover it from ``inputs["teacher"]``, save it in ``out`` and run what was saved.
-
-    Beside the model, ``pruning.json`` says what each part had and has.
+    """Prune the model in the folder ``student``, recover it from ``teacher``, save it in ``out``, run what was saved.
 
     Args:
         distill: the losses of the recovery; epochs, batch and learning rate are ``config``'s.
@@ -49,19 +40,20 @@ def run(
         ModelError: a ratio for a part that doesn't exist or has nothing to remove, or a model that computes
             something else after it was saved and loaded.
     """
-    torch.set_num_threads(threads)
-    teacher, student = (load_model(inputs[role].path, factories=factories) for role in ("teacher", "student"))
+    training.set_threads()
+    context, seed = training.context, training.seed
+    taught_by, pruned = (load_model(folder, factories=factories) for folder in (teacher, student))
     for name, ratio in config.ratios.items():
-        student.part(name)
+        pruned.part(name)
         if not 0 <= ratio < 1:
             raise ModelError(f"prune.ratios.{name}: got {ratio}, expected at least 0 and less than 1")
     recovery = distill.model_copy(
         update={"epochs": config.epochs, "batch": config.batch, "learning_rate": config.learning_rate}
     )
-    objective = distillation(student, teacher, recovery, dataset=dataset, seed=seed, context=context)
-    examples = _examples(objective, student)
+    objective = distillation(pruned, taught_by, recovery, training)
+    examples = _examples(objective, pruned)
     before = {
-        part.name: macs_and_parameters(part, examples[part.name]) for part in student.chain if part.name in examples
+        name: macs_and_parameters(pruned.part(name), examples[name]) for name in config.ratios if name in examples
     }
     if config.importance == "taylor":
         _accumulate_gradients_(
@@ -73,25 +65,16 @@ def run(
         )
     for name, ratio in config.ratios.items():
         prune_part_(
-            student.part(name), examples[name], ratio=ratio, importance=config.importance, round_to=config.round_to,
+            pruned.part(name), examples[name], ratio=ratio, importance=config.importance, round_to=config.round_to,
             floor=config.floor,
         )  # fmt: skip
-    student.zero_grad(set_to_none=True)
-    report = {}
-    for part in student.chain:
-        if part.name in before:
-            macs, parameters = macs_and_parameters(part, examples[part.name])
-            old_macs, old_parameters = before[part.name]
-            report[part.name] = {
-                "macs": [old_macs, macs],
-                "parameters": [old_parameters, parameters],
-                "widths": _widths(part),
-            }
-            if part.name in config.ratios:
-                context.progress.say(
-                    f"prune: {part.name}: {old_parameters:,} → {parameters:,} parameters, "
-                    f"{old_macs / 1e6:.1f} → {macs / 1e6:.1f} million multiply-accumulates"
-                )
+    pruned.zero_grad(set_to_none=True)
+    for name, (old_macs, old_parameters) in before.items():
+        macs, parameters = macs_and_parameters(pruned.part(name), examples[name])
+        context.progress.say(
+            f"prune: {name}: {old_parameters:,} → {parameters:,} parameters, "
+            f"{old_macs / 1e6:.1f} → {macs / 1e6:.1f} million multiply-accumulates"
+        )
     train_(
         objective,
         schedule_of(recovery),
@@ -101,11 +84,9 @@ def run(
         progress=context.progress,
         title="prune: recover",
     )
-    student.eval()
-    save_model(student, out)
-    _check_reloaded(student, out, examples, factories=factories)
-    with replacing(out / REPORT) as partial:
-        partial.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    pruned.eval()
+    save_model(pruned, out)
+    _check_reloaded(pruned, out, examples, factories=factories)
 
 
 def _examples(objective: Fed, student: Model) -> dict[str, tuple[Tensor, ...]]:
@@ -136,15 +117,6 @@ def _accumulate_gradients_(objective: Fed, pruned: Iterable[str], *, batches: in
                 f"prune.ratios.{name}: no sample of the first {batches} batches has what its channels are ranked by; "
                 'raise prune.batches, or set prune.importance = "l2"'
             )
-
-
-def _widths(part: Part) -> Mapping[str, int]:
-    """Output width of every layer with a weight matrix."""
-    return {
-        name.removesuffix(".weight"): value.shape[0]
-        for name, value in part.module.named_parameters()
-        if name.endswith(".weight") and value.ndim >= 2
-    }
 
 
 def _check_reloaded(

@@ -16,6 +16,7 @@ from edgemm.compress.feeds import feeds_of
 from edgemm.compress.learning import LEARNING
 from edgemm.compress.objectives import augmentation_of
 from edgemm.compress.trainer import Schedule, train_
+from edgemm.compress.training import Training
 from edgemm.data import Dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.models.heads import MlpHead
@@ -23,38 +24,32 @@ from edgemm.models.model import Model
 from edgemm.models.store import save_model
 from edgemm.recipe import Task, TeachConfig, TeacherSection, TrainingSection
 from edgemm.runtime.errors import ModelError
-from edgemm.stage import Context, Inputs
 
 
 def run(
     config: TeachConfig,
-    inputs: Inputs,  # noqa: ARG001  every stage has them
+    training: Training,
     out: Path,
-    context: Context,
     *,
     teacher: TeacherSection,
-    dataset: Dataset,
     family: str,
     task: Task = "single-label",
-    seed: int,
-    threads: int,
 ) -> None:
     """Make the teacher and save it in ``out``.
 
     Args:
-        inputs: none is read.
         teacher: its towers and what joins them, or where a trained one is.
         task: of a fusion-classifier.
-        threads: of torch; the sums of training depend on it in the last bit.
 
     Raises:
         ModelError: a section that contradicts itself, weights that don't fit, a loss that is not finite.
         DataError: samples that can't be paired or read.
     """
-    torch.set_num_threads(threads)
-    model = _model(teacher, dataset, family=family, task=task, seed=seed)
+    training.set_threads()
+    dataset = training.dataset
+    model = _model(teacher, dataset, family=family, task=task, seed=training.seed)
     see_in_range_of_(model, dataset)
-    teach_(model, config, section=teacher, dataset=dataset, seed=seed, context=context)
+    teach_(model, config, training, section=teacher)
     save_model(model, out)
 
 
@@ -89,9 +84,7 @@ def answer_in_units_of_(model: Model, dataset: Dataset) -> None:
             head.spread.fill_(values.std(correction=0) or 1.0)
 
 
-def teach_(
-    model: Model, config: TeachConfig, *, section: TeacherSection, dataset: Dataset, seed: int, context: Context
-) -> None:
+def teach_(model: Model, config: TeachConfig, training: Training, *, section: TeacherSection) -> None:
     """Train ``model`` in place on split ``train``: contrastively, or for its labels.
 
     Args:
@@ -103,7 +96,7 @@ def teach_(
         random = [modality for modality, tower in towers.items() if tower.weights is None]
         frozen |= {part.name for part in model.chain if part.role == "tower" and part.modality not in random}
         if random and config.epochs:
-            context.progress.say(
+            training.context.progress.say(
                 f"teach: trained, since there are no weights to keep: the tower of {', '.join(random)}"
             )
     for part in model.chain:
@@ -116,21 +109,21 @@ def teach_(
             "or teach.freeze = 'none' to train it"
         )
     learning = LEARNING[model.family]
-    corpus = corpus_of(dataset, labels=model.labels, task=model.task, names=learning.names)
+    corpus = corpus_of(training.dataset, labels=model.labels, task=model.task, names=learning.names)
     feeds = feeds_of(
-        model, corpus, context, frozen=frozen, views=config.views, augmented=augmentation_of(config), seed=seed,
-        title="teacher",
+        model, corpus, training.context, frozen=frozen, views=config.views, augmented=augmentation_of(config),
+        seed=training.seed, title="teacher",
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):  # what the losses draw for themselves depends on the seed alone
-        torch.manual_seed(seed)
+        torch.manual_seed(training.seed)
         objective = learning.teaching(feeds, config)
     train_(
         objective,
         schedule_of(config),
         samples=len(corpus),
-        seed=seed,
-        scratch=context.scratch,
-        progress=context.progress,
+        seed=training.seed,
+        scratch=training.context.scratch,
+        progress=training.context.progress,
         title="teach",
     )
 

@@ -2,7 +2,7 @@
 
 Why: a stage is skipped only when its output would be the same. The key holds the stage, its configuration, the digests
 (not the paths) of its inputs, the seed and threads, and what does the arithmetic: edgemm's own code that the stage
-runs, by its bytes, and the versions of the libraries. Worker counts, devices, folders and times are not in it.
+runs (``code.py``) and the versions of the libraries. Worker counts, devices, folders and times are not in it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,27 +37,6 @@ def library_versions(names: Iterable[str]) -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
-
-
-@cache
-def source_files() -> Mapping[str, str]:
-    """sha256 of edgemm's modules and templates by POSIX path in the package, as they were when first asked for."""
-    package = Path(__file__).parents[1]
-    return {
-        path.relative_to(package).as_posix(): file_sha256(path)
-        for path in package.rglob("*")
-        if path.suffix in (".py", ".html", ".css", ".js")
-    }
-
-
-def sources_digest(names: Iterable[str]) -> str:
-    """Digest of edgemm's own code under ``names``: folders (``"compress"``) and modules (``"stage.py"``)."""
-    found: dict[str, str] = {}
-    for name in names:
-        under = {path: sha256 for path, sha256 in source_files().items() if path == name or path.startswith(f"{name}/")}
-        assert under, f"the package has no '{name}'"  # a misspelt name would be code that no key depends on
-        found.update(under)
-    return files_digest(found)
 
 
 def file_sha256(path: Path) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemm import __version__
-from edgemm.pipeline.keys import content_key, library_versions, sources_digest
+from edgemm.pipeline.code import code_digest
+from edgemm.pipeline.keys import content_key, library_versions
 from edgemm.pipeline.launch import follow, process_count
 from edgemm.pipeline.runs import Run
 from edgemm.pipeline.store import Record, Store, remove
@@ -31,12 +32,12 @@ class Node:
         stage: the stage it belongs to, for ``--from`` and ``--until``.
         inputs: role -> name of the node whose artifact it reads.
         config: everything else its output depends on, JSON-able and free of paths.
-        work: writes the output.
-        sources: folders and modules of edgemm whose code its output depends on, ``"compress"``, ``"recipe"``.
+        work: writes the output; a function at the top of a module, or a ``partial`` of one, whose code is in the key.
         libraries: distributions whose version its output depends on.
         own_code: the user's own code that its output depends on, as ``facts.own_code`` writes it.
         collective: in a launch of several processes every one works on it; otherwise only the first does.
         makes: what it makes, in a few words, for the plan.
+        cached_with: functions whose stages read and fill the same caches, its own among them; empty: it alone does.
     """
 
     name: str
@@ -44,16 +45,21 @@ class Node:
     inputs: Mapping[str, str]
     config: Mapping[str, Any]
     work: Work = field(compare=False)
-    sources: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     own_code: Sequence[Sequence[str]] = ()
     collective: bool = False
     makes: str = ""
+    cached_with: tuple[Work, ...] = field(default=(), compare=False)
 
     def code(self) -> dict[str, Any]:
         """What computes its output: digest of edgemm's own code, versions of the libraries, the user's own code."""
         own = {"own_code": self.own_code} if self.own_code else {}
-        return {"sources": sources_digest(self.sources), "libraries": library_versions(self.libraries), **own}
+        return {"sources": code_digest(self.work), "libraries": library_versions(self.libraries), **own}
+
+    def caches(self) -> str:
+        """Name of the folder of its caches: a digest of the code that fills it."""
+        filled_by = sorted({code_digest(work) for work in self.cached_with or (self.work,)})
+        return content_key({**self.code(), "sources": filled_by})
 
     def facts(self, digests: Mapping[str, str]) -> dict[str, Any]:
         """What the key is made from; ``digests`` are those of the inputs by role."""
@@ -103,7 +109,7 @@ def run_nodes(
         def work(
             out: Path, scratch: Path, node: Node = node, key: str = key, inputs: Mapping[str, Artifact] = inputs
         ) -> None:
-            cache = store.cache / content_key(node.code())  # rows and scores that other code computed are not found
+            cache = store.cache / node.caches()  # rows and scores that other code computed are not found
             if node.own_code and node.name in again and cache not in dropped:
                 remove(cache)  # asked for since something that it imports has changed, which no key knows
                 dropped.add(cache)

@@ -209,6 +209,7 @@ def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
 
     def draw(inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG001
         from edgemm.compress.teach import answer_in_units_of_, see_in_range_of_, teach_
+        from edgemm.compress.training import Training
         from edgemm.models.families import Answer, build_model
         from edgemm.models.store import save_model
         from edgemm.models.towers import weightless
@@ -225,7 +226,7 @@ def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
         # the recipe's own section, which says what comes with weights and is frozen
         see_in_range_of_(model, dataset)
         answer_in_units_of_(model, dataset)
-        teach_(model, recipe.teach, section=recipe.teacher, dataset=dataset, seed=recipe.seed, context=context)
+        teach_(model, recipe.teach, Training(dataset, context, recipe.seed), section=recipe.teacher)
         save_model(model, out)
 
     return replace(node, work=draw)

@@ -25,12 +25,13 @@ from edgemm.pipeline.store import writing_out
 from edgemm.recipe import MeasureConfig, load_recipe
 from edgemm.runtime.disk import beside
 from edgemm.runtime.errors import BundleError, InputError
-from edgemm.stage import Artifact, Context
+from edgemm.stage import Context
 
 Answer = dict[str, Any]
 """What a verb answers with ``--json``."""
 
 if TYPE_CHECKING:
+    from edgemm.compress.training import Training
     from edgemm.data import Dataset
     from edgemm.graph.likeness import Likeness
     from edgemm.recipe import Recipe
@@ -40,9 +41,10 @@ def teach(path: Path, overrides: Sequence[str], out: Path) -> Answer:
     """Make the recipe's teacher and write its folder."""
     from edgemm.compress import teach as stage
 
-    recipe, shared = _recipe(path, overrides)
+    recipe, dataset = _recipe(path, overrides)
     with _folder(out) as (folder, context):
-        stage.run(recipe.teach, {}, folder, context, teacher=recipe.teacher, family=recipe.family, **shared)
+        training = _training(recipe, dataset, context)
+        stage.run(recipe.teach, training, folder, teacher=recipe.teacher, family=recipe.family, task=recipe.task)
     print(f"teacher  {out}")
     return {"out": str(out)}
 
@@ -51,11 +53,19 @@ def distill(path: Path, overrides: Sequence[str], teacher: Path, out: Path) -> A
     """Distil a teacher's folder into the recipe's student."""
     from edgemm.compress import distill as stage
 
-    recipe, shared = _recipe(path, overrides)
+    recipe, dataset = _recipe(path, overrides)
+    _check_model(teacher, recipe, dataset)
     with _folder(out) as (folder, context):
-        inputs = {"teacher": _model_folder(teacher, recipe, shared["dataset"])}
-        shared["factories"] = recipe.factories
-        stage.run(recipe.distill, inputs, folder, context, student=recipe.student, family=recipe.family, **shared)
+        training = _training(recipe, dataset, context)
+        stage.run(
+            recipe.distill,
+            training,
+            folder,
+            teacher=teacher,
+            student=recipe.student,
+            family=recipe.family,
+            factories=recipe.factories,
+        )
     print(f"student  {out}")
     return {"out": str(out)}
 
@@ -64,14 +74,20 @@ def prune(path: Path, overrides: Sequence[str], student: Path, teacher: Path, ou
     """Prune a student's folder and recover it from its teacher."""
     from edgemm.compress import prune as stage
 
-    recipe, shared = _recipe(path, overrides)
+    recipe, dataset = _recipe(path, overrides)
+    for model in (student, teacher):
+        _check_model(model, recipe, dataset)
     with _folder(out) as (folder, context):
-        inputs = {
-            "student": _model_folder(student, recipe, shared["dataset"]),
-            "teacher": _model_folder(teacher, recipe, shared["dataset"]),
-        }
-        shared["factories"] = recipe.factories
-        stage.run(recipe.prune, inputs, folder, context, distill=recipe.distill, **shared)
+        training = _training(recipe, dataset, context)
+        stage.run(
+            recipe.prune,
+            training,
+            folder,
+            teacher=teacher,
+            student=student,
+            distill=recipe.distill,
+            factories=recipe.factories,
+        )
     print(f"pruned   {out}")
     return {"out": str(out)}
 
@@ -95,7 +111,8 @@ def capture(model: str, out: Path, samples: Path | None, *, factories: Sequence[
 
         loaded = teacher_from_source(model)
     else:
-        loaded = load_model(_model_folder(Path(model)).path, factories=factories)
+        _check_folder(Path(model))
+        loaded = load_model(Path(model), factories=factories)
     values = list(rows_of(read_arrays(samples))) if samples else [_random_values(loaded.chain, loaded.inputs)]
     with _folder(out) as (folder, context):
         capture_model(loaded, values, folder, name=_bundle_name(out) or loaded.family, context=context)
@@ -262,11 +279,17 @@ def _bundle_name(out: Path) -> str:
     return out.name.lower()
 
 
-def _recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+def _recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Dataset]:
     recipe = load_recipe(path, overrides)
     if recipe.factories:
         look_in_(Path(), path.parent)
-    return recipe, {"dataset": _opened(recipe, path), "seed": recipe.seed, "threads": recipe.threads}
+    return recipe, _opened(recipe, path)
+
+
+def _training(recipe: Recipe, dataset: Dataset, context: Context) -> Training:
+    from edgemm.compress.training import Training
+
+    return Training(dataset, context, recipe.seed, recipe.threads)
 
 
 def _opened(recipe: Recipe, path: Path | None) -> Dataset:
@@ -294,24 +317,27 @@ def _folder(out: Path) -> Iterator[tuple[Path, Context]]:
         folder.replace(out)  # at most an empty folder is there
 
 
-def _model_folder(path: Path, recipe: Recipe | None = None, dataset: Dataset | None = None) -> Artifact:
-    """A model's folder as a stage reads it. Raises InputError where it is something else, or not of the recipe."""
+def _check_folder(path: Path) -> None:
+    """Raise InputError where a path isn't a model's folder."""
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; expected a model's folder with model.json")
     if not (path / "model.json").is_file():
         hint = "; this is a bundle, give the model it came from" if (path / "manifest.json").is_file() else ""
         raise InputError(f"{path}: no model.json in it; expected a folder that a stage or save_model wrote{hint}")
-    if recipe is not None and dataset is not None:
-        from edgemm.models.store import load_model
 
-        model = load_model(path, factories=recipe.factories)
-        if model.family != recipe.family:
-            raise InputError(f"{path}: a model of family '{model.family}', the recipe says '{recipe.family}'")
-        if model.family == "fusion-classifier" and (odd := sorted(set(model.labels) ^ set(dataset.labels))):
-            raise InputError(
-                f"{path}: the classes that it answers with are not those of the data; only one of them has '{odd[0]}'"
-            )
-    return Artifact(path, "given", "", "")
+
+def _check_model(path: Path, recipe: Recipe, dataset: Dataset) -> None:
+    """Raise InputError where a path isn't a model's folder, or holds another model than the recipe's."""
+    from edgemm.models.store import load_model
+
+    _check_folder(path)
+    model = load_model(path, factories=recipe.factories)
+    if model.family != recipe.family:
+        raise InputError(f"{path}: a model of family '{model.family}', the recipe says '{recipe.family}'")
+    if model.family == "fusion-classifier" and (odd := sorted(set(model.labels) ^ set(dataset.labels))):
+        raise InputError(
+            f"{path}: the classes that it answers with are not those of the data; only one of them has '{odd[0]}'"
+        )
 
 
 def _random_values(chain: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from edgemm.compress.corpus import corpus_of
 from edgemm.compress.distill import distillation
 from edgemm.compress.feeds import feeds_of
 from edgemm.compress.objectives import Drawn
+from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import text_encoder
 from edgemm.models.families import Answer, build_model
@@ -256,7 +257,7 @@ def test_features_of_texts_are_compared_without_their_padding(
     still = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
     config = DistillConfig(task=0, kd=0, feature=1.0, gram=1.0, augment=still)
     context = Context(scratch=tmp_path, cache=tmp_path)
-    objective = distillation(student, teacher, config, dataset=dataset, seed=0, context=context).eval()
+    objective = distillation(student, teacher, config, Training(dataset, context)).eval()
     with torch.no_grad():  # the teacher's are padded to the longest of all, the student's to that of the batch
         short = objective(torch.arange(4), torch.Generator().manual_seed(0))
         whole = objective(torch.arange(8), torch.Generator().manual_seed(0))
@@ -264,7 +265,7 @@ def test_features_of_texts_are_compared_without_their_padding(
     assert float(whole) < 2e-3
     for one, other in ((student, pooled), (pooled, teacher)):  # tokens beside what is pooled
         answering = config.model_copy(update={"kd": 1.0})
-        mixed = distillation(one, other, answering, dataset=dataset, seed=0, context=context).eval()
+        mixed = distillation(one, other, answering, Training(dataset, context)).eval()
         with torch.no_grad():
             assert torch.isfinite(mixed(torch.arange(4), torch.Generator().manual_seed(0)))
 
@@ -276,7 +277,7 @@ GRAM = DistillConfig(task=0, kd=0, feature=0, gram=1.0, augment=STILL)
 def gram_of_text(student: Model, teacher: Model, dataset: Dataset, folder: Path, rows: Tensor) -> Tensor:
     """``distill.gram`` of a batch, without what it counts of the image."""
     context = Context(scratch=folder, cache=folder)
-    objective = distillation(student, teacher, GRAM, dataset=dataset, seed=0, context=context).eval()
+    objective = distillation(student, teacher, GRAM, Training(dataset, context)).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         drawn = {"text": objective.draw(rows, generator)["text"]}

@@ -11,7 +11,7 @@ import torch
 from edgemm.compress import arithmetic
 from edgemm.compress.feeds import fast_dtype
 from edgemm.data import Dataset, open_dataset
-from edgemm.pipeline import stages
+from edgemm.pipeline import job, stages
 from edgemm.pipeline.keys import content_key
 from edgemm.recipe import load_recipe
 from tests.pipeline.small import RECIPE, write_data
@@ -44,7 +44,7 @@ def test_stages_that_train_have_another_key_where_the_arithmetic_is_another(tmp_
     dataset: Dataset = open_dataset(recipe.data, cache=tmp_path / "cache")
     keys = []
     for has in (True, False):
-        monkeypatch.setattr(stages, "has_bfloat16", lambda has=has: has)
+        monkeypatch.setattr(job, "has_bfloat16", lambda has=has: has)
         keys.append({node.name: content_key(node.facts({})) for node in stages.corridor_nodes(recipe, dataset)})
     changed = {name for name in keys[0] if keys[0][name] != keys[1][name]}
     assert changed == {"teach", "distill", "prune"}

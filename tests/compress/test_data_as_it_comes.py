@@ -14,6 +14,7 @@ from edgemm.compress.corpus import corpus_of
 from edgemm.compress.distill import distillation
 from edgemm.compress.feeds import feeds_of, view_parameters
 from edgemm.compress.objectives import Fed, augmentation_of
+from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.models.store import load_model
@@ -28,7 +29,7 @@ from edgemm.recipe import (
     TensorTower,
 )
 from edgemm.runtime.errors import ModelError
-from edgemm.stage import Artifact, Context
+from edgemm.stage import Context
 
 
 def tower(width: int = 16) -> TensorTower:
@@ -86,19 +87,25 @@ def test_a_regression_learns_in_any_unit_and_so_does_a_student_with_a_head_of_it
     tmp_path: Path, amounts: Dataset
 ) -> None:
     towers = {"sensor": tower()}
-    shared = {"dataset": amounts, "family": "fusion-classifier", "seed": 0, "threads": 1}
     short = {"epochs": 60, "batch": 16, "learning_rate": 1e-2}
     for name in ("teacher", "student"):
         (tmp_path / name).mkdir()
     teach.run(
-        TeachConfig(freeze="none", **short), {}, tmp_path / "teacher", Context(scratch=tmp_path / "1"),
-        teacher=TeacherSection(tensors=towers, head_hidden=16), task="regression", **shared,
-    )  # fmt: skip
+        TeachConfig(freeze="none", **short),
+        Training(amounts, Context(scratch=tmp_path / "1"), threads=1),
+        tmp_path / "teacher",
+        teacher=TeacherSection(tensors=towers, head_hidden=16),
+        task="regression",
+        family="fusion-classifier",
+    )
     distill.run(
-        DistillConfig(feature=0.0, **short), {"teacher": Artifact(tmp_path / "teacher", "teach", "", "")},
-        tmp_path / "student", Context(scratch=tmp_path / "2"),
-        student=StudentSection(tensors=towers, head_hidden=8), **shared,
-    )  # fmt: skip
+        DistillConfig(feature=0.0, **short),
+        Training(amounts, Context(scratch=tmp_path / "2"), threads=1),
+        tmp_path / "student",
+        teacher=tmp_path / "teacher",
+        student=StudentSection(tensors=towers, head_hidden=8),
+        family="fusion-classifier",
+    )
     assert explained(tmp_path / "teacher", amounts, tmp_path) > 0.9
     assert explained(tmp_path / "student", amounts, tmp_path) > 0.9
 
@@ -117,10 +124,8 @@ def test_a_modality_of_one_sample_in_a_batch_is_trained_on(tmp_path: Path) -> No
     teach.teach_(
         model,
         TeachConfig(freeze="none", epochs=2, batch=8),
+        Training(dataset, Context(scratch=tmp_path)),
         section=section,
-        dataset=dataset,
-        seed=0,
-        context=Context(scratch=tmp_path),
     )
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
@@ -134,23 +139,34 @@ def test_parts_that_no_sample_has_together_are_pruned_all_the_same(tmp_path: Pat
     dataset = written(tmp_path / "d", rows, ("a", "b", "c"))
     towers = {name: TensorTower(kind="tensor-mlp", shape=(3,), hidden=(32,), features=16) for name in "abc"}
     section = {"embed_dim": 8, "tensors": towers}
-    shared = {"dataset": dataset, "seed": 0, "threads": 1}
     for name in ("teacher", "student", "pruned"):
         (tmp_path / name).mkdir()
     teach.run(
-        TeachConfig(freeze="none", epochs=1, batch=12), {}, tmp_path / "teacher", Context(scratch=tmp_path / "1"),
-        teacher=TeacherSection(**section), family="dual-encoder", **shared,
-    )  # fmt: skip
-    teacher = Artifact(tmp_path / "teacher", "teach", "", "")
+        TeachConfig(freeze="none", epochs=1, batch=12),
+        Training(dataset, Context(scratch=tmp_path / "1"), threads=1),
+        tmp_path / "teacher",
+        teacher=TeacherSection(**section),
+        family="dual-encoder",
+    )
     config = DistillConfig(epochs=1, batch=12)
     distill.run(
-        config, {"teacher": teacher}, tmp_path / "student", Context(scratch=tmp_path / "2"),
-        student=StudentSection(**section), family="dual-encoder", **shared,
-    )  # fmt: skip
-    inputs = {"teacher": teacher, "student": Artifact(tmp_path / "student", "distill", "", "")}
+        config,
+        Training(dataset, Context(scratch=tmp_path / "2"), threads=1),
+        tmp_path / "student",
+        teacher=tmp_path / "teacher",
+        student=StudentSection(**section),
+        family="dual-encoder",
+    )
     pruning = PruneConfig(ratios={"a": 0.5}, epochs=1, batch=12)
     with pytest.raises(ModelError, match="part 'a' of kind 'tensor-mlp' has no channels to remove"):
-        prune.run(pruning, inputs, tmp_path / "pruned", Context(scratch=tmp_path / "3"), distill=config, **shared)
+        prune.run(
+            pruning,
+            Training(dataset, Context(scratch=tmp_path / "3"), threads=1),
+            tmp_path / "pruned",
+            teacher=tmp_path / "teacher",
+            student=tmp_path / "student",
+            distill=config,
+        )
 
 
 # --- what the student sees -------------------------------------------------------------------------------------------
@@ -166,9 +182,7 @@ def objective_of(
     wider = section.model_copy(update={"image": section.image.model_copy(update={"features": 48})})
     student = build_model(wider, family=family, answer=answer, seed=1)
     context = Context(scratch=folder, cache=folder)
-    return distillation(
-        student, teacher, DistillConfig.model_validate(config), dataset=dataset, seed=0, context=context
-    )
+    return distillation(student, teacher, DistillConfig.model_validate(config), Training(dataset, context))
 
 
 def test_what_losses_draw_for_themselves_depends_on_the_seed_alone(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from edgemm.compress.answering import AnswerDistillation
 from edgemm.compress.distill import distillation
 from edgemm.compress.learning import check_joints
+from edgemm.compress.training import Training
 from edgemm.data import Dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.models.inherit import build_student
@@ -31,9 +32,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_any_pair(
 ) -> None:
     teacher, student = teacher_of(teacher_section, questions), teacher_of(teacher_section, questions)
     config = DistillConfig(task=0, kd=1, mixed=3, feature=1, augment=STILL)
-    objective = distillation(
-        student, teacher, config, dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path)
-    )
+    objective = distillation(student, teacher, config, Training(questions, Context(scratch=tmp_path, cache=tmp_path)))
     objective.eval()
     with torch.no_grad():
         loss = objective(torch.arange(len(objective.corpus)), torch.Generator().manual_seed(0))
@@ -49,9 +48,7 @@ def test_no_loss_reaches_the_teacher(tmp_path: Path, questions: Dataset, teacher
         build_model(late, family="fusion-classifier", answer=Answer(questions.labels), seed=seed) for seed in (0, 3)
     )
     config = DistillConfig(task=1, kd=1, mixed=2, feature=1, gram=1, unimodal=1, augment=STILL)
-    objective = distillation(
-        student, teacher, config, dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path)
-    )
+    objective = distillation(student, teacher, config, Training(questions, Context(scratch=tmp_path, cache=tmp_path)))
     teacher.requires_grad_(True)
     objective(torch.arange(8), torch.Generator().manual_seed(0)).backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -63,9 +60,7 @@ def test_made_up_texts_teach_the_text_tower_what_no_question_says(
 ) -> None:
     teacher, student = teacher_of(teacher_section, questions), teacher_of(teacher_section, questions)
     config = DistillConfig(task=0, kd=0, feature=1, extra_texts=30, extra_batch=8, augment=STILL)
-    objective = distillation(
-        student, teacher, config, dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path)
-    )
+    objective = distillation(student, teacher, config, Training(questions, Context(scratch=tmp_path, cache=tmp_path)))
     objective.eval()
     assert isinstance(objective, AnswerDistillation)
     asked = set(questions.all_texts())
@@ -89,10 +84,7 @@ def test_classes_in_another_order_than_the_teachers_are_refused(
     teacher, student = teacher_of(teacher_section, questions), teacher_of(teacher_section, questions)
     student.labels = student.labels[::-1]
     with pytest.raises(ModelError, match=r"classes and the teacher's \d+ are not the same in the same order"):
-        distillation(
-            student, teacher, DistillConfig(), dataset=questions, seed=0,
-            context=Context(scratch=tmp_path, cache=tmp_path),
-        )  # fmt: skip
+        distillation(student, teacher, DistillConfig(), Training(questions, Context(scratch=tmp_path, cache=tmp_path)))
 
 
 def test_a_fusion_that_no_loss_teaches_has_to_be_the_teachers(
@@ -118,9 +110,7 @@ def test_an_image_asked_twice_in_a_batch_gives_the_loss_of_two_samples(
     teacher = teacher_of(teacher_section, questions)
     student = build_model(teacher_section, family="fusion-classifier", answer=Answer(questions.labels), seed=3)
     config = DistillConfig(task=1, kd=0, feature=0, augment=STILL)
-    objective = distillation(
-        student, teacher, config, dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path)
-    )
+    objective = distillation(student, teacher, config, Training(questions, Context(scratch=tmp_path, cache=tmp_path)))
     objective.eval()
     rows = torch.tensor([5, 4, 0, 1, 9])  # neighbours ask about one image
     images = objective.corpus.rows["image"][rows]
@@ -157,9 +147,11 @@ def test_two_threads_sum_the_gradient_of_a_repeated_image_in_one_order(
     teacher = teacher_of(teacher_section, questions)
     config = DistillConfig(task=1, kd=1, mixed=3, feature=1, augment=STILL)
     objective = distillation(
-        teacher_of(teacher_section, questions), teacher, config, dataset=questions, seed=0,
-        context=Context(scratch=tmp_path, cache=tmp_path),
-    )  # fmt: skip
+        teacher_of(teacher_section, questions),
+        teacher,
+        config,
+        Training(questions, Context(scratch=tmp_path, cache=tmp_path)),
+    )
     assert isinstance(objective, AnswerDistillation)
     rows = torch.arange(len(objective.corpus)).repeat(40)  # enough for two threads to share
     towers: list[torch.Tensor] = []

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edgemm.compress.distill import distillation
 from edgemm.compress.objectives import weighted
+from edgemm.compress.training import Training
 from edgemm.data import Dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.recipe import AugmentConfig, Compared, DistillConfig, Loss, TeacherSection
@@ -74,9 +75,11 @@ def test_a_loss_of_voices_that_there_are_none_of_is_told_by_its_key(
     )
     with pytest.raises(ModelError, match=r"distill.of_voices: .* or set distill.of_voices = 0"):
         distillation(
-            student, teacher, Own(**NOTHING, of_voices=1.0, augment=STILL),
-            dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path),
-        )  # fmt: skip
+            student,
+            teacher,
+            Own(**NOTHING, of_voices=1.0, augment=STILL),
+            Training(questions, Context(scratch=tmp_path, cache=tmp_path)),
+        )
 
 
 @pytest.mark.parametrize(
@@ -101,9 +104,11 @@ def test_a_marked_key_weighs_its_function(
     section = teacher_section.model_copy(update={"fusion": fusion})
     teacher, student = (build_model(section, family=family, answer=Answer(questions.labels), seed=0) for _ in "ab")
     objective = distillation(
-        student, teacher, Own(**NOTHING, **weights, augment=STILL),
-        dataset=questions, seed=0, context=Context(scratch=tmp_path, cache=tmp_path),
-    )  # fmt: skip
+        student,
+        teacher,
+        Own(**NOTHING, **weights, augment=STILL),
+        Training(questions, Context(scratch=tmp_path, cache=tmp_path)),
+    )
     with torch.no_grad():
         loss = objective(torch.arange(6), torch.Generator().manual_seed(0))
     torch.testing.assert_close(loss, torch.tensor(expected))

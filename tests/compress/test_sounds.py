@@ -12,6 +12,7 @@ from edgemm.compress import distill, teach
 from edgemm.compress.answering import AnswerTeaching
 from edgemm.compress.corpus import corpus_of
 from edgemm.compress.feeds import feeds_of
+from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import raw_value_stream
 from edgemm.models.families import Answer, build_model
@@ -22,7 +23,7 @@ from edgemm.recipe import DataConfig, DistillConfig, StudentSection, TeachConfig
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.manifest import AudioInput
 from edgemm.runtime.signature import Signature, TensorSpec
-from edgemm.stage import Artifact, Context
+from edgemm.stage import Context
 from tests.data import media
 from tests.models import hf_folders
 
@@ -105,14 +106,23 @@ def test_sounds_of_many_lengths_are_taught_and_distilled(
     tmp_path: Path, dataset: Dataset, speech: Path, output: str
 ) -> None:
     section = section_of(speech, output)
-    shared = {"dataset": dataset, "family": "fusion-classifier", "seed": 0, "threads": 1}
     context = Context(scratch=tmp_path / "scratch", cache=tmp_path / "cache")
     teaching = TeachConfig(epochs=2, batch=4, freeze="none")
-    teach.run(teaching, {}, tmp_path / "t", context, teacher=TeacherSection.model_validate(section), **shared)
+    teach.run(
+        teaching,
+        Training(dataset, context, threads=1),
+        tmp_path / "t",
+        teacher=TeacherSection.model_validate(section),
+        family="fusion-classifier",
+    )
     distill.run(
-        DistillConfig(epochs=2, batch=4, gram=1.0), {"teacher": Artifact(tmp_path / "t", "teach", "", "")},
-        tmp_path / "s", context, student=StudentSection.model_validate(section), **shared,
-    )  # fmt: skip
+        DistillConfig(epochs=2, batch=4, gram=1.0),
+        Training(dataset, context, threads=1),
+        tmp_path / "s",
+        teacher=tmp_path / "t",
+        student=StudentSection.model_validate(section),
+        family="fusion-classifier",
+    )
     before, after = (load_model(tmp_path / name).part("audio").module.state_dict() for name in "ts")
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
 

@@ -11,23 +11,20 @@ import torch
 from edgemm.compress import distill, prune, teach
 from edgemm.compress.corpus import corpus_of
 from edgemm.compress.feeds import feeds_of
+from edgemm.compress.training import Training
 from edgemm.data import Dataset
 from edgemm.models.inherit import build_student
 from edgemm.models.store import load_model
 from edgemm.recipe import AugmentConfig, DistillConfig, PruneConfig, StudentSection, TeachConfig, TeacherSection
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import ImageInput
-from edgemm.stage import Artifact, Context, Silent
+from edgemm.stage import Context, Silent
 
 SMALL = AugmentConfig(zoom=0.05, shift=0.02, rotate=0, colour=0.02)
 # batch norms average over about a hundred steps, so there have to be a few hundred
 TEACH = TeachConfig(epochs=50, batch=8, learning_rate=4e-3, freeze="none", augment=SMALL)
 DISTILL = DistillConfig(epochs=40, batch=8, learning_rate=4e-3, augment=SMALL, extra_texts=20, extra_batch=4)
 PRUNE = PruneConfig(ratios={"image": 0.3, "text": 0.5}, epochs=20, batch=8, learning_rate=2e-3)
-
-
-def artifact(path: Path) -> Artifact:
-    return Artifact(path, path.name, "", "")
 
 
 def context(folder: Path) -> Context:
@@ -60,21 +57,29 @@ def test_a_dual_encoder_is_taught_distilled_and_pruned(
     tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection, student_section: StudentSection
 ) -> None:
     paths = {name: tmp_path / name for name in ("teacher", "student", "pruned")}
-    shared = {"dataset": shapes, "seed": 0, "threads": 1}
     teach.run(
-        TEACH, {}, paths["teacher"], context(tmp_path / "1"), teacher=teacher_section, family="dual-encoder", **shared
+        TEACH,
+        Training(shapes, context(tmp_path / "1"), threads=1),
+        paths["teacher"],
+        teacher=teacher_section,
+        family="dual-encoder",
     )
-    inputs = {"teacher": artifact(paths["teacher"]), "student": artifact(paths["student"])}
     distill.run(
         DISTILL,
-        inputs,
+        Training(shapes, context(tmp_path / "2"), threads=1),
         paths["student"],
-        context(tmp_path / "2"),
+        teacher=paths["teacher"],
         student=student_section,
         family="dual-encoder",
-        **shared,
     )
-    prune.run(PRUNE, inputs, paths["pruned"], context(tmp_path / "3"), distill=DISTILL, **shared)
+    prune.run(
+        PRUNE,
+        Training(shapes, context(tmp_path / "3"), threads=1),
+        paths["pruned"],
+        teacher=paths["teacher"],
+        student=paths["student"],
+        distill=DISTILL,
+    )
     # chance is 1/12; on what was learnt, since a hundred steps on 24 pictures teach no more
     for name, least in (("teacher", 0.7), ("student", 0.6), ("pruned", 0.5)):
         assert recall(paths[name], shapes, "train", tmp_path / name) >= least, name
@@ -84,23 +89,37 @@ def test_a_dual_encoder_is_taught_distilled_and_pruned(
             p.numel() for p in before.part(part).module.parameters()
         )
         assert after.part(part).signature == before.part(part).signature
-    report = (paths["pruned"] / prune.REPORT).read_text()
-    assert '"macs"' in report
 
 
 def test_a_classifier_of_image_and_text_is_taught_distilled_and_pruned(
     tmp_path: Path, questions: Dataset, teacher_section: TeacherSection, student_section: StudentSection
 ) -> None:
     paths = {name: tmp_path / name for name in ("teacher", "student", "pruned")}
-    shared = {"dataset": questions, "seed": 0, "threads": 1}
     family = "fusion-classifier"
-    teach.run(TEACH, {}, paths["teacher"], context(tmp_path / "1"), teacher=teacher_section, family=family, **shared)
-    inputs = {"teacher": artifact(paths["teacher"]), "student": artifact(paths["student"])}
+    teach.run(
+        TEACH,
+        Training(questions, context(tmp_path / "1"), threads=1),
+        paths["teacher"],
+        teacher=teacher_section,
+        family=family,
+    )
     distill.run(
-        DISTILL, inputs, paths["student"], context(tmp_path / "2"), student=student_section, family=family, **shared
+        DISTILL,
+        Training(questions, context(tmp_path / "2"), threads=1),
+        paths["student"],
+        teacher=paths["teacher"],
+        student=student_section,
+        family=family,
     )
     pruning = PRUNE.model_copy(update={"ratios": {"image": 0.3, "text": 0.5, "head": 0.5}})
-    prune.run(pruning, inputs, paths["pruned"], context(tmp_path / "3"), distill=DISTILL, **shared)
+    prune.run(
+        pruning,
+        Training(questions, context(tmp_path / "3"), threads=1),
+        paths["pruned"],
+        teacher=paths["teacher"],
+        student=paths["student"],
+        distill=DISTILL,
+    )
     # the more frequent kind of answer alone gives 1/6
     for name, least in (("teacher", 0.6), ("student", 0.5), ("pruned", 0.5)):
         assert accuracy(paths[name], questions, "train", tmp_path / name) >= least, name
@@ -111,15 +130,21 @@ def test_frozen_towers_keep_their_weights_and_are_encoded_once(
 ) -> None:
     untaught = tmp_path / "untaught"
     teach.run(
-        TeachConfig(epochs=0), {}, untaught, context(tmp_path / "0"), teacher=teacher_section, dataset=shapes,
-        family="dual-encoder", seed=0, threads=1,
-    )  # fmt: skip
+        TeachConfig(epochs=0),
+        Training(shapes, context(tmp_path / "0"), threads=1),
+        untaught,
+        teacher=teacher_section,
+        family="dual-encoder",
+    )
     config, section = TeachConfig(epochs=2, batch=24, views=2), TeacherSection(source=f"folder:{untaught}")
     for again in ("a", "b"):
         teach.run(
-            config, {}, tmp_path / again, Context(scratch=tmp_path / f"scratch-{again}", cache=tmp_path / "cache"),
-            teacher=section, dataset=shapes, family="dual-encoder", seed=0, threads=1,
-        )  # fmt: skip
+            config,
+            Training(shapes, Context(scratch=tmp_path / f"scratch-{again}", cache=tmp_path / "cache"), threads=1),
+            tmp_path / again,
+            teacher=section,
+            family="dual-encoder",
+        )
         rows = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
         if again == "a":
             first = rows
@@ -147,9 +172,12 @@ def test_only_towers_with_weights_are_frozen(tmp_path: Path, shapes: Dataset, te
     heard = Heard()
     for folder, epochs in (("untaught", 0), ("taught", 1)):
         teach.run(
-            TeachConfig(epochs=epochs, batch=8), {}, tmp_path / folder, Context(scratch=tmp_path, progress=heard),
-            teacher=teacher_section, dataset=shapes, family="dual-encoder", seed=0, threads=1,
-        )  # fmt: skip
+            TeachConfig(epochs=epochs, batch=8),
+            Training(shapes, Context(scratch=tmp_path, progress=heard), threads=1),
+            tmp_path / folder,
+            teacher=teacher_section,
+            family="dual-encoder",
+        )
     before, after = (load_model(tmp_path / folder) for folder in ("untaught", "taught"))
     changed = {
         name: any(not torch.equal(value, after.part(name).module.state_dict()[key]) for key, value in state.items())
@@ -163,15 +191,21 @@ def test_embeddings_of_different_widths_are_an_error_that_names_the_way_out(
     tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection, student_section: StudentSection
 ) -> None:
     teach.run(
-        TeachConfig(epochs=0), {}, tmp_path / "t", context(tmp_path), teacher=teacher_section, dataset=shapes,
-        family="dual-encoder", seed=0, threads=1,
-    )  # fmt: skip
+        TeachConfig(epochs=0),
+        Training(shapes, context(tmp_path), threads=1),
+        tmp_path / "t",
+        teacher=teacher_section,
+        family="dual-encoder",
+    )
     with pytest.raises(ModelError, match=r"set student\.embed_dim = 16, or distill\.feature = 0"):
         distill.run(
-            DISTILL, {"teacher": artifact(tmp_path / "t")}, tmp_path / "s", context(tmp_path),
-            student=student_section.model_copy(update={"embed_dim": 24}), dataset=shapes, family="dual-encoder", seed=0,
-            threads=1,
-        )  # fmt: skip
+            DISTILL,
+            Training(shapes, context(tmp_path), threads=1),
+            tmp_path / "s",
+            teacher=tmp_path / "t",
+            student=student_section.model_copy(update={"embed_dim": 24}),
+            family="dual-encoder",
+        )
     assert not (tmp_path / "s").exists()
 
 
@@ -179,18 +213,29 @@ def test_a_part_without_channels_to_remove_is_an_error(
     tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
 ) -> None:
     teach.run(
-        TeachConfig(epochs=0), {}, tmp_path / "t", context(tmp_path), teacher=teacher_section, dataset=questions,
-        family="fusion-classifier", seed=0, threads=1,
-    )  # fmt: skip
-    both = {"teacher": artifact(tmp_path / "t"), "student": artifact(tmp_path / "t")}
-    shared = {"distill": DISTILL, "dataset": questions, "seed": 0, "threads": 1}
+        TeachConfig(epochs=0),
+        Training(questions, context(tmp_path), threads=1),
+        tmp_path / "t",
+        teacher=teacher_section,
+        family="fusion-classifier",
+    )
     with pytest.raises(ModelError, match="part 'fusion' of kind 'fusion' has no channels to remove"):
         prune.run(
-            PRUNE.model_copy(update={"ratios": {"fusion": 0.2}}), both, tmp_path / "p", context(tmp_path), **shared
+            PRUNE.model_copy(update={"ratios": {"fusion": 0.2}}),
+            Training(questions, context(tmp_path), threads=1),
+            tmp_path / "p",
+            teacher=tmp_path / "t",
+            student=tmp_path / "t",
+            distill=DISTILL,
         )
     with pytest.raises(ModelError, match="no part 'fusoin'"):
         prune.run(
-            PRUNE.model_copy(update={"ratios": {"fusoin": 0.2}}), both, tmp_path / "p", context(tmp_path), **shared
+            PRUNE.model_copy(update={"ratios": {"fusoin": 0.2}}),
+            Training(questions, context(tmp_path), threads=1),
+            tmp_path / "p",
+            teacher=tmp_path / "t",
+            student=tmp_path / "t",
+            distill=DISTILL,
         )
 
 
@@ -199,18 +244,26 @@ def test_a_learning_rate_that_blows_up_says_so_and_leaves_nothing(
 ) -> None:
     with pytest.raises(ModelError, match=r"teach: the loss is (nan|inf) at step \d+ of \d+ .*learning_rate"):
         teach.run(
-            TEACH.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}), {}, tmp_path / "t", context(tmp_path),
-            teacher=teacher_section, dataset=shapes, family="dual-encoder", seed=0, threads=1,
-        )  # fmt: skip
+            TEACH.model_copy(update={"learning_rate": 1e30, "warmup": 0.0}),
+            Training(shapes, context(tmp_path), threads=1),
+            tmp_path / "t",
+            teacher=teacher_section,
+            family="dual-encoder",
+        )
     assert not (tmp_path / "t").exists()
 
 
 def test_teacher_and_student_read_grey_in_the_range_that_the_data_says(
     tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection, student_section: StudentSection
 ) -> None:
-    shared = {"dataset": replace(shapes, grey_range=(0.0, 4095.0)), "family": "dual-encoder", "seed": 0, "threads": 1}
     section = teacher_section
-    teach.run(TeachConfig(epochs=0), {}, tmp_path / "t", context(tmp_path / "1"), teacher=section, **shared)
+    teach.run(
+        TeachConfig(epochs=0),
+        Training(replace(shapes, grey_range=(0.0, 4095.0)), context(tmp_path / "1"), threads=1),
+        tmp_path / "t",
+        teacher=section,
+        family="dual-encoder",
+    )
     teacher = load_model(tmp_path / "t")
     texts = shapes.all_texts()
     student = build_student(student_section, teacher, family="dual-encoder", texts=texts, seed=0)

@@ -14,6 +14,7 @@ from edgemm.compress.corpus import corpus_of
 from edgemm.compress.distill import distillation
 from edgemm.compress.feeds import feeds_of
 from edgemm.compress.teach import teach_
+from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import raw_value_stream
 from edgemm.models.families import Answer, build_model
@@ -29,7 +30,7 @@ from edgemm.recipe import (
 )
 from edgemm.runtime.arrays import as_dtype
 from edgemm.runtime.errors import DataError, InputError, ModelError
-from edgemm.stage import Artifact, Context
+from edgemm.stage import Context
 
 FRAMES = TensorTower(kind="frames-cnn", shape=(4, 8, 8, 3), hidden=(8, 16), features=16)
 PRESSURE = TensorTower(shape=(2,), hidden=(8,), features=8)
@@ -81,13 +82,13 @@ def test_a_modality_that_comes_with_no_other_is_told_unless_the_teacher_has_it_t
     context = Context(scratch=tmp_path / "scratch", cache=tmp_path / "cache")
     told = "'far' comes with no other modality in split 'train', so nothing teaches it; give 2 samples or more"
     with pytest.raises(DataError, match=f"teach: {told}"):
-        teach_(teacher, TeachConfig(freeze="none"), section=section, dataset=lone, seed=0, context=context)
+        teach_(teacher, TeachConfig(freeze="none"), Training(lone, context), section=section)
     with pytest.raises(DataError, match=f"distill: {told}"):
-        distillation(student, teacher, DistillConfig(feature=0), dataset=lone, seed=0, context=context)
-    distillation(student, teacher, DistillConfig(feature=1), dataset=lone, seed=0, context=context)
+        distillation(student, teacher, DistillConfig(feature=0), Training(lone, context))
+    distillation(student, teacher, DistillConfig(feature=1), Training(lone, context))
     apart = replace(dataset, splits={"train": [s for s in samples if "far" in s.tensors]})
     with pytest.raises(DataError, match="no sample of split 'train' has 'near', which the model learns from"):
-        teach_(teacher, TeachConfig(freeze="none"), section=section, dataset=apart, seed=0, context=context)
+        teach_(teacher, TeachConfig(freeze="none"), Training(apart, context), section=section)
 
 
 def test_features_that_no_float16_holds_are_told(dataset: Dataset, tmp_path: Path) -> None:
@@ -123,18 +124,28 @@ def test_numbers_that_fit_are_given_as_they_are() -> None:
 def test_films_are_taught_distilled_and_pruned(dataset: Dataset, tmp_path: Path) -> None:
     towers = {"film": FRAMES, "pressure": PRESSURE}
     context = Context(scratch=tmp_path / "scratch", cache=tmp_path / "cache")
-    shared = {"dataset": dataset, "seed": 0, "threads": 1}
     config, section = TeachConfig(epochs=6, batch=8, learning_rate=3e-3, freeze="none"), TeacherSection(tensors=towers)
-    teach.run(config, {}, tmp_path / "t", context, teacher=section, family="fusion-classifier", **shared)
-    teacher = Artifact(tmp_path / "t", "teach", "", "")
+    teach.run(
+        config, Training(dataset, context, threads=1), tmp_path / "t", teacher=section, family="fusion-classifier"
+    )
     distilling = DistillConfig(epochs=2, batch=8)
     distill.run(
-        distilling, {"teacher": teacher}, tmp_path / "s", context, student=StudentSection(tensors=towers),
-        family="fusion-classifier", **shared,
-    )  # fmt: skip
-    inputs = {"teacher": teacher, "student": Artifact(tmp_path / "s", "distill", "", "")}
+        distilling,
+        Training(dataset, context, threads=1),
+        tmp_path / "s",
+        teacher=tmp_path / "t",
+        student=StudentSection(tensors=towers),
+        family="fusion-classifier",
+    )
     pruning = PruneConfig(ratios={"film": 0.5}, epochs=1, batch=8, round_to=4)
-    prune.run(pruning, inputs, tmp_path / "p", context, distill=distilling, **shared)
+    prune.run(
+        pruning,
+        Training(dataset, context, threads=1),
+        tmp_path / "p",
+        teacher=tmp_path / "t",
+        student=tmp_path / "s",
+        distill=distilling,
+    )
 
     widths = {role: load_model(tmp_path / role).part("film").module for role in ("t", "p")}
     assert sum(p.numel() for p in widths["p"].parameters()) < 0.7 * sum(p.numel() for p in widths["t"].parameters())

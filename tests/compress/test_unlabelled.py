@@ -14,6 +14,7 @@ from PIL import Image
 from edgemm.compress.corpus import corpus_of
 from edgemm.compress.distill import distillation
 from edgemm.compress.learning import extra_texts
+from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
 from edgemm.models.families import Answer, build_model
 from edgemm.pipeline.facts import dataset_facts
@@ -78,13 +79,13 @@ def test_a_number_of_theirs_is_no_label(pairs_and_more: Dataset) -> None:
 
 
 def test_names_that_are_held_back_are_not_made_up_even_where_they_are_not_evaluated(
-    shapes: Dataset, teacher_section: TeacherSection
+    tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection
 ) -> None:
     teacher = build_model(teacher_section, family="dual-encoder", seed=0)
     held = [replace(shapes.split("unseen")[0], id=word, text=word) for word in ("house", "tree")]
     data = replace(shapes, splits={**shapes.splits, "held": held}, evaluate=("unseen",))
-    assert {"house", "tree"} <= set(extra_texts(teacher, shapes, count=40, seed=0))
-    assert not {"house", "tree"} & set(extra_texts(teacher, data, count=40, seed=0))
+    assert {"house", "tree"} <= set(extra_texts(teacher, Training(shapes, Context(tmp_path)), count=40))
+    assert not {"house", "tree"} & set(extra_texts(teacher, Training(data, Context(tmp_path)), count=40))
 
 
 def test_only_distilling_depends_on_them(pairs_and_more: Dataset) -> None:
@@ -99,7 +100,7 @@ def test_a_dual_encoder_compares_each_modality_that_they_have(
     teacher, student = (build_model(teacher_section, family="dual-encoder", seed=seed) for seed in (0, 1))
     config = DistillConfig(feature=1.0, hidden=0.0, affinity=1.0, interactive=0.0, augment=STILL)
     objective = distillation(
-        student, teacher, config, dataset=pairs_and_more, seed=0, context=Context(scratch=tmp_path, cache=tmp_path)
+        student, teacher, config, Training(pairs_and_more, Context(scratch=tmp_path, cache=tmp_path))
     )
     count = len(pairs_and_more.unlabelled)
     assert len(objective.corpus) == 8 + count
@@ -132,7 +133,7 @@ def test_what_is_not_known_of_them_is_no_part_of_the_tasks_loss(
     def loss(rows: list[int], **weights: float) -> torch.Tensor:
         config = DistillConfig(feature=0, modality_dropout=0, augment=STILL, **{"kd": 0, "task": 0} | weights)
         objective = distillation(
-            student, teacher, config, dataset=dataset, seed=0, context=Context(scratch=tmp_path, cache=tmp_path)
+            student, teacher, config, Training(dataset, Context(scratch=tmp_path, cache=tmp_path))
         ).eval()
         with torch.no_grad():
             return objective(torch.tensor(rows), torch.Generator().manual_seed(0))

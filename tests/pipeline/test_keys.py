@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import inspect
-import textwrap
+import sys
+import threading
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -13,17 +15,19 @@ import pytest
 from pydantic import Field
 
 import edgemm
+from edgemm.compress import corpus
 from edgemm.data import open_dataset
-from edgemm.pipeline import keys, stages
+from edgemm.pipeline import code, stages
+from edgemm.pipeline import node as node_module
 from edgemm.pipeline.facts import portable
-from edgemm.pipeline.keys import canonical_json, content_key, files_digest, library_versions, source_files
+from edgemm.pipeline.keys import canonical_json, content_key, files_digest, library_versions
 from edgemm.pipeline.node import Node, run_nodes
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Store
 from edgemm.recipe import FUSIONS, TOWERS, DistillConfig, Encoder, Joining, Loss, TeacherSection, load_recipe
 from edgemm.runtime.errors import ModelError
 from edgemm.stage import Silent
-from tests.pipeline.small import RECIPE, write_data
+from tests.pipeline.small import RECIPE, write_data, write_recipe
 
 PACKAGE = Path(edgemm.__file__).parent
 GPU_TARGET = """
@@ -57,7 +61,6 @@ def test_everything_that_changes_the_output_changes_the_key():
         key(),
         key(node={"config": {"seed": 1, "lr": 0.1}}),
         key(node={"config": {"seed": 0, "lr": 0.2}}),
-        key(node={"sources": ("compress",)}),
         key(node={"libraries": ("numpy",)}),
         key(node={"name": "prune"}),
         key(digests={"teacher": "b" * 64}),
@@ -116,46 +119,129 @@ def nodes(tmp_path_factory) -> list[Node]:
     return stages.corridor_nodes(recipe, open_dataset(recipe.data, cache=folder / "cache"))
 
 
-def test_every_module_and_template_is_known_by_its_bytes():
-    found = source_files()
-    assert {"recipe/models.py", "graph/passes/clean.py", "report/template.html"} <= set(found)
-    for path, sha256 in found.items():
-        assert hashlib.sha256((PACKAGE / path).read_bytes()).hexdigest() == sha256
+CHANGED = [
+    ("edgemm.compress.losses", "F.kl_div(", "F.kl_div(1 * ", {"teach", "distill", "prune"}),
+    ("edgemm.compress.prune", "objective.eval()", "objective.train()", {"prune"}),
+    ("edgemm.compress.distill", 'title="distill"', 'title="distil"', {"distill"}),
+    ("edgemm.models.text", "class TextTransformer", "class Text(int): ...\n\n\nclass TextTransformer", set()),
+    ("edgemm.graph.capture", "max(2, r.min,", "max(3, r.min,", {"capture"}),
+    ("edgemm.graph.qdq", "range(", "range(0 + ", {"quantize"}),
+    ("edgemm.graph.build", "raise ", "raise Exception from ", {"build"}),
+    ("edgemm.runtime.bundle", "SMALLEST_SCALE = 1e-3", "SMALLEST_SCALE = 1e-4", {"draft", "measure", "quantize"}),
+    ("edgemm.measure.metrics", "return ", "return 1 * ", {"measure", "pack", "report"}),
+    ("edgemm.pipeline.pack", 'f"{zip_name or manifest.name}.zip"', '"x.zip"', {"pack"}),
+    ("edgemm.pipeline.pack", '"int8": 5e-2', '"int8": 6e-2', {"draft"}),
+    ("report/template.html", "<", "<!-- --><", {"report"}),
+    ("report/tables.html", "{%", "<!-- -->{%", {"report"}),
+    ("edgemm.pipeline.store", "def make(", "def make_it(", set()),
+    ("edgemm.pipeline.doctor", "return ", "return 1 * ", set()),
+]
 
 
-@pytest.mark.parametrize(
-    ("changed", "made_anew"),
-    [
-        ("compress/losses.py", {"teach", "distill", "prune"}),
-        ("models/text.py", {"teach", "distill", "prune", "capture"}),
-        ("graph/qdq.py", {"capture", "quantize", "build"}),
-        ("runtime/bundle.py", {"capture", "quantize", "build", "draft", "measure", "pack", "report"}),
-        ("measure/metrics.py", {"measure", "report"}),
-        ("report/template.html", {"report"}),
-        ("pipeline/pack.py", {"draft", "pack"}),
-        ("pipeline/doctor.py", set()),
-    ],
-)
-def test_changed_code_changes_the_keys_of_the_stages_that_run_it(nodes, monkeypatch, changed, made_anew):
+@pytest.fixture
+def after_change(nodes, monkeypatch):
+    """The stages whose keys a changed text of a module or template changes."""
+
+    def changed(module: str, change) -> set[str]:
+        before = [content_key(node.facts({})) for node in nodes]
+        text, source, parsed = code.source_of(module), code.source_of, code._parsed
+        assert change(text) != text
+        with monkeypatch.context() as patch:
+            patch.setattr(code, "source_of", lambda name: change(text) if name == module else source(name))
+            if "/" not in module:
+                again = parsed.__wrapped__(module)  # the others are parsed once for all tests
+                patch.setattr(code, "_parsed", lambda name: again if name == module else parsed(name))
+            forget()
+            after = [content_key(node.facts({})) for node in nodes]
+        forget()
+        return {n.name.partition(":")[0] for n, a, b in zip(nodes, before, after, strict=True) if a != b}
+
+    return changed
+
+
+def forget() -> None:
+    for known in (code._reached, code._named_by, code._sha256):
+        known.cache_clear()
+
+
+@pytest.mark.parametrize(("module", "before", "after", "made_anew"), CHANGED)
+def test_a_changed_expression_makes_anew_exactly_the_stages_that_run_it(after_change, module, before, after, made_anew):
+    assert after_change(module, lambda text: text.replace(before, after, 1)) == made_anew
+
+
+def test_a_changed_comment_or_docstring_makes_nothing_anew_in_any_file(nodes, monkeypatch):
     before = [content_key(node.facts({})) for node in nodes]
-    files = {**source_files(), changed: "0" * 64}
-    monkeypatch.setattr(keys, "source_files", lambda: files)
-    after = [content_key(node.facts({})) for node in nodes]
-    assert {n.name.partition(":")[0] for n, a, b in zip(nodes, before, after, strict=True) if a != b} == made_anew
+    original = code.source_of
+
+    def commented(name: str) -> str:
+        text = original(name)
+        if "/" in name:
+            return text
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node) is not None:
+                node.body[0] = ast.Expr(ast.Constant("Another docstring."))
+        return ast.unparse(tree) + "\n# another comment, and none of those that were there\n"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(code, "source_of", commented)
+        patch.setattr(code, "_parsed", cache(code._parsed.__wrapped__))
+        forget()
+        after = [content_key(node.facts({})) for node in nodes]
+    forget()
+    assert after == before
 
 
-def test_what_a_stage_imports_is_among_its_sources(nodes):
-    """Follows the imports of every work function through the package: a key that forgets code serves stale results."""
-    grimp = pytest.importorskip("grimp")
-    graph = grimp.build_graph("edgemm", exclude_type_checking_imports=True, cache_dir=None)
-    assert {node.stage for node in nodes} > {"teach", "prune", "build", "measure", "pack"}
-    for node in nodes:
-        entered = {name for name in _imported_by(node.work) if name in graph.modules}
-        assert entered, node.name
-        needed = entered.union(*(graph.find_upstream_modules(name) for name in entered)) - {"edgemm"}
-        paths = {_path_of(name) for name in needed}
-        forgotten = {p for p in paths if not any(p == s or p.startswith(f"{s}/") for s in node.sources)}
-        assert not forgotten, f"{node.name} runs {sorted(forgotten)}"
+def test_nothing_runs_that_is_not_counted(tmp_path):
+    """Takes a small recipe through every stage and notes what of edgemm is called: a key must hold all of it."""
+    recipe = load_recipe(write_recipe(tmp_path), ["measure.seconds=0.05", "teach.epochs=1", "distill.epochs=1"])
+    called: dict[str, set[tuple[str, int]]] = {}
+
+    def noting(node: Node) -> Node:
+        def work(inputs, out, context):
+            found = called.setdefault(node.name, set())
+
+            def note(frame, event, argument):
+                ran = frame.f_code
+                # bodies of classes and modules run when they are imported
+                if event == "call" and ran.co_flags & inspect.CO_OPTIMIZED:
+                    found.add((ran.co_filename, ran.co_firstlineno))
+
+            threading.setprofile(note)
+            sys.setprofile(note)
+            try:
+                node.work(inputs, out, context)
+            finally:
+                sys.setprofile(None)
+                threading.setprofile(None)
+
+        return replace(node, work=work)
+
+    planned = stages.corridor_nodes(recipe, open_dataset(recipe.data, cache=tmp_path / "cache"))
+    once = {node.work.func: node for node in planned}.values()  # what is captured three times is noted once: it is slow
+    with running(Store(tmp_path / "store"), "toy", recipe="toy", overrides=()) as noted:
+        ahead = [noting(node) if node in once else node for node in planned]
+        run_nodes(ahead, store=Store(tmp_path / "store"), run=noted, progress=Silent())
+    for node in once:
+        counted = code.places_run(node.work)
+        ran = {place for file, line in called[node.name] if (place := _definition_at(file, line)) is not None}
+        assert len(ran) > 10, node.name
+        assert sorted(ran - counted) == [], node.name
+
+
+def _definition_at(filename: str, line: int) -> code.Place | None:
+    """The definition at the top of one of edgemm's modules that a line lies in; None for what else there is."""
+    file = Path(filename)
+    if not file.is_relative_to(PACKAGE):
+        return None
+    module = "edgemm." + file.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".").removesuffix(
+        ".__init__"
+    )
+    for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+        first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", []))])
+        if first <= line <= statement.end_lineno and (names := list(code._defined_by(statement))):
+            return module, names[0]
+    return None
 
 
 @pytest.fixture
@@ -236,25 +322,6 @@ def test_rows_of_another_module_of_ones_own_are_not_found():
     assert content_key(nodes[0].code()) != content_key(nodes[1].code())
 
 
-def _imported_by(work) -> set[str]:
-    """Modules that a function takes names from, by imports of its own and of the module around it."""
-    inside = ast.parse(textwrap.dedent(inspect.getsource(work)))
-    names = {node.id for node in ast.walk(inside) if isinstance(node, ast.Name)}
-    around = ast.parse(inspect.getsource(inspect.getmodule(work))).body
-    found = set()
-    for tree, every in ((inside, True), *((statement, False) for statement in around)):
-        for node in ast.walk(tree) if every else [tree]:
-            if isinstance(node, ast.ImportFrom):
-                taken = {alias.name for alias in node.names if every or alias.name in names}
-                found |= {f"{node.module}.{name}" for name in taken} | ({node.module} if taken else set())
-    return found
-
-
-def _path_of(module: str) -> str:
-    path = module.removeprefix("edgemm.").replace(".", "/")
-    return f"{path}/__init__.py" if (PACKAGE / path).is_dir() else f"{path}.py"
-
-
 def test_rows_that_other_code_cached_are_not_found(tmp_path, monkeypatch):
     caches = []
 
@@ -263,15 +330,14 @@ def test_rows_that_other_code_cached_are_not_found(tmp_path, monkeypatch):
         (out / "done").touch()
 
     def run(name: str) -> None:
-        node = Node(name, "teach", {}, {"name": name}, work, sources=("compress",))
+        node = Node(name, "teach", {}, {"name": name}, work, cached_with=(corpus.made_up_texts,))
         with running(store, "toy", recipe="toy", overrides=()) as noted:
             run_nodes([node], store=store, run=noted, progress=Silent())
 
     store = Store(tmp_path)
     run("teach")
     run("distill")
-    changed = {**source_files(), "compress/feeds.py": "0" * 64}
-    monkeypatch.setattr(keys, "source_files", lambda: changed)
+    monkeypatch.setattr(node_module, "code_digest", lambda function: "0" * 64)
     run("teach")
     assert caches[0] == caches[1] != caches[2]
 
@@ -300,8 +366,3 @@ def test_rows_of_what_was_made_again_are_not_found_later(tmp_path):
     helper[0] = "newer"
     assert run(1, again=("teach", "distill")) == "newer"
     assert run(2) == "newer"
-
-
-def test_a_misspelt_source_is_a_bug_that_shows():
-    with pytest.raises(AssertionError, match="the package has no 'compres'"):
-        key(node={"sources": ("compres",)})

