@@ -151,6 +151,8 @@ def _quantize_layer_(
     axis = weight_axis(node)
     input_scale = scales[str(source.name)].scale
     bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is not None:  # a Gemm's may be (1, N) or one number
+        bias = np.broadcast_to(bias.reshape(-1), (array.shape[axis],))
     if correction is not None and (bias is not None or node.op_type != "MatMul"):
         bias = (np.zeros(array.shape[axis], np.float32) if bias is None else bias) + correction.astype(np.float32)
     levels, weight_scales = quantize_weight(array, axis, scheme.weight_levels)

@@ -70,8 +70,8 @@ def _obstacle(node: ir.Node) -> str | None:
             return "transA: int8 kernels take the activation as it is"
         if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_float("beta", 1.0) != 1.0:
             return "alpha or beta is not 1"
-        if bias is not None and ((array := constant(bias)) is None or array.ndim != 1):
-            return "its bias is not a constant vector"
+        if bias is not None and ((array := constant(bias)) is None or array.shape[:-1] not in ((), (1,))):
+            return "its bias is not one constant row"
     if node.op_type == "Conv" and bias is not None and constant(bias) is None:
         return "its bias is not constant"
     return None

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgemm.graph.capture import capture_part
 from edgemm.graph.census import arithmetic_of, layers_of
-from edgemm.graph.parity import OnnxGraph, largest_difference
+from edgemm.graph.parity import OnnxGraph, cosine, largest_difference
 from edgemm.graph.passes import clean_
 from edgemm.graph.quantize import Quantization, layer_names, quantize_onnx
 from edgemm.graph.storage import compress_weights
@@ -207,6 +207,8 @@ PATTERNS = {
     "clip-below-zero": (
         [node("Conv", ["x", "c"], ["h"]), node("Clip", ["h", "low", "high"], ["i"]),
          node("Conv", ["i", "c"], ["j"]), node("Relu", ["j"], ["y"])], (8, 9, 9), 2),
+    "gemm-bias-row": ([node("Gemm", ["x", "w", "row"], ["y"], transB=1)], (16,), 1),
+    "gemm-bias-of-one-number": ([node("Gemm", ["x", "w", "one"], ["y"])], (16,), 1),
     "convolution-last": ([node("Conv", ["x", "c"], ["h"]), node("Conv", ["h", "c"], ["y"])], (8, 9, 9), 1),
 }  # fmt: skip
 
@@ -215,7 +217,15 @@ PATTERNS = {
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_what_is_called_int8_runs_on_integer_kernels_with_fixed_and_free_shapes(pattern, shape, tmp_path):
     nodes, dims, int8_layers = PATTERNS[pattern]
-    known = {"w": W, "b": B, "row": B[None], "c": CONV, "low": np.float32(-1), "high": np.float32(1)}
+    known = {
+        "w": W,
+        "b": B,
+        "row": B[None],
+        "one": B[:1, None],
+        "c": CONV,
+        "low": np.float32(-1),
+        "high": np.float32(1),
+    }
     used = {name: array for name, array in known.items() if any(name in n.input for n in nodes)}
     model = graph_of(nodes, {"x": [1 if shape == "fixed" else "batch", *dims]}, used)
     feeds = [{"x": np.random.default_rng(i).standard_normal((1, *dims)).astype(np.float32)} for i in range(8)]
@@ -284,6 +294,44 @@ def test_a_layer_goes_by_the_name_of_its_weight_where_its_owner_gave_one():
     found = arithmetic_of(kept, feed, float32_bytes=1, keep_float=keep)
     assert [(group.why, group.layers) for group in found.in_float] == [("named in keep_float", ("encoder.weight", "h"))]
     assert layer_names(model) == {"encoder.weight", "getitem", "h", "y"}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", ["ReduceMean", "ReduceMax"])
+def test_rows_of_an_int8_table_are_pooled_before_an_int8_product_alike_on_every_engine(kind, masked):
+    """OpenVINO put the scales of other columns to columns whose axes a reduction had dropped: a cosine of .42."""
+    draw = np.random.default_rng(0)
+    table = draw.standard_normal((400, 32)) * draw.uniform(0.1, 3, (1, 32))  # columns of different scales
+    nodes = [node("Cast", ["x"], ["i"], to=7), node("Gather", ["t", "i"], ["e"])]
+    nodes += [node("Mul", ["e", "m"], ["f"])] if masked else []
+    nodes += [node(kind, ["f" if masked else "e"], ["p"], axes=[1], keepdims=0), node("MatMul", ["p", "v"], ["y"])]
+    constants = {"t": table, "v": rand(32, 16), **({"m": draw.integers(0, 2, (12, 1))} if masked else {})}
+    model = graph_of(nodes, {"x": ["batch", 12]}, constants, opset=17)
+    feeds = [{"x": draw.integers(0, 400, (4, 12)).astype(np.float32)} for _ in range(8)]
+    int8 = quantize_onnx(model, feeds, Quantization(engine="openvino"))
+    assert {layer.operator: layer.int8 for layer in layers_of(int8, feeds[0])}["Gather"]
+    data = ir.to_proto(int8).SerializeToString()
+    for engine in ("onnxruntime", "openvino"):
+        session = open_session(engine, data, threads=1, what="graph")
+        for feed in feeds:
+            assert cosine(session.run(feed)["y"], OnnxGraph(model).run(feed)["y"]) > 0.999  # 8 bits three times
+
+
+@pytest.mark.parametrize("engine", ["openvino", "tensorrt-rtx"])
+@pytest.mark.parametrize("bias", [(1, 16), (1, 1), (1,), ()])
+def test_a_gemm_whose_bias_is_one_row_is_int8_for_every_engine(engine, bias):
+    model = graph_of([node("Gemm", ["x", "w", "b"], ["y"])], {"x": ["batch", 16]}, {"w": W, "b": rand(*bias)})
+    feed = {"x": np.random.default_rng(1).standard_normal((64, 16)).astype(np.float32)}
+    int8 = quantize_onnx(model, [feed], Quantization(engine=engine))
+    assert [layer.int8 for layer in layers_of(int8, feed)] == [True]
+    got, expected = OnnxGraph(int8).run(feed)["y"], OnnxGraph(model).run(feed)["y"]
+    assert largest_difference(got, expected) < 0.03  # one layer of 8 bits
+
+
+def test_a_gemm_with_a_bias_for_each_sample_stays_in_float_and_says_so():
+    model = graph_of([node("Gemm", ["x", "w", "b"], ["y"])], {"x": [2, 16]}, {"w": W, "b": rand(2, 16)})
+    with pytest.raises(QuantizeError, match="Gemm: its bias is not one constant row"):
+        quantize_onnx(model, [{"x": rand(2, 16)}])
 
 
 def test_a_graph_of_which_no_layer_can_be_int8_says_which_layers_it_has_and_why():

@@ -108,6 +108,35 @@ def test_a_mean_over_two_axes_of_a_video_keeps_its_time():
     assert "GlobalAveragePool" not in operators(changed)
 
 
+def test_two_means_without_names_become_two_pools():
+    nodes = [helper.make_node("Conv", ["x", "w"], ["h"])]
+    nodes += [helper.make_node("ReduceMean", ["h"], [name], axes=[2, 3], keepdims=0) for name in "yz"]
+    model = model_of(nodes, {"w": np.ones((2, 3, 3, 3), np.float32)}, x=(1, 3, 5, 5), outputs=["y", "z"], opset=17)
+    changed = assert_passes_keep(model, np.random.default_rng(0).normal(size=(1, 3, 5, 5)).astype(np.float32))
+    assert operators(changed).count("GlobalAveragePool") == 2
+
+
+@pytest.mark.parametrize("axes", [[0], [1], [-1], [0, 1], [-3, 2], [0, 1, 2]])
+@pytest.mark.parametrize("opset", [12, 13, 17, 18, 21])
+def test_reductions_of_looked_up_rows_answer_the_same_and_keep_their_axes(opset: int, axes: list[int]):
+    """Every operator that reduces, as it is written in each opset."""
+    kinds = ("Mean", "Sum", "Max", "Min", "Prod", "L1", "L2", "SumSquare", "LogSumExp")
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["t", "i"], ["r"]),
+    ]
+    for kind in kinds:
+        by_input = opset >= (13 if kind == "Sum" else 18)
+        given = {"keepdims": 0} if by_input else {"keepdims": 0, "axes": axes}
+        nodes.append(helper.make_node(f"Reduce{kind}", ["r", "axes"] if by_input else ["r"], [kind], **given))
+    weights = {"t": np.random.default_rng(0).standard_normal((9, 5)).astype(np.float32)}
+    weights |= {"axes": np.array(axes)} if opset >= 13 else {}
+    model = model_of(nodes, weights, x=(2, 3), outputs=list(kinds), opset=opset)
+    changed = assert_passes_keep(model, np.array([[0, 8, 3], [1, 1, 2]], np.float32))
+    kept = [n.attributes.get_int("keepdims", 1) for n in changed.graph if n.op_type.startswith("Reduce")]
+    assert kept == [int(opset >= 13)] * len(kinds)
+
+
 def test_an_addition_that_adds_an_axis_makes_no_image():
     rng = np.random.default_rng(0)
     weights = {

@@ -283,7 +283,9 @@ def test_resampling_keeps_a_constant() -> None:
 @pytest.mark.parametrize("decode", [decode_image, lambda raw, where: decode_audio(raw, sample_rate=8000, where=where)])
 @pytest.mark.parametrize("raw", [3, None, ["a.png"]])
 def test_what_is_neither_a_path_nor_bytes_is_told_by_one_message(decode: Callable[..., object], raw: object) -> None:
-    with pytest.raises(InputError, match=f"^here: got {type(raw).__name__}, expected a path, bytes or a (uint8|float"):
+    with pytest.raises(
+        InputError, match=f"^here: got {type(raw).__name__}, expected a path, bytes or a (uint8|float32) array"
+    ):
         decode(raw, where="here")
 
 

@@ -35,16 +35,16 @@ class MeanToPool(InPlacePass):
         for node in list(model.graph):
             if not is_standard(node, "ReduceMean") or _rank(node.inputs[0]) != IMAGE_RANK:
                 continue
-            axes = _axes(node)
+            axes = axes_of(node)
             if axes is None or sorted(a % IMAGE_RANK for a in axes) != [2, 3]:
                 continue
             old = node.outputs[0]
-            pool = ir.node("GlobalAveragePool", [node.inputs[0]], name=f"{node.name}_pool")
+            pool = ir.node("GlobalAveragePool", [node.inputs[0]], name=f"{old.name}_pool")
             nodes, made = [pool], pool.outputs[0]
             if not node.attributes.get_int("keepdims", 1):
                 pool.outputs[0].name = f"{old.name}_pooled"
                 spatial = add_weight(model, f"{old.name}_axes", np.array([2, 3], np.int64))
-                squeeze = ir.node("Squeeze", [pool.outputs[0], spatial], name=f"{node.name}_squeeze")
+                squeeze = ir.node("Squeeze", [pool.outputs[0], spatial], name=f"{old.name}_squeeze")
                 nodes, made = [pool, squeeze], squeeze.outputs[0]
             model.graph.insert_before(node, nodes)
             put_in_place_(old, made)
@@ -52,7 +52,8 @@ class MeanToPool(InPlacePass):
         return PassResult(model, modified=modified)
 
 
-def _axes(node: ir.Node) -> Sequence[int] | None:
+def axes_of(node: ir.Node) -> Sequence[int] | None:
+    """The axes that a reduction names; None where it names none, or computes them."""
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         array = constant(node.inputs[1])
         return None if array is None else [int(a) for a in array.reshape(-1)]
