@@ -11,7 +11,7 @@ from typing import Any
 from edgemm.runtime.columns import WIDTH, screen_width, wrapped
 
 EXIT_CODES = "Exit codes: 0 done, 2 an error to mend or a check that failed (a line each on stderr), 130 interrupted."
-JSON_HELP = "One line of JSON on stdout instead of text; all else goes to stderr."
+JSON_HELP = "One line of JSON on stdout instead of text; progress and warnings go to stderr."
 HELP_HELP = "Show this message and exit."
 _NAMES = 24  # columns that names may take beside their explanations
 

@@ -124,7 +124,7 @@ def test_the_page_asks_nobody_for_anything_and_its_ids_are_unique(page):
         for name in ("src", "href"):
             if name in attributes:
                 assert str(attributes[name]).startswith(("data:", "#"))
-    assert "script" not in {tag for tag, _ in found.found}
+    assert [tag for tag, _ in found.found].count("script") == 1  # the one that sorts tables, named by the page's policy
     ids = [attributes["id"] for _, attributes in found.found if "id" in attributes]
     assert len(ids) == len(set(ids))
 
