@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from edgemm.compress import losses
 from edgemm.compress.feeds import Feeds
 from edgemm.compress.objectives import Drawn, Fed, weighted
-from edgemm.models.model import Model
+from edgemm.models.model import Model, Part
 from edgemm.models.tokenizer import limit_, tokenizer_from_json
 from edgemm.recipe import DistillConfig, TeachConfig
+from edgemm.runtime import chain
 from edgemm.runtime.errors import ModelError
 
 USUAL_DROPOUT = 0.2
@@ -88,16 +89,9 @@ class _Answering(Fed):
 
 def tower_values(model: Model, modality: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What one modality's frontend and tower make for the parts that join them; raw values where they take those."""
-    known = dict(values)
-    for part in model.chain:
-        if part.modality == modality and part.role in ("frontend", "tower"):
-            if set(part.signature.output_names) <= known.keys():
-                continue
-            if set(part.signature.input_names) <= known.keys():
-                known.update(part.run(known))
-    own = {p.name for p in model.chain if p.modality == modality and p.role in ("frontend", "tower")}
-    wanted = {n for part in model.chain if part.name not in own for n in part.signature.input_names}
-    return {name: value for name, value in known.items() if name in wanted}
+    own = [part for part in model.chain if part.modality == modality and part.role in ("frontend", "tower")]
+    wanted = chain.handed_over(own, model.chain)
+    return {name: value for name, value in chain.run_all(own, values, Part.run).items() if name in wanted}
 
 
 def pieces(model: Model, texts: Sequence[str]) -> list[list[str]]:

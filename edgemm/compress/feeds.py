@@ -30,9 +30,10 @@ from edgemm.compress.trainer import keep_freed_memory
 from edgemm.data.batches import fewest_tokens, read_file, text_encoder
 from edgemm.data.image import read_image
 from edgemm.models.frontend import ImageFrontend
-from edgemm.models.model import Model, Part, raw_values
+from edgemm.models.model import Model, Part
+from edgemm.runtime import chain
 from edgemm.runtime.errors import DataError, ModelError
-from edgemm.runtime.manifest import TextInput
+from edgemm.runtime.manifest import TextInput, fed_values
 from edgemm.runtime.signature import TensorSpec
 from edgemm.stage import Context
 
@@ -213,22 +214,14 @@ def _image_frontend(part: Part | None) -> ImageFrontend:
 
 def _frozen_towers(model: Model, modality: str, frozen: set[str]) -> list[Part]:
     """Leading frontends and frozen towers of one modality, in order."""
-    known = set(raw_values({modality: model.inputs[modality]}))
-    found: list[Part] = []
-    for part in model.chain:
-        wanted = part.role == "frontend" or (part.role == "tower" and part.name in frozen)
-        if wanted and known.issuperset(part.signature.input_names):
-            known.update(part.signature.output_names)
-            found.append(part)
-    return found
+    still = [p for p in model.chain if p.role == "frontend" or (p.role == "tower" and p.name in frozen)]
+    return list(chain.runnable(still, fed_values(model.inputs[modality])))
 
 
 def _frontier(model: Model, parts: list[Part]) -> tuple[str, ...]:
     """Values that ``parts`` make and that other parts take, or that the model puts out."""
-    own = {part.name for part in parts}
-    wanted = {name for part in model.chain if part.name not in own for name in part.signature.input_names}
-    wanted |= set(model.outputs)
-    return tuple(n for part in parts for n in part.signature.output_names if n in wanted)
+    wanted = chain.handed_over(parts, model.chain, outputs=model.outputs)
+    return tuple(name for part in parts for name in part.output_names if name in wanted)
 
 
 def fast_dtype() -> torch.dtype:

@@ -93,12 +93,8 @@ def _examples(objective: Fed, student: Model) -> dict[str, tuple[Tensor, ...]]:
     """Inputs of every part but the frontends, from one sample; part name -> tensors with batch 1."""
     student.eval()
     with torch.no_grad():
-        known = student(objective.examples(torch.Generator().manual_seed(0)))
-    return {
-        part.name: tuple(known[name] for name in part.signature.input_names)
-        for part in student.chain
-        if part.role != "frontend" and all(name in known for name in part.signature.input_names)
-    }
+        given = objective.examples(torch.Generator().manual_seed(0))
+        return {part.name: tuple(feeds.values()) for part, feeds, _ in student.trace(given) if part.role != "frontend"}
 
 
 def _accumulate_gradients_(objective: Fed, pruned: Iterable[str], *, batches: int, batch: int, seed: int) -> None:

@@ -10,6 +10,7 @@ import difflib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from edgemm.graph.regions import result_convolutions
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.arithmetic import Arithmetic, float_lines, precision_label
+from edgemm.runtime.chain import trace
 from edgemm.runtime.disk import write_arrays
 from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import QuantizeError
@@ -289,10 +291,9 @@ def _spool_values(
                     raise QuantizeError(
                         f"calibration sample {index - 1}: '{name}' holds nan or infinity; clean the data"
                     )
-            for part in parts:
-                if all(name in known for name in part.signature.input_names):
-                    known.update(_run(part, sessions[part.name], known, index - 1))
-                    counts[part.name] += 1
+            for part, _, made in trace(parts, known, partial(_run, sessions, index=index - 1)):
+                known.update(made)
+                counts[part.name] += 1
             write_arrays(spool / f"{index:06d}.npz", {name: known[name] for name in sorted(read & known.keys())})
             task.advance()
     if not index:
@@ -300,11 +301,13 @@ def _spool_values(
     return counts
 
 
-def _run(part: PartEntry, session: OnnxGraph, known: Values, index: int) -> dict[str, np.ndarray]:
+def _run(sessions: Mapping[str, OnnxGraph], part: PartEntry, feeds: Values, *, index: int) -> dict[str, np.ndarray]:
     try:
-        return session.run({spec.name: as_typed(known[spec.name], spec.dtype) for spec in part.signature.inputs})
+        return sessions[part.name].run(
+            {spec.name: as_typed(feeds[spec.name], spec.dtype) for spec in part.signature.inputs}
+        )
     except Exception as error:
-        shapes = {n: f"{known[n].dtype} {list(known[n].shape)}" for n in part.signature.input_names}
+        shapes = {name: f"{value.dtype} {list(value.shape)}" for name, value in feeds.items()}
         line = one_line(error)[:160]
         raise QuantizeError(f"calibration sample {index}: part '{part.name}' can't run on {shapes}: {line}") from error
 

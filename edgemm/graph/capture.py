@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,20 +104,22 @@ def capture_model(
     """
     if not samples:
         raise CaptureError(f"capture of '{name}': no samples; the gate needs at least one real sample")
-    known: list[dict[str, Tensor]] = []
+    reached: dict[str, list[Mapping[str, Tensor]]] = {part.name: [] for part in model.chain}
     raw = set(raw_values(model.inputs))
     was_training = model.training
     model.eval()
     with torch.no_grad():
         for index, sample in enumerate(samples):
-            known.append(_run(model, {k: v for k, v in sample.items() if k in raw}, index))
+            values = _tensors({name: value for name, value in sample.items() if name in raw}, index)
+            for part, feeds, _ in model.trace(values, partial(_run, index=index)):
+                reached[part.name].append(feeds)
     model.train(was_training)
 
     entries: list[PartEntry] = []
     files: dict[str, str] = {}
     with publish(out) as folder, context.progress.task("capture", total=len(model.chain)) as task:
         for part in model.chain:
-            usable = [s for s in known if set(part.signature.input_names) <= s.keys()]
+            usable = reached[part.name]
             if not usable:
                 raise CaptureError(
                     f"part '{part.name}': no sample has {list(part.signature.input_names)}; "
@@ -246,32 +249,32 @@ def _value(part: Part, sample: Mapping[str, Tensor], spec: TensorSpec) -> Tensor
     return torch.as_tensor(sample[spec.name]).detach().cpu()
 
 
-def _run(model: Model, sample: Mapping[str, Tensor | np.ndarray], index: int) -> dict[str, Tensor]:
-    """A sample and all that the model makes of it; each value is checked before the part that takes it runs."""
+def _tensors(sample: Mapping[str, Tensor | np.ndarray], index: int) -> dict[str, Tensor]:
     known: dict[str, Tensor] = {}
     for name, value in sample.items():
         try:
             known[name] = torch.as_tensor(value)
         except TypeError as error:
             raise CaptureError(f"sample {index}: '{name}' is an array of {value.dtype}, not of numbers") from error
-    for part in model.runnable(sample):
-        known.update(model.stand_ins(part, known))
-        values = {name: known[name] for name in part.signature.input_names}
-        try:
-            _check_values(part, values)
-            known.update(part.run(values))
-        except CaptureError as error:
-            raise CaptureError(f"sample {index}: {error}") from error
-        except Exception as error:  # a module may raise anything; an id or a size out of its range most often
-            given = ", ".join(
-                f"{name} {list(v.shape)} of {v.min().item():.6g}..{v.max().item():.6g}" for name, v in values.items()
-            )
-            takes = ", ".join(f"{name} {r.min}..{r.max}" for name, r in part.signature.dims.items())
-            reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
-            raise CaptureError(
-                f"sample {index}: part '{part.name}' can't run on {given} ({reason}); it takes {takes}"
-            ) from error
     return known
+
+
+def _run(part: Part, values: Mapping[str, Tensor], *, index: int) -> dict[str, Tensor]:
+    """What a part makes of a sample's values, which are checked before."""
+    try:
+        _check_values(part, values)
+        return part.run(values)
+    except CaptureError as error:
+        raise CaptureError(f"sample {index}: {error}") from error
+    except Exception as error:  # a module may raise anything; an id or a size out of its range most often
+        given = ", ".join(
+            f"{name} {list(v.shape)} of {v.min().item():.6g}..{v.max().item():.6g}" for name, v in values.items()
+        )
+        takes = ", ".join(f"{name} {r.min}..{r.max}" for name, r in part.signature.dims.items())
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+        raise CaptureError(
+            f"sample {index}: part '{part.name}' can't run on {given} ({reason}); it takes {takes}"
+        ) from error
 
 
 def _check_values(part: Part, values: Mapping[str, Tensor]) -> None:

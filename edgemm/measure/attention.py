@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemm.runtime import chain
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.manifest import RawInput, fed_values
 from edgemm.runtime.session import Session
@@ -100,24 +101,22 @@ def look(bundle: Bundle, watched: Mapping[str, Watched], given: Mapping[str, Any
         the tokens that another part's attention made (cross-attention over a vision transformer), the two are
         multiplied.
     """
-    known = bundle.run(bundle.values(**given))
-    made_of = {name: {m} for m in given for name in fed_values(bundle.manifest.inputs[m])}
+    values = bundle.values(**given)
+    made_of = chain.origins(bundle.parts, {name: m for m in given for name in fed_values(bundle.manifest.inputs[m])})
     towers: dict[str, list[NDArray[np.floating]]] = {}
     crossed: dict[str, NDArray[np.float64]] = {}
     patches: dict[str, tuple[int, int]] = {}
-    for part in bundle.parts:
-        for name in part.output_names:
-            made_of[name] = set().union(*(made_of.get(value, set()) for value in part.input_names))
-        if part.name not in watched or not known.keys() >= set(part.input_names):
+    for part, feeds, _ in bundle.trace(values):
+        if part.name not in watched:
             continue
-        made = watched[part.name].session.run(known)  # type: ignore[arg-type]  # one sample: arrays, not lists
+        made = watched[part.name].session.run(feeds)  # type: ignore[arg-type]  # one sample: arrays, not lists
         for each in watched[part.name].maps:
-            modalities = set().union(*(made_of.get(name, set()) for name in each.keys))
+            modalities = frozenset[str]().union(*(made_of.get(name, ()) for name in each.keys))
             layer = made[each.output]
             if layer.ndim != 4 or len(layer) != 1 or len(modalities) != 1:
                 continue  # windows, or tokens of several modalities in one sequence: no one place to be shown in
             modality = next(iter(modalities))
-            layer = _without_padding(layer[0], bundle.manifest.inputs[modality], known)
+            layer = _without_padding(layer[0], bundle.manifest.inputs[modality], values)
             if layer.shape[1] == layer.shape[2] > 1:
                 towers.setdefault(modality, []).append(layer)
                 if cut := watched[part.name].patches:

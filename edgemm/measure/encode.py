@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgemm.runtime import chain
 from edgemm.runtime.bundle import Bundle, Part
 from edgemm.runtime.errors import BundleError
 from edgemm.runtime.manifest import fed_values
@@ -37,21 +38,14 @@ class Split:
 
 def split_chain(bundle: Bundle, modalities: Sequence[str]) -> Split:
     """Where the chain of these modalities splits."""
-    made: dict[str, set[str]] = {}
-    for modality in modalities:
-        known = set(fed_values(bundle.manifest.inputs[modality]))
-        for part in bundle.parts:
-            if known.issuperset(part.input_names):
-                known.update(part.output_names)
-        made[modality] = known
-    everything: set[str] = set().union(*made.values())
-    joint: list[Part] = []
-    for part in bundle.parts:
-        if everything.issuperset(part.input_names) and not any(m.issuperset(part.input_names) for m in made.values()):
-            joint.append(part)
-            everything.update(part.output_names)
+    given = {modality: fed_values(bundle.manifest.inputs[modality]) for modality in modalities}
+    alone = {part for values in given.values() for part in chain.runnable(bundle.parts, values)}
+    together = chain.runnable(bundle.parts, [name for values in given.values() for name in values])
+    joint = tuple(part for part in together if part not in alone)
     needed = set(bundle.manifest.outputs).union(*(part.input_names for part in joint))
-    return Split({m: tuple(sorted(needed & values)) for m, values in made.items()}, tuple(joint))
+    return Split(
+        {m: tuple(sorted(needed & chain.reachable(bundle.parts, values))) for m, values in given.items()}, joint
+    )
 
 
 def encode(
@@ -84,7 +78,7 @@ def encode(
     rows: Rows = {name: [np.empty(0)] * len(raws) for name in wanted}
     for start in range(0, len(order), limit):
         chunk = order[start : start + limit]
-        known = bundle.run(bundle.values(**{modality: [raws[i] for i in chunk]}), stand_in=False)
+        known = bundle.run(bundle.values(**{modality: [raws[i] for i in chunk]}), placeholders=False)
         for name in wanted:
             value = known[name]
             for place, i in enumerate(chunk):
@@ -103,7 +97,7 @@ def stand_ins(bundle: Bundle, modality: str, names: Iterable[str]) -> dict[str, 
     """Of ``names`` those that are known where the modality is missing: placeholders, and what parts make of them."""
     made = {n for part in bundle.parts if part.entry.modality == modality for n in part.output_names}
     given = {n: bundle.placeholder(n) for n in bundle.manifest.placeholders if n in made}
-    known = bundle.run(given, stand_in=False) if given else {}
+    known = bundle.run(given, placeholders=False) if given else {}
     return {name: value for name in names if isinstance(value := known.get(name), np.ndarray)}
 
 
@@ -135,8 +129,7 @@ def combine(
     made: list[np.ndarray] = []
     for start in range(0, count, limit):
         known = {name: _stack(rows[start : start + limit]) for name, rows in values.items()}
-        for part in joint:
-            known.update(part.session.run(known))
+        known = chain.run_all(joint, known, lambda part, feeds: part.session.run(feeds))
         if not np.isfinite(known[output]).all():
             raise BundleError(
                 f"bundle '{bundle.manifest.name}', target '{bundle.target.name}': "

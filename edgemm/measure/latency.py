@@ -244,14 +244,16 @@ class _Asked:
     def parts(self) -> dict[str, Callable[[], object]]:
         """One call per part on what it is fed in the chain; what turns strings into ids, and the search, are parts."""
         plan = self.bundle.plan(self.given[0])
-        known = [self.bundle.run(self.bundle.values(**given)) for given in self.given]
+        fed: dict[str, list[Mapping[str, Any]]] = {part.name: [] for part in self.bundle.parts}
+        for given in self.given:
+            for part, feeds, _ in self.bundle.trace(self.bundle.values(**given)):
+                fed[part.name].append(feeds)
         calls: dict[str, Callable[[], object]] = {}
         if texts := [m for m in self.given[0] if self.bundle.manifest.inputs[m].kind == "text"]:
             turn = cycle([{m: given[m] for m in texts} for given in self.given])
             calls["tokenizer"] = lambda: self.bundle.values(**next(turn))
         for part in plan:
-            feeds = [{name: values[name] for name in part.input_names} for values in known]
-            calls[part.name] = _run_in_turn(part.session.run, feeds)
+            calls[part.name] = _run_in_turn(part.session.run, fed[part.name])
         gallery = self.bundle.gallery() or self.gallery
         made = [self.bundle.predict(**given) for given in self.given]
         name = self.searched or next(iter(made[0].named), None)

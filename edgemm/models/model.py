@@ -8,13 +8,15 @@ roles that a Model plays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from edgemm.runtime import chain
+from edgemm.runtime.chain import BrokenChain, Placeholders
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import RawInput, Role, Task
+from edgemm.runtime.manifest import RawInput, Role, Task, fed_values
 from edgemm.runtime.signature import Signature
 
 
@@ -35,6 +37,16 @@ class Part:
     signature: Signature
     module: nn.Module = field(compare=False)
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the values that it takes, in the module's order."""
+        return self.signature.input_names
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the values that it makes, in the module's order."""
+        return self.signature.output_names
+
     def run(self, values: Mapping[str, Tensor], *, module: nn.Module | None = None) -> dict[str, Tensor]:
         """The outputs by name, from the values that the signature's inputs name.
 
@@ -42,8 +54,8 @@ class Part:
             values: at least every input.
             module: runs instead of the part's own (a copy prepared for inference).
         """
-        made = (module or self.module)(*(values[name] for name in self.signature.input_names))
-        return dict(zip(self.signature.output_names, made if isinstance(made, tuple) else (made,), strict=True))
+        made = (module or self.module)(*(values[name] for name in self.input_names))
+        return dict(zip(self.output_names, made if isinstance(made, tuple) else (made,), strict=True))
 
 
 class Model(nn.Module):
@@ -95,14 +107,11 @@ class Model(nn.Module):
     def _check_chain(self) -> None:
         if len(self.modules_by_part) != len(self.chain):
             raise ModelError(f"model '{self.family}': two parts share a name: {[p.name for p in self.chain]}")
-        known = set(raw_values(self.inputs))
-        for part in self.chain:
-            if missing := [n for n in part.signature.input_names if n not in known]:
-                raise ModelError(
-                    f"part '{part.name}': nothing before it makes {missing}; values known there: {sorted(known)}"
-                )
-            known.update(part.signature.output_names)
-        if missing := [n for n in (*self.outputs, *self.placeholders) if n not in known]:
+        try:
+            made = chain.makers(self.chain, {name: m for m, raw in self.inputs.items() for name in fed_values(raw)})
+        except BrokenChain as error:
+            raise ModelError(f"part '{self.chain[error.part].name}': {error}") from error
+        if missing := [n for n in (*self.outputs, *self.placeholders) if n not in made]:
             raise ModelError(f"model '{self.family}': no part makes its outputs {missing}")
 
     def part(self, name: str) -> Part:
@@ -112,40 +121,34 @@ class Model(nn.Module):
                 return part
         raise ModelError(f"no part '{name}'; this model has {[p.name for p in self.chain]}")
 
-    def runnable(self, given: Iterable[str]) -> Iterator[Part]:
-        """The parts, in order, that can run from the values named in ``given`` and from placeholders."""
-        known = {*given, *self.placeholders}
-        for part in self.chain:
-            if known.issuperset(part.signature.input_names):
-                known.update(part.signature.output_names)
-                yield part
-
     def forward(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run every part whose inputs exist; returns the given values and all that were made.
+        """Run every part whose inputs exist; return the given values and all that were made.
 
         A part whose outputs are all given already (cached teacher values) is not run again. A value that nothing makes
         is its placeholder, where it has one.
         """
-        known = dict(values)
-        for part in self.runnable(values):
-            if not all(name in known for name in part.signature.output_names):
-                known.update(self.stand_ins(part, known))
-                known.update(part.run(known))
-        return known
+        return chain.run_all(self.chain, values, Part.run, placeholders=self._stand_ins)
 
-    def stand_ins(self, part: Part, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Placeholders for those inputs of ``part`` that are not among ``values``, for as many samples."""
-        count = max((len(value) for value in values.values()), default=1)
-        return {
-            name: self.placeholders[name].expand(count, *self.placeholders[name].shape[1:])
-            for name in part.signature.input_names
-            if name not in values
-        }
+    def trace(
+        self, values: Mapping[str, Tensor], run: Callable[[Part, Mapping[str, Tensor]], Mapping[str, Tensor]] = Part.run
+    ) -> Iterator[tuple[Part, Mapping[str, Tensor], Mapping[str, Tensor]]]:
+        """Run what ``forward`` runs, and yield (part, feeds, made) each time a part has run.
+
+        Args:
+            values: name -> (B, ...); the given ones.
+            run: (part, feeds) -> made.
+        """
+        return chain.trace(self.chain, values, run, placeholders=self._stand_ins)
+
+    @property
+    def _stand_ins(self) -> Placeholders[Tensor]:
+        return Placeholders(frozenset(self.placeholders), self._repeated)
+
+    def _repeated(self, name: str, count: int) -> Tensor:
+        placeholder: Tensor = self.placeholders[name]
+        return placeholder.expand(count, *placeholder.shape[1:])
 
 
 def raw_values(inputs: Mapping[str, RawInput]) -> tuple[str, ...]:
     """Names of the values that the raw inputs feed."""
-    names: list[str] = []
-    for raw in inputs.values():
-        names += [raw.ids, raw.mask] if raw.kind == "text" else [raw.feeds]
-    return tuple(names)
+    return tuple(name for raw in inputs.values() for name in fed_values(raw))

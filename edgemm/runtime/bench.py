@@ -53,7 +53,7 @@ def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, se
         began = time.perf_counter_ns()
         part.session  # noqa: B018  loads it
         load_ms[part.name] = (time.perf_counter_ns() - began) / 1e6
-    values = bundle.run(bundle.values(**decoded))
+    fed = {part.name: feeds for part, feeds, _ in bundle.trace(bundle.values(**decoded))}
 
     calls: dict[str, Callable[[], object]] = {}
     for modality, raw in sample.items():
@@ -64,8 +64,7 @@ def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, se
         elif isinstance(bundle.manifest.inputs[modality], TextInput):
             calls[f"tokenize {modality}"] = lambda m=modality, r=raw: bundle.values(**{m: r})  # type: ignore[misc]
     for part in parts:
-        feeds = {name: values[name] for name in part.input_names}
-        calls[f"part {part.name}"] = lambda p=part, f=feeds: p.session.run(f)  # type: ignore[misc]
+        calls[f"part {part.name}"] = lambda p=part, f=fed[part.name]: p.session.run(f)  # type: ignore[misc]
     for name, asked in requests.items():
         given_to = {m: decoded[m] for m in asked}
         made = ask(bundle, given_to)

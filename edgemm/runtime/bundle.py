@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from edgemm.runtime import chain
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.arrays import load_array, load_arrays
+from edgemm.runtime.chain import Placeholders
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError
 from edgemm.runtime.inputs import InputReader, Samples, Value, check_feed, check_finite, join
 from edgemm.runtime.manifest import (
@@ -145,6 +147,9 @@ class Bundle:
             require_engine(self.target.engine_of(part), what=f"target '{self.target.name}'{advice}")
         self._inputs = InputReader(self.manifest, archive.read)
         self._placeholders: dict[str, Array] = {}
+        self._stand_ins: Placeholders[Value] | None = None
+        if self.manifest.placeholders:
+            self._stand_ins = Placeholders(self.manifest.placeholders, self._repeated)
         self._rankers: dict[tuple[str, ...], Mapping[str, Ranker]] = {}
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._once = threading.RLock()  # what is read once for all threads: placeholders, galleries, plans
@@ -219,7 +224,8 @@ class Bundle:
         if type(top) is not int or top < 1:
             raise InputError(f"top: got {top!r}, expected at least 1")
         samples = self._inputs.samples(given)
-        parts, outputs, limit = self._plan(tuple(samples))
+        asked = tuple(samples)
+        parts, outputs, limit = self._plans.get(asked) or self._plan(asked)
         if not samples:  # placeholders could stand in for everything
             raise InputError(f"nothing to predict from; give one or more of {', '.join(self.manifest.inputs)}")
         count = max(map(len, samples.values()))
@@ -235,18 +241,18 @@ class Bundle:
         """The values that raw samples become, before any part runs: what a measurement of the parts starts from."""
         return self._inputs.values(self._inputs.samples(given))
 
-    def run(self, values: Mapping[str, Value], *, stand_in: bool = True) -> dict[str, Value]:
-        """Run every part whose inputs exist; returns the given values and all that were made.
+    def run(self, values: Mapping[str, Value], *, placeholders: bool = True) -> dict[str, Value]:
+        """Run every part whose inputs exist; return the given values and all that were made.
 
         Args:
-            stand_in: count a value that has a placeholder as one that exists.
+            placeholders: count a value that has a placeholder as one that exists.
         """
-        known = dict(values)
-        for part in self._parts.values():
-            if all(name in known or (stand_in and name in self.manifest.placeholders) for name in part.input_names):
-                self._stand_in(part, known)
-                _run_part(part, known)
-        return known
+        stand_ins = self._stand_ins if placeholders else None
+        return chain.run_all(self._parts.values(), values, _run_part, placeholders=stand_ins)
+
+    def trace(self, values: Mapping[str, Value]) -> Iterator[tuple[Part, Mapping[str, Value], Mapping[str, Value]]]:
+        """Run what ``run`` runs, and yield (part, feeds, made) each time a part has run."""
+        return chain.trace(self._parts.values(), values, _run_part, placeholders=self._stand_ins)
 
     def plan(self, modalities: Iterable[str]) -> tuple[Part, ...]:
         """The parts, in order, that ``predict`` runs from these modalities. Raises InputError where no output comes."""
@@ -373,45 +379,33 @@ class Bundle:
         return self._plans[modalities]
 
     def _make_plan(self, modalities: tuple[str, ...]) -> Plan:
-        known = {
-            value for m in modalities if m in self.manifest.inputs for value in fed_values(self.manifest.inputs[m])
-        }
-        runnable: list[Part] = []
-        for part in self._parts.values():
-            if all(name in known or name in self.manifest.placeholders for name in part.input_names):
-                known.update(part.output_names)
-                runnable.append(part)
-        outputs = tuple(name for name in self.manifest.outputs if name in known)
+        given = {n for m in modalities if m in self.manifest.inputs for n in fed_values(self.manifest.inputs[m])}
+        runnable = chain.runnable(self._parts.values(), given.union(self.manifest.placeholders))
+        made = {name for part in runnable for name in part.output_names}
+        outputs = tuple(name for name in self.manifest.outputs if name in made)
         if not outputs:
             raise InputError(self._nothing_comes(modalities))
-        needed, useful = set(outputs), []
-        for part in reversed(runnable):
-            if needed.intersection(part.output_names):
-                needed.update(part.input_names)
-                useful.append(part)
+        useful = chain.needed_for(runnable, outputs)
         limits = [p.entry.signature.dims["batch"].max for p in useful if "batch" in p.entry.signature.dims]
-        return tuple(reversed(useful)), outputs, min(limits, default=None)
+        return useful, outputs, min(limits, default=None)
 
     def _nothing_comes(self, modalities: Iterable[str]) -> str:
         needs: list[str] = []
         for output in self.manifest.outputs:
-            wanted = {output}
-            for part in reversed(self.manifest.parts):
-                if wanted.intersection(part.signature.output_names):
-                    wanted.update(part.signature.input_names)
+            sources = chain.sources_of(self.manifest.parts, (output,))
             lacking = [
-                m for m, raw in self.manifest.inputs.items() if m not in modalities and wanted & set(fed_values(raw))
+                m
+                for m, raw in self.manifest.inputs.items()
+                if m not in modalities and sources.intersection(fed_values(raw))
             ]
             needs.append(f"'{output}' also needs {' and '.join(repr(m) for m in lacking)}")
         return f"bundle '{self.manifest.name}': got {sorted(modalities) or 'nothing'}, and {'; '.join(needs)}"
 
-    def _run(self, parts: Iterable[Part], outputs: Iterable[str], values: dict[str, Value]) -> dict[str, Array]:
-        for part in parts:
-            self._stand_in(part, values)
-            _run_part(part, values)
+    def _run(self, parts: Iterable[Part], outputs: Iterable[str], values: Mapping[str, Value]) -> dict[str, Array]:
+        known = chain.run_all(parts, values, _run_part, placeholders=self._stand_ins)
         made: dict[str, Array] = {}
         for name in outputs:
-            value = values[name]
+            value = known[name]
             if isinstance(value, list):
                 raise InputError(
                     f"output '{name}' has a shape of its own for each sample ({[v.shape[1:] for v in value][:3]}…); "
@@ -420,14 +414,8 @@ class Bundle:
             made[name] = value
         return made
 
-    def _stand_in(self, part: Part, values: dict[str, Value]) -> None:
-        """Add the placeholders of the inputs that nothing made, for as many samples as there are."""
-        if not self.manifest.placeholders:
-            return
-        for name in part.input_names:
-            if name not in values:
-                count = max(len(value) for value in values.values())
-                values[name] = np.repeat(self.placeholder(name), count, axis=0)
+    def _repeated(self, name: str, count: int) -> Array:
+        return np.repeat(self.placeholder(name), count, axis=0)
 
     def placeholder(self, name: str) -> Array:
         """What stands in for that value where its modality is missing: (1, ...)."""
@@ -512,27 +500,34 @@ class Bundle:
         return GallerySet(unit(vectors), labels, self.threads)
 
 
-def _run_part(part: Part, values: dict[str, Value]) -> None:
-    """Run one part and add what it makes to ``values``; sample by sample where an input's sizes differ."""
-    names = part.input_names
-    count = len(values[names[0]])
-    ragged = False
-    for name in names:
-        value = values[name]
-        ragged = ragged or type(value) is list
-        if len(value) != count:
-            counts = {name: len(values[name]) for name in names}
-            raise InputError(f"part '{part.name}': its inputs have different numbers of samples: {counts}")
-    if not ragged:
-        values.update(part.session.run(values))  # type: ignore[arg-type]  # a session takes its own inputs out of them
-        return
-    feeds = {name: values[name] for name in names}
+def _run_part(part: Part, feeds: Mapping[str, Value]) -> Mapping[str, Value]:
+    """What one part makes of its inputs; sample by sample where an input's sizes differ."""
+    count = None
+    for value in feeds.values():
+        if type(value) is list:
+            return _run_rows(part, feeds)
+        if count is None:
+            count = len(value)
+        elif len(value) != count:
+            raise _uneven(part, feeds)
+    return part.session.run(feeds)  # type: ignore[arg-type]  # none is a list
+
+
+def _run_rows(part: Part, feeds: Mapping[str, Value]) -> dict[str, Value]:
+    counts = {len(value) for value in feeds.values()}
+    if len(counts) != 1:
+        raise _uneven(part, feeds)
     run = part.session.run
     rows = [
-        run({name: v[i] if isinstance(v, list) else v[i : i + 1] for name, v in feeds.items()}) for i in range(count)
+        run({name: v[i] if isinstance(v, list) else v[i : i + 1] for name, v in feeds.items()})
+        for i in range(counts.pop())
     ]
-    for name in part.output_names:
-        values[name] = join([row[name] for row in rows])
+    return {name: join([row[name] for row in rows]) for name in part.output_names}
+
+
+def _uneven(part: Part, feeds: Mapping[str, Value]) -> InputError:
+    counts = {name: len(value) for name, value in feeds.items()}
+    return InputError(f"part '{part.name}': its inputs have different numbers of samples: {counts}")
 
 
 def _largest_error(made: Array | None, expected: Array | None) -> float:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from edgemm.runtime.arithmetic import Arithmetic, arithmetic_from_json, precision_label
+from edgemm.runtime.chain import BrokenChain, makers
 from edgemm.runtime.errors import BundleCorrupt, BundleError
 from edgemm.runtime.fields import Fields, check_number, check_string, parse_json, show
 from edgemm.runtime.paths import check_names, check_path
@@ -43,6 +44,16 @@ class PartEntry:
     modality: str | None
     signature: Signature
     parameters: int
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the values that it takes."""
+        return self.signature.input_names
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the values that it makes."""
+        return self.signature.output_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -535,12 +546,12 @@ _FED: Mapping[str, tuple[str, int]] = {"image": ("uint8", 4), "text": ("int64", 
 
 def _check_chain(manifest: Manifest, file: str) -> None:
     """Every part's inputs are raw values or made by an earlier part; no value is made twice, so there is no loop."""
-    made: dict[str, str] = {}
+    given: dict[str, str] = {}
     for modality, raw in manifest.inputs.items():
         for value in fed_values(raw):
-            if value in made:
-                raise BundleError(f"{file}: inputs.{modality}: value '{value}' is already made by {made[value]}")
-            made[value] = f"inputs.{modality}"
+            if value in given:
+                raise BundleError(f"{file}: inputs.{modality}: value '{value}' is already made by {given[value]}")
+            given[value] = f"inputs.{modality}"
     if not manifest.parts:
         raise BundleError(f"{file}: parts: got none, expected at least one")
     names: set[str] = set()
@@ -548,18 +559,10 @@ def _check_chain(manifest: Manifest, file: str) -> None:
         if part.name in names:
             raise BundleError(f"{file}: parts[{i}].name: '{part.name}' is given twice")
         names.add(part.name)
-        for spec in part.signature.inputs:
-            if spec.name not in made:
-                raise BundleError(
-                    f"{file}: parts[{i}] ('{part.name}'): nothing before it makes its input '{spec.name}'; "
-                    f"values known there: {sorted(made)}"
-                )
-        for spec in part.signature.outputs:
-            if spec.name in made:
-                raise BundleError(
-                    f"{file}: parts[{i}] ('{part.name}'): value '{spec.name}' is already made by {made[spec.name]}"
-                )
-            made[spec.name] = f"part '{part.name}'"
+    try:
+        made = makers(manifest.parts, given)
+    except BrokenChain as error:
+        raise BundleError(f"{file}: parts[{error.part}] ('{manifest.parts[error.part].name}'): {error}") from error
     for value in manifest.placeholders:
         if not made.get(value, "").startswith("part "):
             raise BundleError(f"{file}: placeholders.{value}: no part makes it; values known: {sorted(made)}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.chain import sources_of
 from edgemm.runtime.errors import InputError
 from edgemm.runtime.manifest import Manifest, fed_values
 from edgemm.runtime.prediction import Prediction
@@ -44,11 +45,8 @@ def asking(bundle: Bundle, given: Mapping[str, Any]) -> Callable[[], Prediction]
 
 
 def _leading_to(manifest: Manifest, output: str) -> tuple[str, ...]:
-    wanted = {output}
-    for part in reversed(manifest.parts):
-        if wanted.intersection(part.signature.output_names):
-            wanted.update(part.signature.input_names)
-    return tuple(m for m, raw in manifest.inputs.items() if wanted & set(fed_values(raw)))
+    sources = sources_of(manifest.parts, (output,))
+    return tuple(m for m, raw in manifest.inputs.items() if sources.intersection(fed_values(raw)))
 
 
 def _answers(bundle: Bundle, modalities: Collection[str]) -> bool:
