@@ -15,14 +15,13 @@ import numpy as np
 import onnx_ir as ir
 
 from edgemm.graph.parity import OnnxGraph
-from edgemm.graph.regions import why_float
+from edgemm.graph.regions import RECURRENT, why_float
 from edgemm.runtime.arithmetic import Arithmetic, FloatLayers
 from edgemm.runtime.fields import printable
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
-RECURRENT = ("LSTM", "GRU", "RNN")
 INTEGER = ("DynamicQuantizeLSTM",)
 """Operators that take integers by themselves, without Q/DQ around them."""
 
@@ -144,8 +143,15 @@ _NUMBERED = re.compile(r"(val_|.*::\w+_)?\d+")
 
 def weight_name(node: ir.Node) -> str:
     """The name of a layer's first weight, as its owner knows the layer (``"encoder.0.weight"``); empty without one."""
-    names = [str(v.name) for v in _factors(node) if v.const_value is not None and v.name]
+    names = [str(v.name) for v in map(_narrow, _factors(node)) if v.const_value is not None and v.name]
     return next((name for name in names if not _NUMBERED.fullmatch(name)), "")
+
+
+def _narrow(value: ir.Value) -> ir.Value:
+    """What a Cast widens at load, as it is stored; any other value as it is."""
+    cast = value.producer()
+    source = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
+    return value if source is None or source.const_value is None else source
 
 
 def shapes_of(model: ir.Model, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> dict[str, Shape]:

@@ -28,6 +28,7 @@ class Scheme:
         tables: embedding tables as int8 rows, dequantized after the lookup.
         float_results: int8 convolutions whose results stay floats, for those that are outputs of the graph.
         dynamic_lstm: LSTMs with int8 weights whose inputs are rounded as they come (see ``recurrent``).
+        half_recurrent: recurrent layers that stay in float keep their weights as float16 (see ``storage``).
     """
 
     activations: str = "uint8"
@@ -37,6 +38,7 @@ class Scheme:
     tables: bool = True
     float_results: bool = False
     dynamic_lstm: bool = False
+    half_recurrent: bool = False
 
     @property
     def symmetric(self) -> bool:

@@ -19,12 +19,12 @@ from edgemm.graph.qdq import Scale, Scheme, activation_scale, apply_, quantize_w
 from edgemm.graph.ranges import Method, choose_range
 from edgemm.graph.recurrent import dynamic_lstms, write_dynamic_lstms_
 from edgemm.graph.regions import Region, find_region, is_weighted, why_float
-from edgemm.graph.storage import compress_weights
+from edgemm.graph.storage import compress_weights, recurrent_layers, store_recurrent_in_half_
 from edgemm.runtime.errors import QuantizeError
 
 SCHEMES: Mapping[str, Scheme] = {
-    "onnxruntime": Scheme(dynamic_lstm=True),
-    "openvino": Scheme(float_results=True),
+    "onnxruntime": Scheme(dynamic_lstm=True, half_recurrent=True),
+    "openvino": Scheme(float_results=True, half_recurrent=True),
     "tensorrt": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False, float_results=True),
     "tensorrt-rtx": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False, float_results=True),
 }
@@ -83,7 +83,8 @@ def quantize_onnx(
 
     Returns:
         A new graph with the same inputs and outputs. Where the only layers are convolutions whose results the engine
-        would round, only their weights are int8, and what is computed is float32.
+        would round, only their weights are int8, and what is computed is float32. Where they are recurrent layers
+        without an int8 form, their weights are float16, likewise.
 
     Raises:
         NothingToQuantize: no layer in it can be quantized.
@@ -103,7 +104,8 @@ def quantize_onnx(
     )
     if not region.weighted and not region.tables and not lstms:
         results = find_region(result.graph, keep_float=config.keep_float | kept, float_results=True).weighted
-        if results:  # their weights can be stored in int8 without a cost in time
+        halved = recurrent_layers(result.graph, keep_float=config.keep_float | kept) if scheme.half_recurrent else []
+        if results or halved:  # their weights can be stored in less without a cost in time
             _require_finite(node.inputs[1] for node in results)
             return compress_weights(result, keep_float=config.keep_float | kept)
         raise NothingToQuantize(f"quantize: {_why_nothing(result, config.keep_float)}; nothing to do")
@@ -119,6 +121,8 @@ def quantize_onnx(
     corrections = _corrections(region, calibration, scheme) if config.bias_correction else {}
     apply_(result, region, scales, scheme, corrections=corrections)
     write_dynamic_lstms_(result, lstms)
+    if scheme.half_recurrent:
+        store_recurrent_in_half_(result, keep_float=config.keep_float | kept)
     finish_(result)
     return result
 

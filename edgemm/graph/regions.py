@@ -16,6 +16,7 @@ import onnx_ir as ir
 from edgemm.graph.passes.values import constant, is_standard, sole_reader
 
 WEIGHTED = ("Conv", "MatMul", "Gemm")
+RECURRENT = ("LSTM", "GRU", "RNN")
 MIXING = ("Add", "Concat")
 POOLING = ("MaxPool", "AveragePool", "GlobalAveragePool")
 MOVING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice")
@@ -108,7 +109,7 @@ def why_float(
     if node.outputs[0].name in keep_float:
         return "named in keep_float"
     if node.op_type in _NO_INT8_FORM:
-        return _NO_INT8_FORM[node.op_type]
+        return _NO_INT8_FORM[node.op_type] + ("; weights stored in float16" if _is_halved(node) else "")
     if node.op_type == "Gather":
         return _table_obstacle(node) or "engines of this kind read embedding tables in float"
     if node.op_type in WEIGHTED and (why := _obstacle(node)) and not _is_stored(node):
@@ -120,6 +121,13 @@ def why_float(
     if node.graph is not None and node.op_type == "Conv" and _reads_pixels(node, node.graph):
         return "the first convolution of a picture or spectrogram: int8 costs accuracy there and saves no time"
     return "left in float by the quantizer"
+
+
+def _is_halved(node: ir.Node) -> bool:
+    """Whether the weights of a recurrent layer are float16 that is widened at load (see ``storage``)."""
+    cast = node.inputs[1].producer() if node.op_type in RECURRENT and node.inputs[1] is not None else None
+    source = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
+    return source is not None and source.const_value is not None and source.const_value.dtype == ir.DataType.FLOAT16
 
 
 def _is_stored(node: ir.Node) -> bool:

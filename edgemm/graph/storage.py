@@ -1,7 +1,8 @@
-"""Storage: weights kept as int8 in the file while the engine computes in float32.
+"""Storage: weights kept as int8 or float16 in the file while the engine computes in float32.
 
-For parts where int8 arithmetic does not pay. Written as Cast and Mul of constants, which every engine folds once at
-load; a DequantizeLinear in its place would be kept by onnxruntime and run at every inference.
+For parts where int8 arithmetic does not pay, and for recurrent layers, which have none. Written as Cast and Mul of
+constants, which every engine folds once at load; a DequantizeLinear in its place would be kept by onnxruntime and run
+at every inference.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgemm.graph.passes import finish_
-from edgemm.graph.passes.values import add_weight, constant
+from edgemm.graph.passes.values import add_weight, constant, is_standard
 from edgemm.graph.qdq import quantize_weight, take_over_, weight_axis
-from edgemm.graph.regions import find_region
+from edgemm.graph.regions import RECURRENT, find_region
 
 
 def compress_weights(model: ir.Model, *, keep_float: frozenset[str] = frozenset()) -> ir.Model:
@@ -20,6 +21,7 @@ def compress_weights(model: ir.Model, *, keep_float: frozenset[str] = frozenset(
 
     1. weights w of Conv, MatMul, Gemm -> Mul(Cast(int8 w), scales), per output channel
     2. Gather(table, i) -> Mul(Cast(Gather(int8 table, i)), scales), per column
+    3. what ``store_recurrent_in_half_`` does
 
     Args:
         model: float32; not changed.
@@ -50,8 +52,49 @@ def compress_weights(model: ir.Model, *, keep_float: frozenset[str] = frozenset(
         cast, mul = _widen(result, found, scales, f"{name}_table")
         take_over_(result, found, mul.outputs[0], but=cast)
         result.graph.insert_after(node, [cast, mul])
+    store_recurrent_in_half_(result, keep_float=keep_float)
     finish_(result)
     return result
+
+
+def recurrent_layers(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset()) -> list[ir.Node]:
+    """LSTMs, GRUs and RNNs with constant float32 weights that float16 can hold, but those named in ``keep_float``."""
+    largest = np.finfo(np.float16).max
+    return [
+        node
+        for node in graph
+        if is_standard(node, *RECURRENT)
+        and not keep_float & {str(value.name) for value in node.outputs}
+        and all(
+            (w := constant(v)) is not None and w.dtype == np.float32 and w.ndim == 3 and bool(np.all(abs(w) <= largest))
+            for v in node.inputs[1:3]
+        )
+    ]
+
+
+def store_recurrent_in_half_(model: ir.Model, *, keep_float: frozenset[str] = frozenset()) -> None:
+    """Store the weights of recurrent layers in half of the bytes, in place.
+
+    1. weights W and R of LSTM, GRU, RNN -> Cast(float16 W), Cast(float16 R), under the names of W and R
+
+    Engines widen them once, at load. Uniform weights of 32 to 256 units, 50 steps, one thread, onnxruntime and
+    OpenVINO: cosine above .999999, .96 to 1.00 times float32's time.
+    """
+    widened: dict[ir.Value, ir.Value] = {}
+    for node in recurrent_layers(model.graph, keep_float=keep_float):
+        for index in (1, 2):
+            weight = node.inputs[index]
+            array = constant(weight)
+            assert weight is not None
+            assert array is not None
+            if weight not in widened:
+                name = str(weight.name)
+                weight.name = f"{name}_float32"
+                cast = ir.node("Cast", [add_weight(model, name, array.astype(np.float16))], {"to": ir.DataType.FLOAT})
+                cast.name = cast.outputs[0].name = f"{name}_widened"
+                model.graph.insert_before(model.graph[0], cast)
+                widened[weight] = cast.outputs[0]
+            node.replace_input_with(index, widened[weight])
 
 
 def _widen(model: ir.Model, levels: ir.Value, scales: np.ndarray, name: str) -> tuple[ir.Node, ir.Node]:

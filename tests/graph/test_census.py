@@ -273,6 +273,48 @@ def test_an_lstm_is_dynamic_int8_on_onnxruntime_and_float_on_openvino():
     assert openvino.int8_macs == 128 * 3
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("operator", "gates"), [("GRU", 3), ("RNN", 1), ("LSTM", 4)])  # an LSTM of too few units
+def test_a_recurrent_layer_that_stays_in_float_is_stored_in_half_and_says_so(operator, gates, engine):
+    draw, units = np.random.default_rng(0), 48
+    bound = units**-0.5  # as torch draws them
+    constants = {n: draw.uniform(-bound, bound, (1, gates * units, units)) for n in ("cell.weight", "cell.state")}
+    nodes = [node(operator, ["x", "cell.weight", "cell.state"], ["y"], hidden_size=units)]
+    model = graph_of(nodes, {"x": ["time", 1, units]}, constants)
+    feed = {"x": draw.standard_normal((30, 1, units)).astype(np.float32)}
+    small = quantize_onnx(model, [feed], Quantization(engine=engine))
+    data, whole = (ir.to_proto(m).SerializeToString() for m in (small, model))
+    assert len(data) < 0.6 * len(whole)
+    (layer,) = layers_of(small, feed)
+    assert (layer.int8, layer.why.endswith("weights stored in float16")) == (False, True)
+    assert sum(n for n, _ in layer.weights.values()) == 2 * gates * units**2
+    assert arithmetic_of(small, feed, float32_bytes=1).in_float[0].layers == ("cell.weight",)
+    got = open_session(engine, data, threads=1, what="half").run(feed)["y"]
+    expected = open_session(engine, whole, threads=1, what="whole").run(feed)["y"]
+    assert cosine(got, expected) > 0.9999
+    np.testing.assert_allclose(got, expected, atol=2e-3)  # 11 bits of weights of some .1, 48 of them, 30 steps
+
+
+def test_recurrent_weights_that_float16_cannot_hold_or_that_are_to_be_kept_stay_float32():
+    nodes, inputs, constants, _, _ = FLOATS["GRU"]
+    for changed, keep in ((constants["w"] * 1e6, frozenset()), (constants["w"], frozenset({"y"}))):
+        model = graph_of(nodes, inputs, {**constants, "w": changed})
+        with pytest.raises(QuantizeError, match="nothing to do"):
+            quantize_onnx(model, [{"x": rand(5, 1, 4)}], Quantization(keep_float=keep))
+
+
+TWO_WAYS = {"h": "forward", "i": "reverse"}
+
+
+def test_two_recurrent_layers_may_share_a_weight_that_is_stored_in_half():
+    nodes = [node("RNN", ["x", "w", "w"], [name], hidden_size=4, direction=way) for name, way in TWO_WAYS.items()]
+    model = graph_of([*nodes, node("Add", ["h", "i"], ["y"])], {"x": [5, 1, 4]}, {"w": rand(1, 4, 4)})
+    feed = {"x": rand(5, 1, 4)}
+    small = quantize_onnx(model, [feed])
+    assert [v.const_value.dtype.name for v in small.graph.initializers.values()] == ["FLOAT16"]
+    np.testing.assert_allclose(OnnxGraph(small).run(feed)["y"], OnnxGraph(model).run(feed)["y"], atol=1e-2)
+
+
 def test_a_layer_to_keep_may_be_named_by_its_product_or_by_its_bias():
     nodes = [node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "b"], ["i"]), node("MatMul", ["i", "w"], ["y"])]
     model = graph_of(nodes, {"x": [1, 16]}, {"w": W, "b": B})
@@ -335,9 +377,9 @@ def test_a_gemm_with_a_bias_for_each_sample_stays_in_float_and_says_so():
 
 
 def test_a_graph_of_which_no_layer_can_be_int8_says_which_layers_it_has_and_why():
-    nodes, inputs, constants, _, reason = FLOATS["GRU"]
-    with pytest.raises(QuantizeError, match=f"GRU: .*{reason}.*; nothing to do"):
-        quantize_onnx(graph_of(nodes, inputs, constants), [{"x": rand(5, 1, 4)}])
+    nodes, inputs, constants, _, reason = FLOATS["ConvTranspose"]
+    with pytest.raises(QuantizeError, match=f"ConvTranspose: .*{reason}.*; nothing to do"):
+        quantize_onnx(graph_of(nodes, inputs, constants), [{"x": rand(1, 4, 5, 5)}])
 
 
 # --- in the manifest -------------------------------------------------------------------------------------------------
