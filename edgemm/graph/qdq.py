@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgemm.graph.passes.values import add_weight, constant
+from edgemm.graph.passes.values import add_weight, constant, put_in_place_
 from edgemm.graph.regions import Region
 
 
@@ -26,7 +26,7 @@ class Scheme:
         weight_levels: largest weight magnitude: 127, or 64 where 8-bit products saturate (x86 without VNNI).
         absorb: let the quantization perform ReLU and ReLU6.
         tables: embedding tables as int8 rows, dequantized after the lookup.
-        float_results: int8 convolutions whose results stay floats, for those that are outputs of the graph.
+        float_results: int8 convolutions whose results stay floats, for those that leave the graph.
         dynamic_lstm: LSTMs with int8 weights whose inputs are rounded as they come (see ``recurrent``).
         half_recurrent: recurrent layers that stay in float keep their weights as float16 (see ``storage``).
     """
@@ -92,7 +92,7 @@ def apply_(
 ) -> None:
     """Rewrite ``model`` in place.
 
-    1. inner value v: v -> DQ(Q(v)), for every reader
+    1. inner value v: v -> DQ(Q(v)), for every reader, and as an output of the graph
     2. edge value v: v -> DQ(Q(v)), for int8 readers only
     3. weights w of a weighted node -> DQ(int8 w), per output channel
     4. bias b -> DQ(int32 b) at s_x * s_w (scheme.integer_bias), plus its correction
@@ -114,8 +114,11 @@ def apply_(
         name = target.name
         scales = {**scales, str(source.name): scales[str(name)]}
         region.inner[region.inner.index(target)] = source
-        target.replace_all_uses_with(source)
-        model.graph.remove(node, safe=True)
+        if target.is_graph_output():
+            put_in_place_(target, source)
+        else:
+            target.replace_all_uses_with(source)
+            model.graph.remove(node, safe=True)
     for value in region.inner:
         _insert_pair_(model, value, scales[str(value.name)], None)
     for value, readers in region.edges.items():
@@ -132,6 +135,8 @@ def _insert_pair_(model: ir.Model, value: ir.Value, scale: Scale, readers: list[
     q = ir.node("QuantizeLinear", [value, s, z], name=f"{name}_quantize")
     dq = ir.node("DequantizeLinear", [q.outputs[0], s, z], name=f"{name}_dequantize")
     q.outputs[0].name, dq.outputs[0].name = f"{name}_quantized", f"{name}_dequantized"
+    if readers is None and value.is_graph_output():
+        take_over_(model, value, dq.outputs[0], but=q)
     uses = [u for u in value.uses() if u.node is not q and (readers is None or u.node in readers)]
     for use in uses:
         use.node.replace_input_with(use.idx, dq.outputs[0])

@@ -180,11 +180,11 @@ def find_region(
         value, reader = made, only_reader(made)
         if reader is not None and (bounds := clip_bounds(reader)) and reader.inputs[0] is made:
             value = reader.outputs[0]
-            if absorb and bounds[0] <= 0.0 <= bounds[1] and value not in outputs:
+            if absorb and bounds[0] <= 0.0 <= bounds[1]:
                 region.absorbed.append(reader)
             elif absorb:
                 value = made
-        if value not in outputs:
+        if value not in outputs or value is not made:
             region.inner.append(value)
             int8.add(value)
 
@@ -211,8 +211,31 @@ def find_region(
             int8.add(node.outputs[0])
         elif is_standard(node, "Gather") and _is_table(node) and node.outputs[0].name not in keep_float:
             region.tables.append(node)
+    _keep_results(region, int8, float_results=float_results)
     _drop_dead_ends(region, int8)
     return region
+
+
+def _keep_results(region: Region, int8: set[ir.Value], *, float_results: bool) -> None:
+    """Leave what only leaves the graph as it is computed: of float nodes, and of convolutions where the engine can."""
+    for value in [v for v in region.inner if v not in region.shared and _only_leaves(v)]:
+        absorbed = next((node for node in region.absorbed if node.outputs[0] is value), None)
+        made = absorbed.inputs[0] if absorbed is not None else value
+        if made is not None and made.producer() in region.weighted and not float_results:
+            continue
+        region.inner.remove(value)
+        int8.discard(value)
+        if absorbed is not None:
+            region.absorbed.remove(absorbed)
+
+
+def _only_leaves(value: ir.Value) -> bool:
+    """Whether a value is read as an output of the graph alone, as it is, clipped, pooled or moved."""
+    readers = [use.node for use in value.uses()]
+    through = (*MOVING, *POOLING, "ReduceMean", "Relu", "Clip")
+    if not readers:
+        return value.is_graph_output()
+    return all(is_standard(r, *through) and r.inputs[0] is value and _only_leaves(r.outputs[0]) for r in readers)
 
 
 def _keeps_int8(node: ir.Node, int8: set[ir.Value]) -> bool:
@@ -227,8 +250,8 @@ def _is_result(node: ir.Node) -> bool:
 
 
 def result_convolutions(graph: ir.Graph) -> list[ir.Node]:
-    """The convolutions that could be int8 and whose result is an output, which not every engine can leave in float."""
-    return [node for node in graph if is_standard(node, "Conv") and is_weighted(node) and _is_result(node)]
+    """The convolutions that could be int8 and whose result leaves the graph, which not every engine leaves in float."""
+    return [node for node in graph if is_standard(node, "Conv") and is_weighted(node) and _only_leaves(node.outputs[0])]
 
 
 def _reads_pixels(node: ir.Node, graph: ir.Graph) -> bool:

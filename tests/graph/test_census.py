@@ -338,6 +338,49 @@ def test_a_layer_goes_by_the_name_of_its_weight_where_its_owner_gave_one():
     assert layer_names(model) == {"encoder.weight", "getitem", "h", "y"}
 
 
+TAILS = {
+    "relu": [node("Relu", ["h"], ["y"])],
+    "clip": [node("Clip", ["h", "zero", "six"], ["y"])],
+    "relu-flatten": [node("Relu", ["h"], ["i"]), node("Flatten", ["i"], ["y"])],
+    "pool": [node("MaxPool", ["h"], ["y"], kernel_shape=[2, 2])],
+    "add-relu": [node("Add", ["h", "g"], ["i"]), node("Relu", ["i"], ["y"])],
+}
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("tail", TAILS)
+def test_what_leaves_a_graph_behind_a_convolution_is_as_fine_as_its_engine_can_give_it(tail, engine):
+    """Floats where int8 convolutions give floats; else 8 bits of what is left of it, not of what ReLU cuts off."""
+    nodes = [node("Conv", ["x", "c"], ["f"]), node("Relu", ["f"], ["g"]), *TAILS[tail]]
+    nodes.insert(2, node("Conv", ["g", "d"], ["h"], pads=[1] * 4))
+    known = {"c": CONV / 8, "d": CONV[::-1] / 8, "zero": np.float32(0), "six": np.float32(6)}
+    used = {name: array for name, array in known.items() if any(name in n.input for n in nodes)}
+    model = graph_of(nodes, {"x": ["batch", 8, 24, 24]}, used)
+    feeds = [{"x": np.random.default_rng(i).standard_normal((2, 8, 24, 24)).astype(np.float32)} for i in range(4)]
+    int8 = quantize_onnx(model, feeds, Quantization(engine=engine))
+    assert [layer.int8 for layer in layers_of(int8, feeds[0])] == [True, True]
+    assert [value.name for value in int8.graph.outputs] == ["y"]
+    session = open_session(engine, ir.to_proto(int8).SerializeToString(), threads=1, what="graph")
+    got, expected = session.run(feeds[0])["y"], OnnxGraph(model).run(feeds[0])["y"]
+    assert cosine(got, expected) > 0.999
+    steps = len(np.unique(got))
+    rounded = engine == "onnxruntime" and tail != "add-relu"
+    assert 150 < steps <= 256 if rounded and tail != "pool" else steps > (100 if rounded else 1000)
+
+
+def test_a_result_that_an_int8_layer_reads_too_is_rounded_once_for_both():
+    nodes = [node("Conv", ["x", "c"], ["f"]), node("Relu", ["f"], ["z"]), node("Conv", ["z", "c"], ["h"])]
+    model = ir.to_proto(graph_of([*nodes, node("Relu", ["h"], ["y"])], {"x": ["batch", 8, 24, 24]}, {"c": CONV / 8}))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    model = ir.from_proto(model)
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 8, 24, 24)).astype(np.float32)}
+    int8 = quantize_onnx(model, [feed])
+    got, expected = OnnxGraph(int8).run(feed), OnnxGraph(model).run(feed)
+    assert [layer.int8 for layer in layers_of(int8, feed)] == [True, True]
+    assert got.keys() == expected.keys()
+    assert all(cosine(got[name], expected[name]) > 0.999 for name in expected)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("kind", ["ReduceMean", "ReduceMax"])
 def test_rows_of_an_int8_table_are_pooled_before_an_int8_product_alike_on_every_engine(kind, masked):
