@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from edgemm.compress.learning import LEARNING, Distillation
+from edgemm.compress.learning import Distillation, distilling_of
 from edgemm.compress.teach import answer_in_units_of_, schedule_of
 from edgemm.compress.trainer import train_
 from edgemm.compress.training import Training
@@ -81,7 +81,7 @@ def distillation(student: Model, teacher: Model, config: DistillConfig, training
             f"distill: the student's {len(student.labels)} classes and the teacher's {len(teacher.labels)} are not the "
             "same in the same order; build the student from this teacher"
         )
-    distilling = LEARNING[student.family].distilling
+    distilling = distilling_of(student.family)
     with torch.random.fork_rng(devices=[]):  # what the losses draw for themselves depends on the seed alone
         torch.manual_seed(training.seed)
         return distilling(student, teacher, config, training)

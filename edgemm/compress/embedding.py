@@ -73,10 +73,14 @@ class ContrastiveTeaching(Fed):
         scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
         concept = self.corpus.concept[rows].to(self.device)
         found = [
-            losses.info_nce(made[a][both], made[b][both], concept[both.to(concept.device)], scale=scale)
+            self.between(made[a][both], made[b][both], concept[both.to(concept.device)], scale)
             for a, b, both in pairs(drawn)
         ]
         return torch.stack(found).mean() if found else scale * 0
+
+    def between(self, a: Tensor, b: Tensor, concept: Tensor, scale: Tensor) -> Tensor:
+        """The loss of two modalities' unit vectors (n, D) of the same samples, whose concepts are (n,)."""
+        return losses.info_nce(a, b, concept, scale=scale)
 
     def _embedding(self, modality: str, one: Drawn, generator: torch.Generator) -> Tensor:
         """(B, D), rows of samples without the modality zero."""

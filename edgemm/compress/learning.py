@@ -1,9 +1,8 @@
-"""Learning: how each family is taught and distilled, in one table; the stages that look there know parts alone."""
+"""Learning: how families are taught and distilled; the table of families names what is here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -28,6 +27,8 @@ from edgemm.models.inherit import token_order
 from edgemm.models.model import Model
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.recipe import DistillConfig, TeachConfig
+from edgemm.recipe.families import family_of
+from edgemm.recipe.named import resolve
 from edgemm.runtime.errors import ModelError
 
 Distillation = EmbeddingDistillation | AnswerDistillation
@@ -40,38 +41,40 @@ class Distilling(Protocol):
         """The objective; the student is trained in place."""
 
 
-@dataclass(frozen=True, slots=True)
-class Learning:
-    """A line of the table.
-
-    Args:
-        teaching: of the feeds of the model and the stage's section, what it is taught by.
-        distilling: what the student is distilled by.
-        names: any text of a sample's label is as good as its own, as a retriever's are; a classifier's are questions.
-    """
-
-    teaching: Callable[[Feeds, TeachConfig], Objective]
-    distilling: Distilling
-    names: bool = True
+def teaching_of(family: str) -> Callable[[Feeds, TeachConfig], Objective]:
+    """What makes the objective that a family is taught by, of the feeds of the model and the stage's section."""
+    teaching: Callable[[Feeds, TeachConfig], Objective] = resolve(
+        family_of(family).taught_by, what=f"family '{family}'"
+    )
+    return teaching
 
 
-def _contrastive(feeds: Feeds, config: TeachConfig) -> Objective:
+def distilling_of(family: str) -> Distilling:
+    """What makes the objective that a family's student is distilled by."""
+    distilling: Distilling = resolve(family_of(family).distilled_by, what=f"family '{family}'")
+    return distilling
+
+
+def contrastive(feeds: Feeds, config: TeachConfig) -> Objective:
+    """Teach what belongs together, among all that a batch holds."""
     check_pairs(feeds, stage="teach")
     return ContrastiveTeaching(feeds, config)
 
 
-def _identities(feeds: Feeds, config: TeachConfig) -> Objective:
+def identities(feeds: Feeds, config: TeachConfig) -> Objective:
+    """Teach which samples are of one identity."""
     feeds.corpus.require(feeds.model.inputs, stage="teach")
     return IdentityTeaching(feeds, config)
 
 
-def _labels(feeds: Feeds, config: TeachConfig) -> Objective:
+def labels(feeds: Feeds, config: TeachConfig) -> Objective:
+    """Teach what each sample's answer is."""
     if not feeds.model.placeholders:
         feeds.corpus.require(feeds.model.inputs, stage="teach")
     return AnswerTeaching(feeds, config)
 
 
-def _embedding(student: Model, teacher: Model, config: DistillConfig, training: Training) -> EmbeddingDistillation:
+def embedding(student: Model, teacher: Model, config: DistillConfig, training: Training) -> EmbeddingDistillation:
     """From the embeddings that the teacher's cached towers lead to, and the features before them."""
     check_hidden(student, teacher, config)
     extra = extra_texts(teacher, training, count=config.extra_texts) if "text" in student.inputs else []
@@ -116,7 +119,7 @@ def check_joints(student: Model, teacher: Model, config: DistillConfig) -> None:
             )
 
 
-def _answering(student: Model, teacher: Model, config: DistillConfig, training: Training) -> AnswerDistillation:
+def answering(student: Model, teacher: Model, config: DistillConfig, training: Training) -> AnswerDistillation:
     """From a teacher's cached features where it has towers of single modalities, else from its answers."""
     check_joints(student, teacher, config)
     if config.extra_texts and not any(part.role == "tower" and part.modality == "text" for part in teacher.chain):
@@ -191,11 +194,3 @@ def extra_texts(teacher: Model, training: Training, *, count: int) -> list[str]:
     order = token_order(teacher, trained) or sorted(vocabulary, key=vocabulary.__getitem__)
     words = [token for token in order if len(token) > 2 and token.isascii() and token.isalpha()]
     return made_up_texts(words[: max(1, count // 3)], trained, count=count, seed=training.seed, without=evaluated)
-
-
-LEARNING: Mapping[str, Learning] = {
-    "dual-encoder": Learning(_contrastive, _embedding),
-    "embedder": Learning(_identities, _embedding),
-    "fusion-classifier": Learning(_labels, _answering, names=False),
-}
-"""Family -> how it learns."""

@@ -21,9 +21,9 @@ from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.cache import joined
 from edgemm.compress.feeds import Feeds
 from edgemm.compress.trainer import Objective
-from edgemm.models.kinds import resolve
 from edgemm.models.model import Model
 from edgemm.recipe import Compared, DistillConfig, TeachConfig
+from edgemm.recipe.named import resolve
 
 LARGEST_SCALE = 100.0  # as in CLIP
 

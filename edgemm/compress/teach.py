@@ -13,7 +13,7 @@ import torch
 
 from edgemm.compress.corpus import corpus_of
 from edgemm.compress.feeds import feeds_of
-from edgemm.compress.learning import LEARNING
+from edgemm.compress.learning import teaching_of
 from edgemm.compress.objectives import augmentation_of
 from edgemm.compress.trainer import Schedule, train_
 from edgemm.compress.training import Training
@@ -23,6 +23,7 @@ from edgemm.models.heads import MlpHead
 from edgemm.models.model import Model
 from edgemm.models.store import save_model
 from edgemm.recipe import Task, TeachConfig, TeacherSection, TrainingSection
+from edgemm.recipe.families import family_of
 from edgemm.runtime.errors import ModelError
 
 
@@ -108,15 +109,16 @@ def teach_(model: Model, config: TeachConfig, training: Training, *, section: Te
             "teach: nothing to learn, every part is a frozen tower; set teach.epochs = 0 to take the teacher as it is, "
             "or teach.freeze = 'none' to train it"
         )
-    learning = LEARNING[model.family]
-    corpus = corpus_of(training.dataset, labels=model.labels, task=model.task, names=learning.names)
+    # any text of a label is as good as a sample's own, where texts are searched for; a classifier's are questions
+    names = not family_of(model.family).answers
+    corpus = corpus_of(training.dataset, labels=model.labels, task=model.task, names=names)
     feeds = feeds_of(
         model, corpus, training.context, frozen=frozen, views=config.views, augmented=augmentation_of(config),
         seed=training.seed, title="teacher",
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):  # what the losses draw for themselves depends on the seed alone
         torch.manual_seed(training.seed)
-        objective = learning.teaching(feeds, config)
+        objective = teaching_of(model.family)(feeds, config)
     train_(
         objective,
         schedule_of(config),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,40 +81,49 @@ def score(
     return found + zero_shot(bundle, split, samples, vectors, prompts=prompts, advance=advance)
 
 
-def check_samples(
-    split: str,
-    samples: Sequence[Sample],
-    *,
-    family: str,
-    modalities: Sequence[str],
-    task: str | None = None,
-    may_lack: Collection[str] = (),
-    pairs: Sequence[Pair] = (),
-) -> None:
-    """What ``score`` needs of the samples; costs nothing, so it can come before training.
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What the samples of a split are held against before training, since it costs nothing.
 
     Args:
-        family: ``"dual-encoder"``, ``"embedder"``; all others answer.
+        split: its name, for messages.
+        samples: of the split.
         modalities: that the model takes.
-        task: of a model that answers; None: ``"single-label"``.
+        task: of a model that answers.
         may_lack: modalities that a placeholder will stand in for.
         pairs: that an embedder will be verified on.
-
-    Raises:
-        DataError: naming the sample that lacks a modality or the truth, or the item with two labels.
     """
-    _check_any(split, samples)
-    if family == "dual-encoder":
-        for modality in modalities:
-            check_one_label(split, samples, modality)
-        check_pairs(split, samples, modalities)
-    elif family == "embedder":
-        for modality in modalities:
-            check_one_label(split, samples, modality)
-            check_identities(split, samples, modality, pairs)
-    else:
-        check_modalities(split, samples, modalities, may_lack)
-        check_truth(split, samples, task or "single-label")
+
+    split: str
+    samples: Sequence[Sample]
+    modalities: Sequence[str]
+    task: str = "single-label"
+    may_lack: Collection[str] = ()
+    pairs: Sequence[Pair] = ()
+
+    def __post_init__(self) -> None:
+        """Raise DataError where there are no samples."""
+        _check_any(self.split, self.samples)
+
+
+def check_search(needed: Needed) -> None:
+    """Raise DataError where retrieval can't be scored: naming the item with two labels, or for want of pairs."""
+    for modality in needed.modalities:
+        check_one_label(needed.split, needed.samples, modality)
+    check_pairs(needed.split, needed.samples, needed.modalities)
+
+
+def check_verification(needed: Needed) -> None:
+    """Raise DataError where identities can't be verified: naming the item with two labels, or for want of pairs."""
+    for modality in needed.modalities:
+        check_one_label(needed.split, needed.samples, modality)
+        check_identities(needed.split, needed.samples, modality, needed.pairs)
+
+
+def check_answers(needed: Needed) -> None:
+    """Raise DataError naming the sample that lacks a modality or the truth."""
+    check_modalities(needed.split, needed.samples, needed.modalities, needed.may_lack)
+    check_truth(needed.split, needed.samples, needed.task)
 
 
 def encodings(bundle: Bundle, samples: Sequence[Sample], *, prompts: Sequence[str] = ()) -> int:

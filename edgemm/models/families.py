@@ -14,6 +14,8 @@ from edgemm.models.model import Model, Part
 from edgemm.models.parts import part
 from edgemm.models.towers import Tower, tower_of
 from edgemm.recipe import FUSIONS, ModelSection
+from edgemm.recipe.families import family_of
+from edgemm.recipe.named import resolve
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import Task, TensorInput, TextInput
 from edgemm.runtime.signature import TensorSpec
@@ -27,15 +29,17 @@ class Answer:
     task: Task = "single-label"
 
 
-def _dual_encoder(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:  # noqa: ARG001
-    return _embedding_model("dual-encoder", towers, section)
+def dual_encoder(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:  # noqa: ARG001
+    """Every tower ends in a unit vector of the joint space."""
+    return embedding_model("dual-encoder", towers, section)
 
 
-def _embedder(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:  # noqa: ARG001
-    return _embedding_model("embedder", towers, section)
+def embedder(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:  # noqa: ARG001
+    """The one tower ends in a unit vector."""
+    return embedding_model("embedder", towers, section)
 
 
-def _embedding_model(family: str, towers: Sequence[Tower], section: ModelSection) -> Model:
+def embedding_model(family: str, towers: Sequence[Tower], section: ModelSection) -> Model:
     """Every tower ends in a unit vector of the joint space, by a projection of its own where it has none inside."""
     parts: list[Part] = []
     for tower in towers:
@@ -59,7 +63,7 @@ def _projection(tower: Tower, section: ModelSection) -> Part:
     return part(f"{tower.modality}_projection", "head", tower.modality, "projection", config, [tower.features], spec)
 
 
-def _fusion_classifier(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:
+def fusion_classifier(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:
     """Towers, then one fusion and its head; or a head for each modality and a decision of them; or both."""
     if answer.task != "regression" and not answer.labels:
         raise ModelError("fusion-classifier: the data has no labels; name a label column")
@@ -165,12 +169,8 @@ def _head(
     )
 
 
-FAMILIES: Mapping[str, Callable[[Sequence[Tower], ModelSection, Answer], Model]] = {
-    "dual-encoder": _dual_encoder,
-    "fusion-classifier": _fusion_classifier,
-    "embedder": _embedder,
-}
-"""Family -> what joins its towers into a Model. Losses are chosen in ``compress``, metrics in ``measure``."""
+Builder = Callable[[Sequence[Tower], ModelSection, Answer], Model]
+"""What joins the towers of a family into a Model."""
 
 
 def build_model(
@@ -201,9 +201,9 @@ def build_model(
     Raises:
         ModelError: a section that contradicts itself, or weights that don't fit.
     """
-    if family not in FAMILIES:
-        raise ModelError(f"family '{family}' is unknown; expected one of {', '.join(FAMILIES)}")
-    inside = family != "fusion-classifier" and section.projection == "tower"
+    line = family_of(family)
+    build: Builder = resolve(line.built_by, what=f"family '{family}'")
+    inside = not line.answers and section.projection == "tower"
     embed_dim = section.embed_dim if inside else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -214,7 +214,7 @@ def build_model(
                 token_order=token_order, text_like=text_like,
             )  # fmt: skip
             towers.append(made)
-        model = FAMILIES[family](towers, section, answer)
+        model = build(towers, section, answer)
     model.tokenizer_json = next((t.tokenizer_json for t in towers if t.tokenizer_json is not None), None)
     model.eval()
     return model

@@ -17,9 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from edgemm.models.kinds import resolve
 from edgemm.models.text import Layer
 from edgemm.recipe import FUSIONS
+from edgemm.recipe.named import resolve
 from edgemm.runtime.errors import ModelError
 
 Takes = Literal["pooled", "tokens", "either"]

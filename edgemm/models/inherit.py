@@ -34,7 +34,7 @@ def build_student(
     Args:
         section: the student's towers.
         teacher: where labels, tokenizer and weights come from.
-        family: a name in ``edgemm.models.families.FAMILIES``.
+        family: a name in ``edgemm.recipe.FAMILIES``.
         texts: what a trimmed vocabulary has to cover.
         seed: of what isn't inherited.
         say: told for each part that should inherit how much of it did.

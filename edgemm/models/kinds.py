@@ -5,15 +5,13 @@ Classes are named, not imported: transformers takes seconds to import, and most 
 
 from __future__ import annotations
 
-import pkgutil
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from torch import nn
 
 from edgemm.recipe import TOWERS
-from edgemm.runtime.errors import EdgemmError, ModelError
-from edgemm.runtime.fields import one_line
+from edgemm.recipe.named import resolve
+from edgemm.runtime.errors import ModelError
 
 _KINDS: Mapping[str, str] = {
     "image-frontend": "edgemm.models.frontend:ImageFrontend",
@@ -46,28 +44,6 @@ def kinds() -> dict[str, str]:
                     "its own"
                 )
     return known
-
-
-def resolve(path: str, *, what: str) -> Callable[..., Any]:
-    """What ``"module:name"`` stands for; ``what`` says in an error whose line it is.
-
-    Raises:
-        ModelError: no such module or name, a module that fails, or what can't be called.
-    """
-    try:
-        made = pkgutil.resolve_name(path)
-    except EdgemmError:
-        raise
-    except Exception as error:  # a module of the user's may raise anything
-        if path.startswith("edgemm.") and isinstance(error, ModuleNotFoundError):
-            raise  # a library that isn't installed: the command line names the extra
-        raise ModelError(
-            f"{what}: can't import '{path}' ({one_line(error)}); expected module:name, its folder on PYTHONPATH"
-        ) from error
-    if not callable(made):
-        raise ModelError(f"{what}: '{path}' is {type(made).__name__}; expected a class or a function")
-    found: Callable[..., Any] = made
-    return found
 
 
 def module_from_config(kind: str, config: Mapping[str, object]) -> nn.Module:

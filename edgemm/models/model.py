@@ -62,7 +62,7 @@ class Model(nn.Module):
     """Parts in chain order, the raw inputs they start from and the values they end in.
 
     Args:
-        family: key of the table in ``edgemm.models.families``.
+        family: a name in ``edgemm.recipe.FAMILIES``, or another of one's own that is only exported.
         parts: in an order in which every input is a raw value or an earlier part's output.
         inputs: modality -> how its raw form becomes values.
         outputs: names of the values that the model is asked for.

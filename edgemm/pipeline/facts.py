@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from edgemm.data import Dataset
 from edgemm.data.dataset import UNLABELLED
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
-from edgemm.recipe import FUSIONS, TOWERS, Compared, DistillConfig, ModelSection, TextTower, path_fields
+from edgemm.recipe import FAMILIES, FUSIONS, TOWERS, Compared, DistillConfig, ModelSection, TextTower, path_fields
 from edgemm.runtime.engine_tensorrt import gpu_here
 from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import ModelError
@@ -51,20 +51,21 @@ def portable(section: BaseModel) -> dict[str, Any]:
     return values
 
 
-def own_code(*sections: ModelSection | DistillConfig) -> list[list[str]]:
+def own_code(family: str, *sections: ModelSection | DistillConfig) -> list[list[str]]:
     """What of the user's own makes these models: ``"module:name"``, sha256 of the module's file, options given to it.
 
-    Fusions and towers by their lines in the tables, losses that have a weight, factories; edgemm's own are
+    Families, fusions and towers by their lines in the tables, losses that have a weight, factories; edgemm's own are
     left out, being in a key already. Of a module its own file counts, and not what it imports or reads.
 
     Raises:
         ModelError: a line that names a module that isn't there.
     """
     found: list[list[str]] = []
+    of_family = [(f"family '{family}'", path, ()) for path in FAMILIES[family].makers]
     for section in sections:
         if isinstance(section, ModelSection):
             found += ([_content_of(f"python:{factory}")] for factory in section.factories)
-        for key, path, given in _makers(section):
+        for key, path, given in [*of_family, *_makers(section)]:
             if not path.startswith("edgemm."):
                 origin = _module(path.partition(":")[0], where=f"{key}: '{path}'").origin
                 known = file_sha256(Path(origin)) if origin and Path(origin).is_file() else ""

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from edgemm.data import Dataset
 from edgemm.data.dataset import distinct_labels
 from edgemm.data.tensor import check_tensor
-from edgemm.measure.accuracy import check_samples
+from edgemm.measure.accuracy import Needed
 from edgemm.pipeline.pack import gallery_samples, golden_samples
 from edgemm.recipe import DataConfig, ModelSection, Recipe
+from edgemm.recipe.named import resolve
 from edgemm.runtime.errors import DataError
 
 
@@ -22,7 +23,7 @@ def data_notes(recipe: Recipe, dataset: Dataset) -> list[str]:
             f"note: accuracy {'on train ' if others else ''}is measured on the samples that are trained on, which says "
             "nothing about new ones" + ("" if others else '; hold some back, e.g. in a split "test"')
         )
-    if recipe.family == "fusion-classifier":  # the others name what they never saw, by its text or its identity
+    if recipe.kind.answers:  # the others name what they never saw, by its text or its identity
         notes += [line for split in dataset.evaluate if (line := unseen_classes(split, dataset))]
     return notes
 
@@ -51,17 +52,22 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
     check_shapes(recipe, dataset)
     if {"measure", "pack"} & set(recipe.stages):  # what packing needs of the data shows before a day of training
         golden_samples(dataset, modalities)
-        if recipe.family == "dual-encoder" and recipe.pack.gallery != "none":
+        if recipe.kind.searches and recipe.pack.gallery != "none":
             gallery_samples(dataset, recipe.pack)
     if "measure" in recipe.stages:
         for split in dataset.evaluate:
-            check_samples(
-                split, dataset.split(split), family=recipe.family, modalities=modalities, task=recipe.task,
-                may_lack=modalities if recipe.student.fusion.missing == "placeholder" else (),
-                pairs=dataset.pairs.get(split, ()),
-            )  # fmt: skip
+            resolve(recipe.kind.checked_by, what=f"family '{recipe.family}'")(
+                Needed(
+                    split,
+                    dataset.split(split),
+                    modalities,
+                    task=recipe.task,
+                    may_lack=modalities if recipe.student.fusion.missing == "placeholder" else (),
+                    pairs=dataset.pairs.get(split, ()),
+                )
+            )
     check_calibration(recipe, dataset)
-    if recipe.family == "fusion-classifier" and (recipe.teach.epochs or "distill" in recipe.stages):
+    if recipe.kind.answers and (recipe.teach.epochs or "distill" in recipe.stages):
         check_classes(recipe, dataset)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from edgemm.data.dataset import Dataset, Sample, strided_samples
 from edgemm.measure.encode import BATCH
 from edgemm.measure.golden import add_golden_outputs
+from edgemm.measure.retrieval import embedded
 from edgemm.recipe import PackConfig
 from edgemm.runtime.archive import Archive, open_archive, seal
 from edgemm.runtime.bundle import Bundle
@@ -72,7 +73,7 @@ def assemble(
     seal(out, manifest)  # from here on it opens, so that gallery and golden outputs come from its own bytes
     if dataset is not None:
         runs_here = [t.name for t in manifest.targets if t.engine not in PLAN_ENGINES]
-        if runs_here and manifest.family == "dual-encoder" and config.gallery != "none":
+        if runs_here and config.gallery != "none" and len(embedded(Bundle.open(out, target=runs_here[0]))) > 1:
             manifest = _add_gallery(
                 out,
                 manifest,

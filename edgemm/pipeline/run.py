@@ -31,6 +31,7 @@ from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import reading_caches, running
 from edgemm.pipeline.store import Record, Store, writing_out
 from edgemm.recipe import STAGES, Recipe, load_recipe, nearest
+from edgemm.recipe.families import searches
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.disk import beside, put_in_place, replacing
@@ -373,7 +374,7 @@ def _found(bundle: Bundle, text: str, top: int) -> list[str]:
 
 def _asked(manifest: Manifest, sample: GoldenSample) -> list[str]:
     """The modalities of a golden sample that a question needs: one is enough to search with, a text if there is one."""
-    if manifest.family != "dual-encoder":
+    if not searches(manifest.family):
         return list(sample.inputs)
     texts = [m for m in sample.inputs if manifest.inputs[m].kind == "text"]
     return (texts or list(sample.inputs))[:1]

@@ -334,7 +334,7 @@ def _check_model(path: Path, recipe: Recipe, dataset: Dataset) -> None:
     model = load_model(path, factories=recipe.factories)
     if model.family != recipe.family:
         raise InputError(f"{path}: a model of family '{model.family}', the recipe says '{recipe.family}'")
-    if model.family == "fusion-classifier" and (odd := sorted(set(model.labels) ^ set(dataset.labels))):
+    if model.labels and (odd := sorted(set(model.labels) ^ set(dataset.labels))):
         raise InputError(
             f"{path}: the classes that it answers with are not those of the data; only one of them has '{odd[0]}'"
         )

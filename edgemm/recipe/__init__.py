@@ -10,6 +10,7 @@ Paths in a recipe file are relative to that file; paths given with ``--set`` are
 
 from edgemm.recipe.contradictions import part_names
 from edgemm.recipe.data import DataConfig
+from edgemm.recipe.families import FAMILIES, Family
 from edgemm.recipe.fusions import FUSIONS, FusionMode, Joining
 from edgemm.recipe.loading import load_recipe, recipe_from_values, recipe_values
 from edgemm.recipe.messages import nearest
@@ -25,7 +26,7 @@ from edgemm.recipe.models import (
     TextTower,
 )
 from edgemm.recipe.paths import path_fields
-from edgemm.recipe.recipe import STAGES, Family, Recipe, StageName, Task
+from edgemm.recipe.recipe import STAGES, Recipe, StageName, Task
 from edgemm.recipe.reference import docs_from_schema, recipe_schema
 from edgemm.recipe.section import Section
 from edgemm.recipe.targets import BudgetConfig, CaptureConfig, MeasureConfig, PackConfig, QuantizeConfig, TargetConfig
@@ -41,6 +42,7 @@ from edgemm.recipe.training import (
 )
 
 __all__ = [
+    "FAMILIES",
     "FUSIONS",
     "STAGES",
     "TOWERS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from edgemm.recipe.families import read_by
 from edgemm.recipe.fusions import FUSIONS
 from edgemm.recipe.messages import or_nearest
 from edgemm.recipe.models import AudioTower, ImageTower, ModelSection, TensorTower, TextTower
@@ -40,13 +41,13 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
     if recipe.data.pairs is not None:
         if recipe.data.kind not in ("folder", "table"):
             yield f"data.pairs: for data of kind 'folder' or 'table', got '{recipe.data.kind}'"
-        if recipe.family != "embedder":
-            yield f"data.pairs: for an embedder, which is measured by verification; a {recipe.family} is not"
+        if recipe.kind.answers or recipe.kind.searches:
+            yield f"data.pairs: for an embedder, which is measured by verification; {_a(recipe.family)} is not"
     yield from _unread_options(recipe)
     if "distill" in recipe.stages:
         yield from _useless_losses(recipe)
     if recipe.pack.gallery_encoder == "teacher":
-        if recipe.family != "dual-encoder" or "distill" not in recipe.stages:
+        if not recipe.kind.searches or "distill" not in recipe.stages:
             yield "pack.gallery_encoder: 'teacher' is for a dual-encoder that is distilled from one"
         elif not recipe.distill.feature and not recipe.distill.interactive:
             yield (
@@ -77,14 +78,6 @@ def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-_EMBED, _PAIR, _ANSWER = ("dual-encoder", "embedder"), ("dual-encoder",), ("fusion-classifier",)
-_READ_BY_FAMILIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "teach": {"label_smoothing": _ANSWER, "balance": _ANSWER, "margin": ("embedder",)},
-    "distill": {
-        "affinity": _PAIR, "interactive": _PAIR, "contrastive": _PAIR, "similarity": _EMBED, "hidden": _EMBED,
-        "gram": _ANSWER, "unimodal": _ANSWER, "task": _ANSWER, "kd": _ANSWER, "mixed": _ANSWER,
-    },
-}  # fmt: skip
 _READ_BY_FUSIONS: Mapping[str, tuple[str, ...]] = {  # of edgemm's own; one from outside takes what it likes
     "concat": ("hadamard",),
     "query": ("cross-attention",),
@@ -98,16 +91,16 @@ def _unread_options(recipe: Recipe) -> Iterator[str]:
     """Options that are given, and that nothing reads: of another family, another task or another fusion."""
     sections = {"teach": recipe.teach, "distill": recipe.distill}
     for stage in [name for name in ("teach", "distill") if name in recipe.stages]:
-        for option, families in _READ_BY_FAMILIES[stage].items():
+        for option, families in read_by(stage).items():
             if recipe.family not in families and _is_given(sections[stage], option):
                 read = " or ".join(_a(family) for family in families)
                 yield f"{stage}.{option}: for {read}; {_a(recipe.family)} doesn't read it, leave it out"
     for option in ("label_smoothing", "balance"):
-        if recipe.family == "fusion-classifier" and recipe.task != "single-label" and _is_given(recipe.teach, option):
+        if recipe.kind.answers and recipe.task != "single-label" and _is_given(recipe.teach, option):
             yield f"teach.{option}: for the task 'single-label', got '{recipe.task}'; leave it out"
     for name, section in (("teacher", recipe.teacher), ("student", recipe.student)):
         mode = section.fusion.mode
-        if recipe.family != "fusion-classifier" or not (FUSIONS[mode].made_by or "edgemm.").startswith("edgemm."):
+        if not recipe.kind.answers or not (FUSIONS[mode].made_by or "edgemm.").startswith("edgemm."):
             continue
         for option, modes in _READ_BY_FUSIONS.items():
             if mode not in modes and _is_given(section.fusion, option):
@@ -122,16 +115,16 @@ def _is_given(section: Section, option: str) -> bool:
 
 def _useless_losses(recipe: Recipe) -> Iterator[str]:
     """Losses that are missing where something is to be learnt, or that can't be."""
-    distill, classifies = recipe.distill, recipe.family == "fusion-classifier"
-    features = bool(distill.feature or any(distill.losses("features" if classifies else "embeddings")))
-    if classifies:
+    distill, answers = recipe.distill, recipe.kind.answers
+    features = bool(distill.feature or any(distill.losses("features" if answers else "embeddings")))
+    if answers:
         taught = features or distill.teaches_joints
     else:
-        pairs = distill.affinity or distill.interactive or distill.contrastive
-        taught = features or bool(distill.hidden or (pairs and recipe.family == "dual-encoder"))
+        pairs = [option for option in ("affinity", "interactive", "contrastive") if option in recipe.kind.distill]
+        taught = features or bool(distill.hidden) or any(getattr(distill, option) for option in pairs)
     if distill.epochs and not taught:
         yield f"distill: no loss of {_a(recipe.family)} has a weight; give one a weight, or set distill.epochs = 0"
-    if classifies and not distill.teaches_joints:
+    if answers and not distill.teaches_joints:
         if distill.mixed:
             yield "distill.mixed: it is for what the teacher answers; give distill.kd a weight, or set it to 0"
         for name in recipe.prune.ratios:
@@ -144,14 +137,14 @@ def _useless_losses(recipe: Recipe) -> Iterator[str]:
         for option in ("extra_texts", "mixed"):
             if getattr(distill, option):
                 yield f"distill.{option}: the student has no text tower; set it to 0"
-    elif distill.extra_texts and not (distill.feature if classifies else features or distill.hidden):
+    elif distill.extra_texts and not (distill.feature if answers else features or distill.hidden):
         yield "distill.extra_texts: nothing compares student and teacher on them; give distill.feature a weight"
 
 
 def part_names(recipe: Recipe) -> list[str]:
     """Names of the student's parts that may have something to prune."""
     modalities = list(recipe.student.towers)
-    if recipe.family == "fusion-classifier":
+    if recipe.kind.answers:
         joining = FUSIONS[recipe.student.fusion.mode]
         voices = [f"{m}_head" for m in modalities] if joining.voices else []
         return [*modalities, *voices, *(["fusion", "head"] if joining.made_by else [])]
@@ -161,8 +154,7 @@ def part_names(recipe: Recipe) -> list[str]:
 
 def _towers_named(recipe: Recipe) -> Iterator[str]:
     """Which modalities the models have: enough for the family, the same in both, and known to the data."""
-    needed = {"dual-encoder": (2, 8), "embedder": (1, 1), "fusion-classifier": (1, 8)}
-    low, high = needed[recipe.family]
+    low, high = recipe.kind.towers
     for name in recipe.data.tensors:  # a modality names parts, and their files
         if not re.fullmatch(r"\w[\w-]*", name):
             plain = re.sub(r"[^\w-]+", "_", name).strip("_-") or "sensor"
@@ -188,7 +180,7 @@ def _towers_named(recipe: Recipe) -> Iterator[str]:
         if name_taken := sorted({"image", "text", "audio"} & set(section.tensors)):
             yield f"{name}.tensors.{name_taken[0]}: this name is for a tower of its own kind; take another"
         fusion = section.fusion
-        if recipe.family == "fusion-classifier" and fusion.mode == "cross-attention" and fusion.query not in modalities:
+        if recipe.kind.answers and fusion.mode == "cross-attention" and fusion.query not in modalities:
             yield f"{name}.fusion.query: '{fusion.query}' is no tower of it{or_nearest(fusion.query, modalities)}"
     if len(built) == 2 and set(recipe.teacher.towers) != set(recipe.student.towers):
         yield (
@@ -197,12 +189,12 @@ def _towers_named(recipe: Recipe) -> Iterator[str]:
         )
     for stage, config in (("teach", recipe.teach), ("distill", recipe.distill)):
         role, model = ("teacher", recipe.teacher) if stage == "teach" else ("student", recipe.student)
-        if config.modality_dropout and (recipe.family != "fusion-classifier" or model.fusion.missing == "error"):
+        if config.modality_dropout and (not recipe.kind.answers or model.fusion.missing == "error"):
             yield (
                 f'{stage}.modality_dropout: needs a fusion-classifier with {role}.fusion.missing = "placeholder", '
                 "which stands in for what is taken away"
             )
-    if recipe.task != "single-label" and recipe.family != "fusion-classifier":
+    if recipe.task != "single-label" and not recipe.kind.answers:
         yield f"task: '{recipe.task}' is for a fusion-classifier; {_a(recipe.family)} has none"
 
 
@@ -247,7 +239,7 @@ def _impossible_models(recipe: Recipe) -> Iterator[str]:
             yield f"{name}.text: width {width} is no multiple of heads {heads}; change one of them"
     losses = [key for key in ("feature", "interactive") if getattr(recipe.distill, key)]
     if (
-        recipe.family != "fusion-classifier"
+        not recipe.kind.answers
         and "distill" in recipe.stages
         and (recipe.distill.epochs or "prune" in recipe.stages)
         and own_towers

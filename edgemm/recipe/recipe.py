@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from edgemm.recipe.data import DataConfig
+from edgemm.recipe.families import FAMILIES, Family, FamilyName
 from edgemm.recipe.messages import or_nearest
 from edgemm.recipe.models import StudentSection, TeacherSection
 from edgemm.recipe.section import Section
@@ -14,7 +15,6 @@ from edgemm.recipe.targets import BudgetConfig, CaptureConfig, MeasureConfig, Pa
 from edgemm.recipe.training import DistillConfig, PruneConfig, TeachConfig
 from edgemm.runtime.errors import RecipeError
 
-Family = Literal["dual-encoder", "fusion-classifier", "embedder"]
 Task = Literal["single-label", "multi-label", "regression"]
 StageName = Literal["teach", "distill", "prune", "capture", "quantize", "build", "measure", "pack"]
 STAGES: tuple[StageName, ...] = ("teach", "distill", "prune", "capture", "quantize", "build", "measure", "pack")
@@ -24,7 +24,7 @@ class Recipe(Section):
     """The whole recipe."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the bundle, lower case.")
-    family: Family = Field(description="How the parts are joined.")
+    family: FamilyName = Field(description="How the parts are joined.")
     task: Task = Field("single-label", description="What a fusion-classifier answers.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds every random draw.")
     threads: int = Field(
@@ -53,6 +53,11 @@ class Recipe(Section):
         description="Where the bundle will run; the first is the default.",
     )
     budget: BudgetConfig = Field(BudgetConfig(), description="What the result must keep within.")
+
+    @property
+    def kind(self) -> Family:
+        """The line of its family."""
+        return FAMILIES[self.family]
 
     @property
     def modalities(self) -> tuple[str, ...]:

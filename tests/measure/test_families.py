@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from edgemm.data.dataset import Pair, Sample
 from edgemm.measure import accuracy
+from edgemm.measure.accuracy import Needed
 from edgemm.measure.answers import droppable
 from edgemm.measure.blame import blame
 from edgemm.measure.scores import Scored, headline_metric, headline_task, statistics
@@ -239,24 +240,22 @@ def test_blame_finds_the_spoiled_part_of_each_family(tmp_path: Path) -> None:
 def test_what_is_missing_is_said_before_training(tmp_path: Path) -> None:
     samples = said_by_three(tmp_path)
     three = ("image", "text", "sensor")
-    accuracy.check_samples("test", samples, family="fusion-classifier", modalities=three, task="regression")
-    accuracy.check_samples("test", samples, family="dual-encoder", modalities=three)
-    accuracy.check_samples("test", samples, family="embedder", modalities=("image",))
+    accuracy.check_answers(Needed("test", samples, three, task="regression"))
+    accuracy.check_search(Needed("test", samples, three))
+    accuracy.check_verification(Needed("test", samples, ("image",)))
     lacking = [replace(samples[0], text=None, label=None, labels=(), value=None), *samples[1:]]
     with pytest.raises(DataError, match="sample 'red0': no text"):
-        accuracy.check_samples("test", lacking, family="fusion-classifier", modalities=three, task="multi-label")
-    accuracy.check_samples(
-        "test", lacking, family="fusion-classifier", modalities=three, task="multi-label", may_lack=("text",)
-    )
+        accuracy.check_answers(Needed("test", lacking, three, task="multi-label"))
+    accuracy.check_answers(Needed("test", lacking, three, task="multi-label", may_lack=("text",)))
     for task, said in (("single-label", "no label"), ("regression", "no value")):
         with pytest.raises(DataError, match=said):
-            accuracy.check_samples("t", lacking, family="fusion-classifier", modalities=("image",), task=task)
+            accuracy.check_answers(Needed("t", lacking, ("image",), task=task))
     with pytest.raises(DataError, match="no sample has labels"):
-        accuracy.check_samples("t", lacking[:1], family="fusion-classifier", modalities=("image",), task="multi-label")
+        accuracy.check_answers(Needed("t", lacking[:1], ("image",), task="multi-label"))
     with pytest.raises(DataError, match="the text 'red' stands under two labels"):
-        accuracy.check_samples(
-            "t", [replace(samples[0], image=None, label="x"), *samples], family="dual-encoder", modalities=three
-        )
+        accuracy.check_search(Needed("t", [replace(samples[0], image=None, label="x"), *samples], three))
+    with pytest.raises(DataError, match="split 't': no samples to measure on"):
+        Needed("t", [], three)
 
 
 def test_the_digest_of_samples_sees_every_field(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def node(job: Job) -> Node:
 def students_code(job: Job) -> list[list[str]]:
     """The user's own code that a student is made of, its teacher's included."""
     recipe = job.recipe
-    distilled = own_code(recipe.student, recipe.distill) if "distill" in recipe.stages else []
-    return [*own_code(recipe.teacher), *distilled]
+    distilled = own_code(recipe.family, recipe.student, recipe.distill) if "distill" in recipe.stages else []
+    return [*own_code(recipe.family, recipe.teacher), *distilled]
 
 
 def run(

@@ -36,7 +36,7 @@ def node(job: Job) -> Node:
             student=recipe.student if "distill" in recipe.stages else None,
         ),
         libraries=TRAINING,
-        own_code=own_code(recipe.teacher),
+        own_code=own_code(recipe.family, recipe.teacher),
         collective=True,
         makes="the teacher",
     )
