@@ -16,7 +16,8 @@ from pathlib import Path
 
 from edgemm.measure import words
 from edgemm.measure.measurement import read_measurements
-from edgemm.measure.table import Row, headline_score, rows
+from edgemm.measure.row import Row
+from edgemm.measure.table import headline_score, rows
 from edgemm.pipeline.run import run_recipe
 from edgemm.pipeline.store import default_store
 from edgemm.recipe import load_recipe

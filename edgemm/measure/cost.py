@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from edgemm.measure import words
 from edgemm.measure.metrics import Estimate
+from edgemm.measure.row import Row, Score
 from edgemm.measure.scores import ANSWERS, HEADLINE_METRICS, LOWER_IS_BETTER, TEACHERS, is_ablation, is_shuffled
-from edgemm.measure.table import Row, Score, default_row, reference_row
+from edgemm.measure.table import default_row, reference_row
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.measure.scores import Scored
-from edgemm.runtime.disk import read_sealed, replacing, write_sealed
+from edgemm.runtime.disk import read_sealed, write_sealed
 from edgemm.runtime.fields import json_value
 from edgemm.stage import Context
 
@@ -52,9 +52,3 @@ def write(path: Path | None, scored: Sequence[Scored]) -> None:
     if path is not None:
         data = json.dumps([asdict(s) for s in scored], ensure_ascii=False).encode()
         write_sealed(path, data, about=path.name)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
 """Stage measure: every variant on every target, in one run, on the very bytes that ship.
 
-Writes ``measurements.jsonl`` (raw samples, the only source of every figure), ``table.md`` (derived) and the examples.
+Writes ``measurements.jsonl`` (raw samples, the only source of every figure) and the examples.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from edgemm.data.dataset import Pair, Sample
 
 MEASUREMENTS = "measurements.jsonl"
-TABLE = "table.md"
 UNITS = {"ranks": "rank", "answers": "class", "probabilities": "share", "values": "value", "similarities": "cosine"}
 
 
@@ -144,7 +143,6 @@ def measure_bundles(
     measured = read_measurements(out / MEASUREMENTS)
     for line in warnings_of(measured):
         context.progress.say(line)
-    kept_scores.write_text(out / TABLE, table.markdown(table.rows(measured)))
     write_examples(out, _shown(ran, splits, scored, config, shown_groups) if ran and config.examples else [])
     return measured
 

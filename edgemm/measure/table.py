@@ -7,19 +7,18 @@ shown, and a target whose engine cannot run on this machine shows its size and s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from edgemm.measure import metrics, words
 from edgemm.measure.measurement import TASKS, Measurement, Measurements
-from edgemm.measure.metrics import Estimate
+from edgemm.measure.row import Request, Row, Score, Spread
 from edgemm.measure.scores import (
     ANSWERS,
     HEADLINE_METRICS,
     IDENTIFICATION,
-    NOT_SHARES,
     TEACHERS,
     VERIFICATION,
     headline_metric,
@@ -27,7 +26,7 @@ from edgemm.measure.scores import (
     is_ablation,
     statistics,
 )
-from edgemm.runtime.timing import Ratio, Summary, paired_ratio, summary
+from edgemm.runtime.timing import Summary, paired_ratio, summary
 
 END_TO_END = "end to end"
 IMAGE_DECODING = "image decoding"
@@ -37,101 +36,6 @@ HOW_TIMED = (
 )
 INT8_ONLY = "teacher, int8 only"
 """The variant that plain quantization of the teacher gives: what the others have to beat, and no step of theirs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One task metric of one row.
-
-    Args:
-        split: evaluation split.
-        task: ``"text→image"``, ``"answers"``, ``"verification"``, or an ablation such as
-            ``"text only (image shuffled)"`` or ``"answers, without audio"``.
-        metric: as ``scores.statistics`` names it: ``"R@1"``, ``"median rank"``, ``"accuracy, open"``, ``"macro F1"``.
-        estimate: value and bootstrap interval; shares are 0..1.
-        difference: to the reference row on the same samples (paired), None for the reference itself.
-        chance: what the most frequent truth (classes) or a random order (retrieval) would get, where that is known.
-    """
-
-    split: str
-    task: str
-    metric: str
-    estimate: Estimate
-    difference: Estimate | None
-    chance: float | None = None
-
-    @property
-    def is_share(self) -> bool:
-        """Whether the value is a share (shown in %) rather than a rank, an error or a correlation."""
-        return self.metric not in NOT_SHARES
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Median and range of a few samples, too few for an interval."""
-
-    median_ms: float
-    low_ms: float
-    high_ms: float
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked in one go, and how long it takes.
-
-    Args:
-        name: ``"text"``, ``"image and text"``: the modalities given together; empty where the record doesn't say.
-        latency: end to end: from raw inputs to outputs and their names, a search in the gallery included.
-        speedup: the reference's latency over this one's, paired; None for the reference.
-        parts: names of the parts that it runs; empty where the record doesn't say.
-    """
-
-    name: str
-    latency: Summary
-    speedup: Ratio | None
-    parts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One variant on one target. ``latency`` and ``scores`` are None/empty where it could not run here.
-
-    ``latency`` and ``speedup`` are those of the request that stands for the bundle: the one that its headline score is
-    of.
-    """
-
-    variant: str
-    target: str
-    engine: str
-    precision: str
-    sha256: str
-    parameters: int
-    size_bytes: int  # what ships for the target, the gallery included
-    gallery_bytes: int
-    part_bytes: Mapping[str, int]
-    threads: int  # that its latency was measured with; 0: the engine's choice
-    note: str
-    latency: Summary | None
-    speedup: Ratio | None  # of the reference's latency to this one's, paired
-    part_ms: Mapping[str, Summary]
-    starts: Mapping[str, Spread]  # "import", "open" and "first" inference of the cold starts
-    peak_bytes: int | None
-    scores: tuple[Score, ...] = field(default=())
-    label: str = ""  # the precision in words where it says more: "int8 in 38 % of weights and …"
-    requests: tuple[Request, ...] = ()  # that which stands for the bundle first
-
-    @property
-    def request(self) -> str:
-        """Name of the request that ``latency`` is of: ``"text"``; empty where there is none or the record is silent."""
-        return self.requests[0].name if self.requests else ""
-
-    def score(self, split: str, task: str, metric: str) -> Score | None:
-        """The score of that name, or None."""
-        for score in self.scores:
-            if (score.split, score.task, score.metric) == (split, task, metric):
-                return score
-        return None
 
 
 def rows(measurements: Measurements, *, resamples: int = metrics.RESAMPLES) -> tuple[Row, ...]:
@@ -362,27 +266,6 @@ def request_names(rows: Sequence[Row]) -> list[str]:
 
 def _of_request(what: str, name: str) -> str:
     return f"{what}, {name}" if name else what
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The end table and the table of latencies in markdown, one line per row."""
-    tables = [_markdown_table(*cells(rows))]
-    if any(row.part_ms for row in rows):
-        tables.append(_markdown_table(*part_cells(rows)))
-    if any(row.latency for row in rows):
-        tables.append(f"{HOW_TIMED}\n")
-    return "\n".join(tables)
-
-
-def _markdown_table(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> str:
-
-    def line(texts: Sequence[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"
-
-    ruled = ["---", *("---:" for _ in header[1:])]
-    text = [line(header), line(ruled)]
-    text += [line([f"{c.main} ({c.small})" if c.small else c.main for c in row]) for row in body]
-    return "\n".join(text) + "\n"
 
 
 def _column(split: str, task: str, metric: str, columns: Sequence[tuple[str, str, str]]) -> str:

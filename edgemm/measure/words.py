@@ -1,4 +1,4 @@
-"""Figures as text, one way everywhere: the console table, the markdown table and the HTML page say the same words."""
+"""Figures as text, one way everywhere: the console table and the HTML page say the same words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgemm.runtime.timing import Estimate as Quantile
 from edgemm.runtime.timing import Ratio, Summary
 
 if TYPE_CHECKING:
-    from edgemm.measure.table import Score, Spread
+    from edgemm.measure.row import Score, Spread
 
 MINUS: Final = "\N{MINUS SIGN}"
 NONE: Final = "n/a"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgemm.measure.metrics import Estimate
-from edgemm.measure.table import Row
+from edgemm.measure.row import Row
 from edgemm.pipeline.store import Record
 from edgemm.runtime.timing import Ratio, Summary
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from edgemm.measure import words
 from edgemm.measure.measurement import Measurements
-from edgemm.measure.table import HOW_TIMED, Cell, Row, blame_cells, cells, headline_score, label_lines, table_scores
+from edgemm.measure.row import Row
+from edgemm.measure.table import HOW_TIMED, Cell, blame_cells, cells, headline_score, label_lines, table_scores
 from edgemm.pipeline.gc import collect, parse_size
 from edgemm.pipeline.runs import list_runs
 from edgemm.pipeline.store import Store

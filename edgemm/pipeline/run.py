@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from edgemm.measure import words
 from edgemm.measure.cost import cost_lines, costs
 from edgemm.measure.measurement import read_measurements
-from edgemm.measure.table import Row, default_row, headline_score, reference_row, rows
+from edgemm.measure.row import Row
+from edgemm.measure.table import default_row, headline_score, reference_row, rows
 from edgemm.pipeline.announce import duration
 from edgemm.pipeline.answers import rows_as_json, stages_as_json
 from edgemm.pipeline.launch import process_count, process_rank

@@ -10,8 +10,9 @@ import numpy as np
 from edgemm.measure import class_metrics, pair_metrics, words
 from edgemm.measure.cost import costs
 from edgemm.measure.measurement import Measurement, Measurements
+from edgemm.measure.row import Row, Score
 from edgemm.measure.scores import ANSWERS, HEADLINE_METRICS, VERIFICATION, is_ablation, pairs, truth_matrix
-from edgemm.measure.table import Row, Score, default_row, reference_row
+from edgemm.measure.table import default_row, reference_row
 from edgemm.report import figures
 
 CLASSES = 40  # rows of the table of classes

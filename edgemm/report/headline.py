@@ -8,8 +8,9 @@ from typing import Any
 from edgemm.measure import words
 from edgemm.measure.cost import costs, line
 from edgemm.measure.measurement import Environment, Measurements
+from edgemm.measure.row import Row, Score
 from edgemm.measure.scores import TEACHERS
-from edgemm.measure.table import Row, Score, headline_score
+from edgemm.measure.table import headline_score
 
 
 def headline(

@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Final
 
 from edgemm.measure import words
-from edgemm.measure.table import Row, Score, default_row, headline_score, reference_row
+from edgemm.measure.row import Row, Score
+from edgemm.measure.table import default_row, headline_score, reference_row
 
 _BY_VARIANT: Final = {
     "student": "distil longer (distill.epochs), give the student more (its widths and layers), or more texts and "

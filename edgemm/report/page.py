@@ -15,12 +15,11 @@ from edgemm.measure import words
 from edgemm.measure.conditions import warnings_of
 from edgemm.measure.examples import Example
 from edgemm.measure.measurement import Measurements
+from edgemm.measure.row import Row, Score
 from edgemm.measure.scores import TEACHERS
 from edgemm.measure.table import (
     HOW_TIMED,
     IMAGE_DECODING,
-    Row,
-    Score,
     blame_cells,
     cells,
     default_row,

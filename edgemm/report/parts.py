@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgemm.measure import words
-from edgemm.measure.table import Request, Row, part_cells
+from edgemm.measure.row import Request, Row
+from edgemm.measure.table import part_cells
 
 BETWEEN = "between the parts"
 PATTERNS = ("plain", "rising", "dotted", "falling", "crossed", "upright")

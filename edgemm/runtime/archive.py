@@ -151,7 +151,7 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
                     f"{place}: an ONNX graph, and not a bundle; expected a bundle folder or a bundle .zip, as edgemm "
                     "run, capture and quantize write them"
                 )
-            from edgemm.runtime.zips import ZipStorage  # zipfile costs 12 ms; a folder does without
+            from edgemm.runtime.zip_storage import ZipStorage  # zipfile costs 12 ms; a folder does without
 
             return Archive(place, ZipStorage(place))
         found = "not a regular file" if place.exists() else "no such file or folder"

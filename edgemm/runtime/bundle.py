@@ -315,7 +315,13 @@ class Bundle:
                 if isolated:
                     from edgemm.runtime.isolated import compare_isolated
 
-                    samples, errors, problems = compare_isolated(self)
+                    names = set(self.target.files.values())
+                    samples, errors, problems = compare_isolated(
+                        self.archive.path,
+                        target=self.target.name,
+                        threads=self.threads,
+                        files_bytes=sum(self.manifest.files[name].bytes for name in names),
+                    )
                 else:
                     samples, errors, problems = self.compare_golden()
             except EdgemmError as error:

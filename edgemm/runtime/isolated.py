@@ -8,20 +8,15 @@ another one, which may take so much memory, CPU time and wall time and no more; 
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 from edgemm.runtime.errors import EdgemmError
 from edgemm.runtime.fields import json_value
-
-if TYPE_CHECKING:
-    from edgemm.runtime.bundle import Bundle
 
 MEMORY_BYTES = 4 << 30  # of addresses, of which an engine with its threads takes one or two before any graph is loaded
 MEMORY_OF_A_BYTE = 8  # more for each byte of the target's files: the file, the engine's copy, what a run takes
@@ -30,8 +25,11 @@ WALL_SECONDS = 240.0
 
 
 def compare_isolated(
-    bundle: Bundle,
+    path: Path,
     *,
+    target: str,
+    threads: int,
+    files_bytes: int,
     memory_bytes: int | None = None,
     cpu_seconds: int = CPU_SECONDS,
     wall_seconds: float = WALL_SECONDS,
@@ -39,26 +37,22 @@ def compare_isolated(
     """``Bundle.compare_golden`` in another process; a limit that is hit is a problem of the bundle.
 
     Args:
-        bundle: opened; its files are read again by the other process.
-        memory_bytes: addresses that it may map; None: by the size of the target's files.
+        path: of the bundle, which the other process opens.
+        target: name of the target whose samples are run.
+        threads: CPU threads per run.
+        files_bytes: size of the target's files.
+        memory_bytes: addresses that it may map; None: by that size.
         cpu_seconds, wall_seconds: that it may take.
 
     Raises:
         EdgemmError: the other process says that the samples cannot be run.
     """
-    sizes = (bundle.manifest.files[name].bytes for name in set(bundle.target.files.values()))
-    memory = MEMORY_BYTES + MEMORY_OF_A_BYTE * sum(sizes) if memory_bytes is None else memory_bytes
-    asked = {
-        "path": str(bundle.archive.path),
-        "target": bundle.target.name,
-        "threads": bundle.threads,
-        "memory": memory,
-        "cpu": cpu_seconds,
-    }
-    where = f"target '{bundle.target.name}': the golden samples, run in a process of their own,"
+    memory = MEMORY_BYTES + MEMORY_OF_A_BYTE * files_bytes if memory_bytes is None else memory_bytes
+    asked = {"path": str(path), "target": target, "threads": threads, "memory": memory, "cpu": cpu_seconds}
+    where = f"target '{target}': the golden samples, run in a process of their own,"
     with subprocess.Popen(
         # -P: without it the working folder, which may be the bundle, would be searched for modules first
-        [sys.executable, "-P", "-m", "edgemm.runtime.isolated", json.dumps(asked)],
+        [sys.executable, "-P", "-m", "edgemm.runtime.golden_process", json.dumps(asked)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,
@@ -91,33 +85,3 @@ def _end(code: int, cpu_seconds: int) -> str:
     with suppress(ValueError):
         return f"ended it by {signal.Signals(-code).name}"
     return f"ended it with code {code}"
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The other process: set its limits, run the golden samples, write what came out as one line of JSON."""
-    asked: dict[str, Any] = json_value(arguments[0])
-    out = os.dup(1)
-    os.dup2(2, 1)  # what an engine prints is no answer
-    with suppress(ImportError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (asked["memory"], asked["memory"]))
-        resource.setrlimit(resource.RLIMIT_CPU, (asked["cpu"], asked["cpu"] + 1))
-    from edgemm.runtime.bundle import Bundle
-
-    answer: dict[str, Any] = {"samples": 0, "errors": {}, "problems": [], "error": None}
-    try:
-        bundle = Bundle.open(asked["path"], target=asked["target"], threads=asked["threads"])
-        answer["samples"], errors, answer["problems"] = bundle.compare_golden()
-        answer["errors"] = {name: error if math.isfinite(error) else str(error) for name, error in errors.items()}
-    except EdgemmError as error:
-        answer["error"] = str(error)
-    except MemoryError:
-        answer["error"] = f"they need more than {asked['memory'] >> 20} MiB of memory"
-    os.write(out, json.dumps(answer).encode("utf-8", "backslashreplace"))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -85,10 +85,10 @@ def test_a_graph_that_ends_its_process_is_a_problem_of_the_bundle(
 
 def test_a_graph_that_takes_all_the_time_is_stopped(folder: Path) -> None:
     with_graph(folder, "text", counted(2**50), allowing("Loop"))
-    bundle = Bundle.open(folder)
-    _, _, problems = compare_isolated(bundle, cpu_seconds=1, wall_seconds=60)
+    asked = {"target": Bundle.open(folder).target.name, "threads": 1, "files_bytes": 0}
+    _, _, problems = compare_isolated(folder, **asked, cpu_seconds=1, wall_seconds=60)
     assert "took more than 1 s of CPU time" in problems[0]
-    _, _, problems = compare_isolated(bundle, wall_seconds=0.5)
+    _, _, problems = compare_isolated(folder, **asked, wall_seconds=0.5)
     assert problems[0].endswith("took more than 0.5 s")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from edgemm.measure import metrics, words
 from edgemm.measure.class_metrics import macro, one_hot
-from edgemm.measure.table import Score
+from edgemm.measure.row import Score
 
 
 def plain_rank(scores: list[float], positive: list[bool]) -> int:
