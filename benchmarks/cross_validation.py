@@ -28,7 +28,7 @@ from edgemm.compress.feeds import feeds_of
 from edgemm.compress.teach import teach_
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, Sample, open_dataset
-from edgemm.models.families import Answer, build_model
+from edgemm.models.builders import Answer, build_model
 from edgemm.models.model import Model
 from edgemm.recipe import Recipe, load_recipe
 from edgemm.stage import Context

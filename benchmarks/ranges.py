@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.measurement import read_measurements
 from edgemm.measure.row import Row
 from edgemm.measure.table import headline_score, rows
@@ -70,7 +70,7 @@ def main() -> None:
             taken.setdefault(key, []).append(value)
     print(f"\n{len(read)} runs of {name}")
     for (row, what), values in taken.items():
-        low, high = (words.three_figures(value) for value in (min(values), max(values)))
+        low, high = (as_text.three_figures(value) for value in (min(values), max(values)))
         print(f"{row:40} {what:60} {low} to {high}" if len(values) > 1 else f"{row:40} {what:60} {low}, once")
 
 

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgemm.compress import augmentation
-from edgemm.compress.arithmetic import has_bfloat16
 from edgemm.compress.augmentation import Augmentation
+from edgemm.compress.bfloat16 import has_bfloat16
 from edgemm.compress.cache import Rows, cache_key, cached_rows, joined
 from edgemm.compress.corpus import Corpus
 from edgemm.compress.trainer import keep_freed_memory

@@ -18,7 +18,7 @@ from edgemm.compress.objectives import augmentation_of
 from edgemm.compress.trainer import Schedule, train_
 from edgemm.compress.training import Training
 from edgemm.data import Dataset
-from edgemm.models.families import Answer, build_model
+from edgemm.models.builders import Answer, build_model
 from edgemm.models.heads import MlpHead
 from edgemm.models.model import Model
 from edgemm.models.store import save_model

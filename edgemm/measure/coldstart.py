@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
-from edgemm.measure.fresh import request, run_fresh
+from edgemm.measure.fresh_process import request, run_fresh
 
 _TIMEOUT_SECONDS = 300
 

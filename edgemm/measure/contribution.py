@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.answers import check_truth
 from edgemm.measure.encode import Rows, can_average, combine, encode, split_chain, stand_ins, weighted_mean
 from edgemm.measure.metrics import Statistic, mean_of
@@ -251,8 +251,8 @@ def answers(found: Contributions, samples: Sequence[Sample]) -> list[tuple[str, 
     The likeliest class, or every class above one half, and its probability; a value, and its error with the sign.
     """
     if found.task == "regression":
-        said = [words.three_figures(float(value)) for value in found.outputs[:, 0]]
-        off = [f"error {words.signed_figures(float(e))}" for e in _errors(found.outputs, samples)]
+        said = [as_text.three_figures(float(value)) for value in found.outputs[:, 0]]
+        off = [f"error {as_text.signed_figures(float(e))}" for e in _errors(found.outputs, samples)]
         return list(zip(said, off, strict=True))
     p = _probabilities(found.outputs, independent=found.task == "multi-label")
     if found.task == "single-label":

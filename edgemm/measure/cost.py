@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.metrics import Estimate
 from edgemm.measure.row import Row, Score
 from edgemm.measure.scores import ANSWERS, HEADLINE_METRICS, LOWER_IS_BETTER, TEACHERS, is_ablation, is_shuffled
@@ -100,4 +100,4 @@ def cost_lines(found: Costs, *, most: int) -> list[str]:
 def line(cost: Cost) -> str:
     """One cost: task and split, metric, difference with its interval."""
     score = cost.after
-    return f"{cost.where}: {score.metric} {words.difference(score)}"
+    return f"{cost.where}: {score.metric} {as_text.difference(score)}"

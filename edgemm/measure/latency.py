@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgemm.measure.coldstart import ColdStart, cold_start
-from edgemm.measure.fresh import request, run_fresh
+from edgemm.measure.fresh_process import request, run_fresh
 from edgemm.runtime.bench import decoded_input
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.images import decode_image

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.measure import accuracy, kept_scores, latency, metrics, table
+from edgemm.measure import accuracy, latency, metrics, score_cache, table
 from edgemm.measure.blame import blame, headline
 from edgemm.measure.conditions import warnings_of
+from edgemm.measure.drawn_examples import Shown, shown_examples
 from edgemm.measure.examples import Example, write_examples
 from edgemm.measure.measurement import (
     Environment,
@@ -30,7 +31,6 @@ from edgemm.measure.measurement import (
 )
 from edgemm.measure.retrieval import embeddings
 from edgemm.measure.scores import Scored, headline_metric, statistics
-from edgemm.measure.shown import Shown, shown_examples
 from edgemm.recipe import MeasureConfig
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
@@ -243,7 +243,7 @@ def _accuracies(
                 encoder.sha256 if encoder is not None else None,
                 data,
                 *(
-                    kept_scores.version(package)
+                    score_cache.version(package)
                     for package in (ENGINES[entry.target.engine][0], "Pillow", "soundfile", "tokenizers")
                 ),
                 *(here.facts["cpu"], here.facts["flags"]),  # which decide the kernels
@@ -251,8 +251,8 @@ def _accuracies(
                 *shown_groups,
                 *map(astuple, pairs.get(split, ())),
             ]
-            kept = kept_scores.file_of(context, key)
-            scored = kept_scores.read(kept, say=context.progress.say)
+            kept = score_cache.file_of(context, key)
+            scored = score_cache.read(kept, say=context.progress.say)
             if scored is None:
                 if encoder is not None and gallery is None:
                     with _encoding(encoder, split, samples, context, ()) as (bundle, advance):
@@ -270,7 +270,7 @@ def _accuracies(
                         gallery=gallery,
                         advance=advance,
                     )
-                kept_scores.write(kept, scored)
+                score_cache.write(kept, scored)
             found[entry.sha256] += scored
     return found
 

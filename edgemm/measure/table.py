@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgemm.measure import metrics, words
+from edgemm.measure import as_text, metrics
 from edgemm.measure.measurement import TASKS, Measurement, Measurements
 from edgemm.measure.row import Request, Row, Score, Spread
 from edgemm.measure.scores import (
@@ -283,36 +283,38 @@ def score_name(task: str, metric: str) -> str:
 def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row], *, labels: bool) -> list[Cell]:
     reference = reference_row(rows)
     smaller = (
-        f"÷ {words.three_figures(reference.size_bytes / row.size_bytes)}" if reference and row is not reference else ""
+        f"÷ {as_text.three_figures(reference.size_bytes / row.size_bytes)}"
+        if reference and row is not reference
+        else ""
     )
     line = [
         Cell(row.variant, _target(row, rows, labels=labels)),
-        Cell(words.count(row.parameters)),
-        Cell(words.size(row.size_bytes), smaller),
+        Cell(as_text.count(row.parameters)),
+        Cell(as_text.size(row.size_bytes), smaller),
     ]
     names = request_names(rows)
     if row.latency is None:
-        blank = [Cell(row.note or words.NOT_RUN_HERE), Cell(words.NONE), Cell("")]
+        blank = [Cell(row.note or as_text.NOT_RUN_HERE), Cell(as_text.NONE), Cell("")]
         line += blank if len(names) == 1 else [blank[0], blank[2]] * len(names)
-        return line + [Cell(words.NONE) for _ in columns]
+        return line + [Cell(as_text.NONE) for _ in columns]
     by_name = {request.name: request for request in row.requests}
     for name in names:
         line += _times(by_name.get(name), p90=len(names) == 1)
     for column in columns:
         score = row.score(*column)
-        line.append(Cell(words.score_value(score), words.interval(score)) if score else Cell(words.NONE))
+        line.append(Cell(as_text.score_value(score), as_text.interval(score)) if score else Cell(as_text.NONE))
     return line
 
 
 def _times(request: Request | None, *, p90: bool) -> list[Cell]:
     """A request's quantiles, and how many times faster than the reference's it is."""
     if request is None:
-        return [Cell(words.NONE), *([Cell(words.NONE)] if p90 else []), Cell("")]
+        return [Cell(as_text.NONE), *([Cell(as_text.NONE)] if p90 else []), Cell("")]
     quantiles = [request.latency.p50, *([request.latency.p90] if p90 else [])]
-    line = [Cell(words.latency(q), words.latency_interval(q)) for q in quantiles]
+    line = [Cell(as_text.latency(q), as_text.latency_interval(q)) for q in quantiles]
     if request.speedup is None:
         return [*line, Cell("1×", "reference")]
-    return [*line, Cell(words.factor(request.speedup.value), words.speedup_interval(request.speedup))]
+    return [*line, Cell(as_text.factor(request.speedup.value), as_text.speedup_interval(request.speedup))]
 
 
 def _target(row: Row, rows: Sequence[Row], *, labels: bool = True) -> str:
@@ -341,7 +343,7 @@ def part_cells(
             line = [Cell(row.variant, _target(row, rows)), Cell(quantile)]
             whole = {request.name: request.latency for request in row.requests}
             for taken in (*(whole.get(name) for name in asked), *(row.part_ms.get(name) for name in names)):
-                line.append(Cell(*words.in_ms(getattr(taken, quantile))) if taken else Cell(""))
+                line.append(Cell(*as_text.in_ms(getattr(taken, quantile))) if taken else Cell(""))
             body.append(line)
     return ["variant, target", "ms", *(_of_request(END_TO_END, name) for name in asked), *names], body
 
@@ -361,9 +363,12 @@ def blame_cells(
         gain = metrics.difference(after.statistic, before.statistic, clusters=before.clusters, resamples=resamples)
         what = metric if task == ANSWERS else f"{metric} {task}"
         header = [f"back to float32 in {m.variant}, {m.target}", f"regains points of {what}, {split}", "costs bytes"]
-        more = f"+{words.size(m.details['extra_bytes'])}"
+        more = f"+{as_text.size(m.details['extra_bytes'])}"
         found.append(
-            (gain.value, [Cell(m.details["part"]), Cell(f"{words.points(gain)}{words.verdict(gain)}"), Cell(more)])
+            (
+                gain.value,
+                [Cell(m.details["part"]), Cell(f"{as_text.points(gain)}{as_text.verdict(gain)}"), Cell(more)],
+            )
         )
     return header, [line for _, line in sorted(found, key=lambda pair: -pair[0])]
 

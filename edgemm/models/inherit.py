@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from edgemm.models.builders import Answer, build_model
 from edgemm.models.efficientnet import EfficientNetLite
-from edgemm.models.families import Answer, build_model
 from edgemm.models.heads import Projection
 from edgemm.models.model import Model
 from edgemm.models.smaller import inherit_image_, inherit_text_

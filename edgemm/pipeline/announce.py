@@ -89,7 +89,7 @@ def last_run(store: Path, name: str) -> Mapping[str, Any] | None:
 
 
 def stage_seconds(run: Mapping[str, Any]) -> dict[str, float]:
-    """Node -> seconds that it took when it was made."""
+    """PlannedStage -> seconds that it took when it was made."""
     return {str(stage.get("node")): float(stage.get("seconds", 0.0)) for stage in _stages(run)}
 
 

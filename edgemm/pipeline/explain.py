@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgemm.graph.attention import patch_grid, with_attention_outputs
-from edgemm.measure import contribution, towers
+from edgemm.measure import contribution, swapped_towers
 from edgemm.measure.attention import Watched
 from edgemm.measure.contribution import Contributions
 from edgemm.measure.retrieval import distinct, embedded
+from edgemm.measure.swapped_towers import Embedded, Search
 from edgemm.measure.table import Cell
-from edgemm.measure.towers import Embedded, Search
 from edgemm.pipeline.announce import default_store
-from edgemm.pipeline.cases import Viewer, answer_cases, search_cases
+from edgemm.pipeline.explained_samples import Viewer, answer_cases, search_cases
 from edgemm.pipeline.listing import print_cells
 from edgemm.pipeline.places import bundles_at, recipe_left, run_left_in
 from edgemm.pipeline.progress import progress_for
@@ -139,10 +139,10 @@ def explain_bundles(
             continue
         vectors: dict[str, Mapping[str, Embedded]] = {}
         for name, bundle in bundles.items():
-            total = sum(len(distinct(samples, m).raws) for m in towers.modalities_of(bundle, samples))
+            total = sum(len(distinct(samples, m).raws) for m in swapped_towers.modalities_of(bundle, samples))
             with progress.task(f"{split}, {name}", total=total) as task:
-                vectors[name] = towers.embed(bundle, split, samples, advance=task.advance)
-        found = towers.searches(vectors, shown_groups=shown_groups)
+                vectors[name] = swapped_towers.embed(bundle, split, samples, advance=task.advance)
+        found = swapped_towers.searches(vectors, shown_groups=shown_groups)
         searches[split] = (found, list(bundles))
         if shown:
             sections = search_cases(viewers, found, vectors, shown_groups=shown_groups, progress=progress)

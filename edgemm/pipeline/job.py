@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from edgemm.compress.arithmetic import has_bfloat16
+from edgemm.compress.bfloat16 import has_bfloat16
 from edgemm.data import Dataset
-from edgemm.pipeline.facts import dataset_facts
+from edgemm.pipeline.key_inputs import dataset_facts
 from edgemm.pipeline.launch import threads_each
 from edgemm.recipe import Recipe, TargetConfig
 from edgemm.runtime.manifest import PLAN_ENGINES

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.measurement import Measurements
 from edgemm.measure.row import Row
 from edgemm.measure.table import HOW_TIMED, Cell, blame_cells, cells, headline_score, label_lines, table_scores
@@ -106,10 +106,10 @@ def print_collected(path: Path, limit: str, *, dry_run: bool) -> dict[str, Any]:
     done = collect(existing_store(path), limit_bytes, dry_run=dry_run)
     for entry in done.dropped:
         stage = f" of stage {entry.stage}" if entry.stage else ""
-        which = f"{entry.kind}{stage}, {entry.path.name[:16]} ({words.size(entry.bytes)})"
+        which = f"{entry.kind}{stage}, {entry.path.name[:16]} ({as_text.size(entry.bytes)})"
         print(f"{'would drop' if dry_run else 'dropped'} {which}")
-    in_use = f", {words.size(done.in_use)} of it in use by runs in progress" if done.in_use else ""
-    print(f"{words.size(done.freed)} {'would be ' if dry_run else ''}freed, {words.size(done.left)} left{in_use}")
+    in_use = f", {as_text.size(done.in_use)} of it in use by runs in progress" if done.in_use else ""
+    print(f"{as_text.size(done.freed)} {'would be ' if dry_run else ''}freed, {as_text.size(done.left)} left{in_use}")
     dropped = [{"kind": e.kind, "stage": e.stage, "path": str(e.path), "bytes": e.bytes} for e in done.dropped]
     return {
         "dry_run": dry_run,

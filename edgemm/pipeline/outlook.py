@@ -6,12 +6,12 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 from edgemm.pipeline.announce import duration, last_run, stage_seconds
-from edgemm.pipeline.node import Node, key_of
+from edgemm.pipeline.planned_stage import PlannedStage, key_of
 from edgemm.pipeline.store import Damaged, Record, Store
 
 
-def kept_of(nodes: Sequence[Node], store: Path, *, say: Callable[[str], None]) -> dict[str, Record]:
-    """Node -> its record, of those that the store holds; ``say`` is told of those that are damaged.
+def kept_of(nodes: Sequence[PlannedStage], store: Path, *, say: Callable[[str], None]) -> dict[str, Record]:
+    """PlannedStage -> its record, of those that the store holds; ``say`` is told of those that are damaged.
 
     What follows a stage that is to do is to do as well, since its input isn't known yet.
     """
@@ -32,7 +32,7 @@ def kept_of(nodes: Sequence[Node], store: Path, *, say: Callable[[str], None]) -
 
 
 def outlook(
-    nodes: Sequence[Node],
+    nodes: Sequence[PlannedStage],
     made: Mapping[str, Record],
     store: Path,
     *,

@@ -17,17 +17,17 @@ from typing import Any, TypeVar
 
 from edgemm.data import Dataset, Sample, open_dataset
 from edgemm.data.dataset import strided_samples
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.pipeline.announce import duration
-from edgemm.pipeline.fitness import data_notes
+from edgemm.pipeline.data_checks import data_notes
 from edgemm.pipeline.listing import print_table
-from edgemm.pipeline.node import Node, key_of
 from edgemm.pipeline.outlook import kept_of, outlook
 from edgemm.pipeline.own_code import look_in_
+from edgemm.pipeline.planned_stage import PlannedStage, key_of
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.run import check_engines, with_targets
 from edgemm.pipeline.runs import cache_in_use, running
-from edgemm.pipeline.stages import corridor_nodes
+from edgemm.pipeline.stages import planned_stages
 from edgemm.pipeline.store import Record, Store
 from edgemm.recipe import (
     AudioTower,
@@ -70,7 +70,7 @@ def plan_recipe(
     notes = list(data_notes(recipe, dataset))
     for line in notes:
         progress.say(line)
-    nodes = corridor_nodes(recipe, dataset)
+    nodes = planned_stages(recipe, dataset)
     made = kept_of(nodes, store, say=progress.say)
     stages = print_plan(nodes, made)
     print(outlook(nodes, made, store, name=recipe.name))
@@ -86,12 +86,12 @@ def plan_recipe(
     return found
 
 
-def print_plan(nodes: Sequence[Node], made: Mapping[str, Record]) -> list[dict[str, Any]]:
+def print_plan(nodes: Sequence[PlannedStage], made: Mapping[str, Record]) -> list[dict[str, Any]]:
     """Print one line per stage run, cached (it is in ``made``) or to do, and return them."""
     lines, found = [], []
     for node in nodes:
         record = made.get(node.name)
-        size = words.size(record.bytes) if record else "-"
+        size = as_text.size(record.bytes) if record else "-"
         took = duration(record.seconds) if record else "-"
         reads = ", ".join(dict.fromkeys(node.inputs.values())) or "data"
         lines.append([node.name, "cached" if record else "to do", node.makes, size, took])
@@ -112,7 +112,7 @@ def try_out(recipe: Recipe, dataset: Dataset) -> None:
     with tempfile.TemporaryDirectory(prefix="edgemm-plan-") as folder:
         store = Store(folder)
         made: dict[str, Record] = {}
-        nodes = [_untrained(node, small, few) for node in corridor_nodes(small, few)]
+        nodes = [_untrained(node, small, few) for node in planned_stages(small, few)]
         skipped = {"pack", "quantize:teacher"}  # the latter, to compare with, may be refused without harm
         if "prune" in small.stages:  # the pruned student has the same operators, and exporting takes longest
             skipped.add("capture:student")
@@ -122,7 +122,7 @@ def try_out(recipe: Recipe, dataset: Dataset) -> None:
                 key, facts = key_of(node, made)
                 inputs = {role: made[name].artifact for role, name in node.inputs.items()}
 
-                def work(out: Path, scratch: Path, node: Node = node, inputs: Inputs = inputs) -> None:
+                def work(out: Path, scratch: Path, node: PlannedStage = node, inputs: Inputs = inputs) -> None:
                     node.work(inputs, out, Context(scratch=scratch, progress=Silent(), cache=store.cache))
 
                 try:
@@ -202,7 +202,7 @@ def _shallow(section: _Section, *, loads: bool) -> _Section:
     return section.model_copy(update=changed)
 
 
-def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
+def _untrained(node: PlannedStage, recipe: Recipe, dataset: Dataset) -> PlannedStage:
     """The node, where it teaches from parts replaced by one that loads no weights; all else goes on from its result."""
     if node.name != "teach" or recipe.teacher.source is not None:
         return node
@@ -210,7 +210,7 @@ def _untrained(node: Node, recipe: Recipe, dataset: Dataset) -> Node:
     def draw(inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG001
         from edgemm.compress.teach import answer_in_units_of_, see_in_range_of_, teach_
         from edgemm.compress.training import Training
-        from edgemm.models.families import Answer, build_model
+        from edgemm.models.builders import Answer, build_model
         from edgemm.models.store import save_model
         from edgemm.models.towers import weightless
 

@@ -14,20 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.cost import cost_lines, costs
 from edgemm.measure.measurement import read_measurements
 from edgemm.measure.row import Row
 from edgemm.measure.table import default_row, headline_score, reference_row, rows
 from edgemm.pipeline.announce import duration
-from edgemm.pipeline.answers import rows_as_json, stages_as_json
+from edgemm.pipeline.json_answers import rows_as_json, stages_as_json
 from edgemm.pipeline.launch import process_count, process_rank
 from edgemm.pipeline.listing import print_results
-from edgemm.pipeline.node import Node, run_nodes
 from edgemm.pipeline.outlook import kept_of, outlook
 from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.pack import RAW
 from edgemm.pipeline.places import RUN, is_run, leave_run
+from edgemm.pipeline.planned_stage import PlannedStage, run_stages
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import reading_caches, running
 from edgemm.pipeline.store import Record, Store, writing_out
@@ -90,15 +90,15 @@ def run_recipe(
     progress: Progress = progress_for() if leads else Silent()
 
     from edgemm.data import open_dataset
-    from edgemm.pipeline.fitness import data_notes
-    from edgemm.pipeline.stages import corridor_nodes
+    from edgemm.pipeline.data_checks import data_notes
+    from edgemm.pipeline.stages import planned_stages
 
     with reading_caches(opened):
         dataset = open_dataset(recipe.data, cache=opened.cache, progress=progress, recipe=path)
         notes = data_notes(recipe, dataset)
         for line in notes:
             progress.say(line)
-        nodes = corridor_nodes(recipe, dataset)
+        nodes = planned_stages(recipe, dataset)
         if last is not None:
             nodes = [node for node in nodes if STAGES.index(node.stage) <= STAGES.index(last)]
         again = [n.name for n in nodes if first is not None and STAGES.index(n.stage) >= STAGES.index(first)]
@@ -109,18 +109,20 @@ def run_recipe(
         started = time.monotonic()
         count = iter(range(1, len(nodes) + 1))
 
-        def finished(node: Node, record: Record) -> None:
+        def finished(node: PlannedStage, record: Record) -> None:
             how = "cached" if record.cached else duration(record.seconds)
-            size = words.size(record.bytes)
+            size = as_text.size(record.bytes)
             progress.say(f"{node.name:<18} {how:>12} {size:>9}   {node.makes} ({next(count)} of {len(nodes)})")
 
         with _ends_on_signals():
             if leads:
                 with running(opened, recipe.name, recipe=str(path), overrides=overrides) as run:
                     _run_of_all(run.id)
-                    made = run_nodes(nodes, store=opened, run=run, progress=progress, again=again, on_finished=finished)
+                    made = run_stages(
+                        nodes, store=opened, run=run, progress=progress, again=again, on_finished=finished
+                    )
             else:
-                run_nodes(nodes, store=opened, run=_run_of_all(""), progress=progress)
+                run_stages(nodes, store=opened, run=_run_of_all(""), progress=progress)
                 return None
             progress.say(f"{'total':<18} {duration(time.monotonic() - started):>12}")
             found = _conclude(
@@ -274,7 +276,7 @@ def _conclude(
             from edgemm.report.run import Run, place_report  # with jinja2
 
             stages = [
-                (name, "cached" if r.cached else duration(r.seconds), words.size(r.bytes), makes[name])
+                (name, "cached" if r.cached else duration(r.seconds), as_text.size(r.bytes), makes[name])
                 for name, r in made.items()
             ]
             run = Run(
@@ -297,9 +299,9 @@ def _conclude(
     manifest = archive.manifest
     first, count = manifest.targets[0], len(manifest.targets)
     ships = {target.name: shipped_bytes(manifest, target) for target in manifest.targets}
-    whole = f"{words.size(bundle_bytes(archive))} with samples" + (f" and all {count} targets" if count > 1 else "")
-    print(f"bundle   {bundle} ({words.size(ships[first.name])} ships for {first.name}; {whole})")
-    print(f"zip      {zipped} ({words.size(zipped.stat().st_size)}: the whole bundle, compressed)")
+    whole = f"{as_text.size(bundle_bytes(archive))} with samples" + (f" and all {count} targets" if count > 1 else "")
+    print(f"bundle   {bundle} ({as_text.size(ships[first.name])} ships for {first.name}; {whole})")
+    print(f"zip      {zipped} ({as_text.size(zipped.stat().st_size)}: the whole bundle, compressed)")
     if measurements:
         print(f"samples  {out / RAW} (raw, of every measurement; they do not ship)")
     print(f"try      {ask}")
@@ -411,9 +413,11 @@ def over_budget(recipe: Recipe, table: Sequence[Row]) -> list[str]:
     for request in row.requests:
         p50, asked = request.latency.p50, f" of {request.name}" if request.name else ""
         if budget.latency_ms is not None and p50 is not None and p50.value_ms > budget.latency_ms:
-            lines.append(f"over budget: p50{asked} {words.milliseconds(p50.value_ms)}, allowed {budget.latency_ms} ms")
+            lines.append(
+                f"over budget: p50{asked} {as_text.milliseconds(p50.value_ms)}, allowed {budget.latency_ms} ms"
+            )
     if budget.size_bytes is not None and row.size_bytes > budget.size_bytes:
-        lines.append(f"over budget: {words.size(row.size_bytes)}, allowed {words.size(budget.size_bytes)}")
+        lines.append(f"over budget: {as_text.size(row.size_bytes)}, allowed {as_text.size(budget.size_bytes)}")
     score = headline_score(row)
     if budget.drop is not None and score is not None and score.difference is not None:
         drop = -100 * score.difference.value

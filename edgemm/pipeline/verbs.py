@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgemm.pipeline.announce import default_store
-from edgemm.pipeline.answers import rows_as_json
+from edgemm.pipeline.json_answers import rows_as_json
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.own_code import look_in_
 from edgemm.pipeline.places import bundles_at, recipe_left
@@ -242,7 +242,7 @@ def measure(
 
 def pack(bundle: Path, out: Path) -> Answer:
     """Check a bundle's folder and zip it; of what is at ``out`` only a bundle's zip is replaced."""
-    from edgemm.measure import words
+    from edgemm.measure import as_text
     from edgemm.pipeline.run import is_bundle
     from edgemm.runtime.archive import open_archive
     from edgemm.runtime.zips import zip_bundle
@@ -257,7 +257,7 @@ def pack(bundle: Path, out: Path) -> Answer:
         raise InputError(f"{out}: not a bundle, and would be replaced; move it, or choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     zip_bundle(bundle, out)
-    print(f"bundle   {out} ({words.size(out.stat().st_size)})")
+    print(f"bundle   {out} ({as_text.size(out.stat().st_size)})")
     return {"out": str(out), "bytes": out.stat().st_size}
 
 

@@ -20,7 +20,7 @@ class Family(NamedTuple):
     Args:
         about: what it is, for the reference.
         towers: how many a model has, at least and at most.
-        built_by: of towers, the model's section and the answer, the ``Model``; see ``edgemm.models.families``.
+        built_by: of towers, the model's section and the answer, the ``Model``; see ``edgemm.models.builders``.
         taught_by: of feeds and ``[teach]``, the objective that teaches it; see ``edgemm.compress.learning``.
         distilled_by: of student, teacher, ``[distill]`` and training, the objective that distils it.
         checked_by: what measuring it needs of the samples; see ``edgemm.measure.accuracy``.
@@ -53,7 +53,7 @@ FAMILIES: dict[str, Family] = {
     "dual-encoder": Family(
         "two modalities or more, each embedded in one space",
         (2, 8),
-        built_by="edgemm.models.families:dual_encoder",
+        built_by="edgemm.models.builders:dual_encoder",
         taught_by="edgemm.compress.learning:contrastive",
         distilled_by="edgemm.compress.learning:embedding",
         checked_by="edgemm.measure.accuracy:check_search",
@@ -62,7 +62,7 @@ FAMILIES: dict[str, Family] = {
     "fusion-classifier": Family(
         "modalities joined, with a head that answers",
         (1, 8),
-        built_by="edgemm.models.families:fusion_classifier",
+        built_by="edgemm.models.builders:fusion_classifier",
         taught_by="edgemm.compress.learning:labels",
         distilled_by="edgemm.compress.learning:answering",
         checked_by="edgemm.measure.accuracy:check_answers",
@@ -73,7 +73,7 @@ FAMILIES: dict[str, Family] = {
     "embedder": Family(
         "one modality, embedded to be compared with itself",
         (1, 1),
-        built_by="edgemm.models.families:embedder",
+        built_by="edgemm.models.builders:embedder",
         taught_by="edgemm.compress.learning:identities",
         distilled_by="edgemm.compress.learning:embedding",
         checked_by="edgemm.measure.accuracy:check_verification",

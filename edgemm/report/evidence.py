@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemm.measure import class_metrics, pair_metrics, words
+from edgemm.measure import as_text, class_metrics, pair_metrics
 from edgemm.measure.cost import costs
 from edgemm.measure.measurement import Measurement, Measurements
 from edgemm.measure.row import Row, Score
@@ -29,8 +29,8 @@ def score_cell(score: Score | None) -> dict[str, str]:
     """A score with its interval, and small the difference to the reference in points."""
     if score is None:
         return cell("")
-    change = f"{words.points(score.difference)}{words.verdict(score.difference)}" if score.is_share else ""
-    return cell(words.score_with_interval(score), change)
+    change = f"{as_text.points(score.difference)}{as_text.verdict(score.difference)}" if score.is_share else ""
+    return cell(as_text.score_with_interval(score), change)
 
 
 def score_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def score_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 continue
             body.append([cell(f"{row.variant}, {row.target}"), *(score_cell(s) for s in scores)])
             count = max([count, *(s.estimate.samples for s in scores if s)])
-            chance.update({s.metric: words.percent(s.chance) for s in scores if s and s.chance is not None})
+            chance.update({s.metric: as_text.percent(s.chance) for s in scores if s and s.chance is not None})
         if chance:
             body.append([cell("chance"), *(cell(chance.get(metric, "")) for metric in named)])
         title = f"{split}: {task}" if task != ANSWERS else split
@@ -70,9 +70,9 @@ def cost_table(rows: Sequence[Row]) -> dict[str, Any] | None:
                 cell(cost.after.task),
                 cell(cost.after.split),
                 cell(cost.after.metric),
-                cell(words.score_value(cost.before), words.interval(cost.before)),
-                cell(words.score_value(cost.after), words.interval(cost.after)),
-                cell(words.difference(cost.after)),
+                cell(as_text.score_value(cost.before), as_text.interval(cost.before)),
+                cell(as_text.score_value(cost.after), as_text.interval(cost.after)),
+                cell(as_text.difference(cost.after)),
             ]
             for cost in found.worse
         ],
@@ -123,10 +123,10 @@ def _taken_away(rows: Sequence[Row], sign: str, *, bars: Callable[[str], bool]) 
                         if task == ANSWERS
                         else task.removeprefix(f"{ANSWERS}, "),
                         "sub": task != ANSWERS,
-                        "said": f"{row.variant} {task}: {words.score_value(score)}",
+                        "said": f"{row.variant} {task}: {as_text.score_value(score)}",
                         "width": f"{100 * min(1.0, max(0.0, score.estimate.value)):.1f}",
                         "series": 5 if task == ANSWERS else _SERIES[tasks.index(task) % len(_SERIES)],
-                        "value": words.score_with_interval(score),
+                        "value": as_text.score_with_interval(score),
                     }
                 )
         what = "with one alone" if sign == " only (" else "with some missing"
@@ -285,4 +285,4 @@ def _by_task(
 
 
 def _percent(share: float) -> str:
-    return words.NONE if np.isnan(share) else words.percent(float(share))
+    return as_text.NONE if np.isnan(share) else as_text.percent(float(share))

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from edgemm import __version__
-from edgemm.measure import metrics, words
+from edgemm.measure import as_text, metrics
 from edgemm.measure.contribution import ERROR, SHARES, SHUFFLED, Contributions, mean_within
 from edgemm.measure.examples import Example
 from edgemm.measure.metrics import Estimate
-from edgemm.measure.towers import Search
+from edgemm.measure.swapped_towers import Search
 from edgemm.report.cards import Seen, card
 from edgemm.report.fill import fill, write_page
 
@@ -123,8 +123,8 @@ def _contribution_table(
         cells = [_figure(metrics.estimate(mean, clusters=clusters), measure) for mean in means]
         if len(means) == 2:
             found_difference = metrics.difference(means[1], means[0], clusters=clusters)
-            say = words.points if measure in SHARES else words.signed_with_interval
-            cells.append(f"{say(found_difference)}{words.verdict(found_difference)}")
+            say = as_text.points if measure in SHARES else as_text.signed_with_interval
+            cells.append(f"{say(found_difference)}{as_text.verdict(found_difference)}")
         name = {"all": "with everything", "none": "with nothing"}.get(key, f"{key} brings")
         rows.append(((name, ""), *(_cell(cell) for cell in cells)))
     unit = ", points" if measure in SHARES else ""
@@ -141,18 +141,18 @@ def _figure(e: Estimate, measure: str) -> str:
     """With its interval: shares in points, anything else in its own unit."""
     if measure in SHARES:
         return _points(e)
-    return f"{_plain(e.value)} {words.bracket(e, _plain)}".rstrip()
+    return f"{_plain(e.value)} {as_text.bracket(e, _plain)}".rstrip()
 
 
 def _plain(value: float) -> str:
-    return f"{words.MINUS if value < 0 else ''}{words.three_figures(abs(value))}"
+    return f"{as_text.MINUS if value < 0 else ''}{as_text.three_figures(abs(value))}"
 
 
 def _points(e: Estimate) -> str:
     def said(value: float) -> str:
-        return f"{words.MINUS if round(value, 3) < 0 else ''}{abs(100 * value):.1f}"
+        return f"{as_text.MINUS if round(value, 3) < 0 else ''}{abs(100 * value):.1f}"
 
-    return f"{said(e.value)} {words.bracket(e, said)}".rstrip()
+    return f"{said(e.value)} {as_text.bracket(e, said)}".rstrip()
 
 
 def _cell(text: str) -> Cell:
@@ -176,7 +176,7 @@ def tower_table(split: str, found: Sequence[Search], variants: Sequence[str]) ->
         for k in (1, 10):
             recall = metrics.recall_at(search.ranks, k)
             lost = metrics.difference(recall, metrics.recall_at(whole.ranks, k), clusters=clusters)
-            change = "" if search is whole else f"{words.points(lost)}{words.verdict(lost)}"
+            change = "" if search is whole else f"{as_text.points(lost)}{as_text.verdict(lost)}"
             cells += [_cell(_points(metrics.estimate(recall, clusters=clusters))), _cell(change)]
         rows.append(tuple(cells if len(variants) > 1 else (*cells[:4], cells[5])))
     against = f"against {first}"
@@ -239,7 +239,7 @@ def _answer(explanation: Explanation) -> str:
             f"“{name}” is off by {_plain(-full)} on average on {split}, and by {_plain(-empty)} where all that it is "
             f"shown belongs to other samples: {', '.join(said)}."
         )
-    said = [f"{m} brings {words.signed(100 * value)}" for m, value in brought.items()]
+    said = [f"{m} brings {as_text.signed(100 * value)}" for m, value in brought.items()]
     return (
         f"“{name}” is right in {100 * full:.1f} % of {split}, and in {100 * empty:.1f} % where all that it is shown "
         f"belongs to other samples. In points, {', '.join(said)}."

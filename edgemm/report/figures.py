@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.pareto import pareto_front
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> D
         )
 
     said = "; ".join(
-        f"{p.name}: {words.milliseconds(p.latency_ms[0])}, "
-        f"{words.percent(p.score[0]) if share else words.three_figures(p.score[0])}"
+        f"{p.name}: {as_text.milliseconds(p.latency_ms[0])}, "
+        f"{as_text.percent(p.score[0]) if share else as_text.three_figures(p.score[0])}"
         for p in points
     )
     return _drawing(draw, name=name, said=f"Latency against {metric}. {said}.", height=5.7)
@@ -155,7 +155,7 @@ def waterfall(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
             else:
                 sign, colour = ("÷", _ACCENT) if end < start else ("×", _SERIES[3])
                 axes.barh(i, end - start, left=start, height=0.56, color=colour, zorder=2)
-                text += f"   {sign} {words.three_figures(max(start / end, end / start))}"
+                text += f"   {sign} {as_text.three_figures(max(start / end, end / start))}"
             if before is not None:
                 axes.plot([start, start], [i - 1 + 0.28, i - 0.28], color=_SOFT, linewidth=1, zorder=1)
             axes.annotate(
@@ -309,7 +309,7 @@ def roc(curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], *
         axes.legend(loc="lower right", frameon=False)
 
     said = "; ".join(
-        f"{series}: {words.percent(float(tar[(far <= 0.01).nonzero()[0][-1]]))} at 1 % false accepts"
+        f"{series}: {as_text.percent(float(tar[(far <= 0.01).nonzero()[0][-1]]))} at 1 % false accepts"
         for series, (far, tar) in curves.items()
     )
     return _drawing(draw, name=name, said=f"True against false accept rate. {said}.", height=4.2)

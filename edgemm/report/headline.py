@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.cost import costs, line
 from edgemm.measure.measurement import Environment, Measurements
 from edgemm.measure.row import Row, Score
@@ -30,7 +30,7 @@ def headline(
     if reference is None or ships is None or ships is reference or ships.speedup is None:
         only = ships or reference
         score = headline_score(only) if only else None
-        said = f" {score.metric} {words.score_with_interval(score)}." if score else ""
+        said = f" {score.metric} {as_text.score_with_interval(score)}." if score else ""
         return {
             "headline": title,
             "answer": f"One variant was measured, so there is nothing to compare.{said}",
@@ -40,14 +40,14 @@ def headline(
     cards = [
         {
             "name": f"faster, asked by {ships.request}" if ships.request else "faster, end to end",
-            "figure": words.factor(ships.speedup.value),
-            "detail": f"{words.latency_p50(reference.latency)} → {words.latency_p50(ships.latency)}, "
-            f"{words.speedup_interval(ships.speedup)}",
+            "figure": as_text.factor(ships.speedup.value),
+            "detail": f"{as_text.latency_p50(reference.latency)} → {as_text.latency_p50(ships.latency)}, "
+            f"{as_text.speedup_interval(ships.speedup)}",
         },
         {
             "name": "smaller",
-            "figure": words.factor(smaller),
-            "detail": f"{words.size(reference.size_bytes)} → {words.size(ships.size_bytes)}",
+            "figure": as_text.factor(smaller),
+            "detail": f"{as_text.size(reference.size_bytes)} → {as_text.size(ships.size_bytes)}",
         },
     ]
     answer = (
@@ -59,8 +59,8 @@ def headline(
         cards.append(
             {
                 "name": f"{_what(score)} ({score.split})",
-                "figure": words.score_value(score),
-                "detail": f"from {words.score_value(before)}; difference {words.difference(score)}",
+                "figure": as_text.score_value(score),
+                "detail": f"from {as_text.score_value(before)}; difference {as_text.difference(score)}",
             }
         )
         answer += f": {_cost(score)}"
@@ -71,11 +71,11 @@ def headline(
     if ships.speedup.verdict == "no difference":
         speed = "as fast"
     elif ships.speedup.value >= 1:
-        speed = f"{words.factor(ships.speedup.value)} faster"
+        speed = f"{as_text.factor(ships.speedup.value)} faster"
     else:
-        speed = f"{words.factor(1 / ships.speedup.value)} slower"
+        speed = f"{as_text.factor(1 / ships.speedup.value)} slower"
     return {
-        "headline": f"{title}: {speed}, {words.factor(smaller)} smaller",
+        "headline": f"{title}: {speed}, {as_text.factor(smaller)} smaller",
         "answer": answer,
         **found,
         "cards": cards,
@@ -92,7 +92,7 @@ def _cost(score: Score) -> str:
     if not score.difference.is_beyond_chance:
         return f"no difference in {_what(score)} that {score.estimate.samples} samples can show."
     verb, size = "gains" if score.difference.value > 0 else "costs", abs(score.difference.value)
-    figure = f"{100 * size:.1f} points" if score.is_share else words.three_figures(size)
+    figure = f"{100 * size:.1f} points" if score.is_share else as_text.three_figures(size)
     return f"it {verb} {figure} of {_what(score)}."
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.row import Row, Score
 from edgemm.measure.table import default_row, headline_score, reference_row
 
@@ -45,7 +45,7 @@ def _accuracy(rows: Sequence[Row], ships: Row) -> list[str]:
     most, variant = max(lost, default=(0.0, ""))
     if not variant or most <= 0:
         return []
-    figure = f"{100 * most:.1f} points" if score.is_share else words.three_figures(most)
+    figure = f"{100 * most:.1f} points" if score.is_share else as_text.three_figures(most)
     advice = _BY_VARIANT.get(variant, _BY_QUANTIZING)
     return [f"Most of the {score.metric} was lost on the way to “{variant}” ({figure}): {advice}."]
 
@@ -76,6 +76,6 @@ def _targets(rows: Sequence[Row], ships: Row) -> list[str]:
         return []
     name, best = min(faster.items(), key=lambda item: item[1].value_ms)
     return [
-        f"Target “{name}” is faster here ({words.milliseconds(best.value_ms)} against "
-        f"{words.milliseconds(own.value_ms)}): to ship it by default, name it first among the recipe's targets."
+        f"Target “{name}” is faster here ({as_text.milliseconds(best.value_ms)} against "
+        f"{as_text.milliseconds(own.value_ms)}): to ship it by default, name it first among the recipe's targets."
     ]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgemm import __version__
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.conditions import warnings_of
 from edgemm.measure.examples import Example
 from edgemm.measure.measurement import Measurements
@@ -159,7 +159,7 @@ def render(
             "warnings": warnings_of(measurements),
             "how_timed": HOW_TIMED,
             "examples_note": _examples_note(examples, rows),
-            "gallery": words.size(max((r.gallery_bytes for r in rows), default=0) or None),
+            "gallery": as_text.size(max((r.gallery_bytes for r in rows), default=0) or None),
             "decoding": _decoding(measurements),
             "said": SAID,
             "run": RUN,
@@ -219,9 +219,9 @@ def _waterfalls(rows: Sequence[Row]) -> list[Picture]:
     taken = steps(rows)
     if len(taken) < 2:
         return []
-    sizes = [_step(r.variant, r.size_bytes / 1e6, None, words.size(r.size_bytes)) for r in taken]
+    sizes = [_step(r.variant, r.size_bytes / 1e6, None, as_text.size(r.size_bytes)) for r in taken]
     latencies = [
-        _step(r.variant, r.latency.p50.value_ms, r.latency.p50, words.latency_p50(r.latency))
+        _step(r.variant, r.latency.p50.value_ms, r.latency.p50, as_text.latency_p50(r.latency))
         for r in taken
         if r.latency and r.latency.p50
     ]
@@ -253,7 +253,7 @@ def _mark(name: str, found: Score, scale: float) -> figures.Step:
     """A score as a point of the ladder; without an interval it is taken as exact."""
     value, low, high = (scale * v for v in (found.estimate.value, found.estimate.low, found.estimate.high))
     known = not math.isnan(low)
-    return figures.Step(name, value, low if known else value, high if known else value, words.score_value(found))
+    return figures.Step(name, value, low if known else value, high if known else value, as_text.score_value(found))
 
 
 def _table(rows: Sequence[Row], ships: Row | None) -> dict[str, Any]:
@@ -301,9 +301,9 @@ def _start(rows: Sequence[Row]) -> dict[str, Any]:
                 evidence.cell(text)
                 for text in (
                     f"{r.variant}, {r.target}",
-                    *(words.spread(r.starts.get(subject)) for subject in ("import", "open", "first")),
-                    words.latency_p50(r.latency),
-                    words.size(r.peak_bytes),
+                    *(as_text.spread(r.starts.get(subject)) for subject in ("import", "open", "first")),
+                    as_text.latency_p50(r.latency),
+                    as_text.size(r.peak_bytes),
                 )
             ]
             for r in rows
@@ -317,9 +317,9 @@ def _decoding(measurements: Measurements) -> str:
     if not decoding or not decoding[0].samples:
         return ""
     taken = summary(np.asarray(decoding[0].samples, np.int64))
-    median = f"{words.latency(taken.p50)} {words.latency_interval(taken.p50)}".rstrip()
+    median = f"{as_text.latency(taken.p50)} {as_text.latency_interval(taken.p50)}".rstrip()
     return f"Decoding one image file takes {median} (median of {taken.count}), the same for all."
 
 
 def _facts(facts: Mapping[str, Any]) -> Facts:
-    return [(str(name).replace("_", " "), words.fact(value)) for name, value in facts.items()]
+    return [(str(name).replace("_", " "), as_text.fact(value)) for name, value in facts.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.row import Request, Row
 from edgemm.measure.table import part_cells
 
@@ -77,7 +77,7 @@ def _bar(
     patterns: Mapping[str, str],
     length: float,
 ) -> dict[str, Any]:
-    said = [f"{name} {words.milliseconds(value)}" for name, value in pieces.items()]
+    said = [f"{name} {as_text.milliseconds(value)}" for name, value in pieces.items()]
     return {
         "name": f"{row.variant}, {row.target}{f': {request.name}' if request and request.name else ''}",
         "said": ", ".join(said),
@@ -91,5 +91,5 @@ def _bar(
             }
             for (name, value), title in zip(pieces.items(), said, strict=True)
         ],
-        "total": words.latency_p50(request.latency if request else None),
+        "total": as_text.latency_p50(request.latency if request else None),
     }

@@ -110,7 +110,7 @@ def setting(file: str, **fields: object) -> Callable[[Path], object]:
 
 def other_classes(place: Path) -> None:
     """A classifier of other classes than the data's, saved by edgemm, as the recipe's teacher."""
-    from edgemm.models.families import Answer, build_model
+    from edgemm.models.builders import Answer, build_model
     from edgemm.models.store import save_model
     from edgemm.recipe import load_recipe
 

@@ -72,7 +72,7 @@ def _write_bundle(folder: Path, graph: Path) -> None:
 
 
 def _write_model(folder: Path) -> None:
-    from edgemm.models.families import build_model
+    from edgemm.models.builders import build_model
     from edgemm.models.store import save_model
     from edgemm.recipe import load_recipe
 

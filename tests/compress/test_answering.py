@@ -23,7 +23,7 @@ from edgemm.compress.objectives import Drawn
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import text_encoder
-from edgemm.models.families import Answer, build_model
+from edgemm.models.builders import Answer, build_model
 from edgemm.models.model import Model
 from edgemm.recipe import AugmentConfig, DataConfig, DistillConfig, Fusion, TeachConfig, TeacherSection
 from edgemm.runtime.errors import ModelError

@@ -16,7 +16,7 @@ from edgemm.compress.feeds import feeds_of, view_parameters
 from edgemm.compress.objectives import Fed, augmentation_of
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
-from edgemm.models.families import Answer, build_model
+from edgemm.models.builders import Answer, build_model
 from edgemm.models.store import load_model
 from edgemm.recipe import (
     DataConfig,

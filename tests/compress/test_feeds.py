@@ -11,7 +11,7 @@ import torch
 from edgemm.compress.corpus import corpus_of
 from edgemm.compress.feeds import feeds_of
 from edgemm.data import Dataset
-from edgemm.models.families import build_model
+from edgemm.models.builders import build_model
 from edgemm.models.model import Model, Part
 from edgemm.recipe import TeacherSection
 from edgemm.stage import Context

@@ -13,7 +13,7 @@ from edgemm.compress.distill import distillation
 from edgemm.compress.learning import check_joints
 from edgemm.compress.training import Training
 from edgemm.data import Dataset
-from edgemm.models.families import Answer, build_model
+from edgemm.models.builders import Answer, build_model
 from edgemm.models.inherit import build_student
 from edgemm.models.model import Model
 from edgemm.recipe import AugmentConfig, DistillConfig, Fusion, StudentSection, TeacherSection

@@ -15,7 +15,7 @@ from edgemm.compress.distill import distillation
 from edgemm.compress.objectives import weighted
 from edgemm.compress.training import Training
 from edgemm.data import Dataset
-from edgemm.models.families import Answer, build_model
+from edgemm.models.builders import Answer, build_model
 from edgemm.recipe import AugmentConfig, Compared, DistillConfig, Loss, TeacherSection
 from edgemm.runtime.errors import ModelError
 from edgemm.stage import Context

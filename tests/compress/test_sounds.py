@@ -15,7 +15,7 @@ from edgemm.compress.feeds import feeds_of
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import raw_value_stream
-from edgemm.models.families import Answer, build_model
+from edgemm.models.builders import Answer, build_model
 from edgemm.models.model import Model, Part
 from edgemm.models.parts import BATCH, audio_frontend_part
 from edgemm.models.store import load_model

@@ -17,7 +17,7 @@ from edgemm.compress.teach import teach_
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import raw_value_stream
-from edgemm.models.families import Answer, build_model
+from edgemm.models.builders import Answer, build_model
 from edgemm.models.store import load_model
 from edgemm.recipe import (
     DataConfig,

@@ -16,8 +16,8 @@ from edgemm.compress.distill import distillation
 from edgemm.compress.learning import extra_texts
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
-from edgemm.models.families import Answer, build_model
-from edgemm.pipeline.facts import dataset_facts
+from edgemm.models.builders import Answer, build_model
+from edgemm.pipeline.key_inputs import dataset_facts
 from edgemm.recipe import AugmentConfig, DataConfig, DistillConfig, TeacherSection
 from edgemm.runtime.errors import DataError
 from edgemm.stage import Context

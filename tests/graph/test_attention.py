@@ -18,8 +18,8 @@ from edgemm.graph.quantize import quantize_onnx
 from edgemm.measure.attention import Watched, look, read_out, roll_out
 from edgemm.models.huggingface import encoder_from_hub
 from edgemm.models.model import Model, Part
-from edgemm.pipeline.cases import Viewer
 from edgemm.pipeline.explain import watch
+from edgemm.pipeline.explained_samples import Viewer
 from edgemm.runtime.archive import open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession

@@ -14,8 +14,8 @@ from families import embedder, faces, joint, said_by_three
 from PIL import Image
 
 from edgemm.measure import accuracy
+from edgemm.measure.drawn_examples import Shown, shown_examples
 from edgemm.measure.examples import RATE, Answer, Example, Hit, media, read_examples, wav, write_examples
-from edgemm.measure.shown import Shown, shown_examples
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgemm.measure import metrics, words
+from edgemm.measure import as_text, metrics
 from edgemm.measure.class_metrics import macro, one_hot
 from edgemm.measure.row import Score
 
@@ -130,19 +130,19 @@ def test_one_cluster_says_nothing_of_what_others_would_have_given() -> None:
     assert (found.value, np.isnan(found.low), np.isnan(found.high)) == (0.8, True, True)
     lost = metrics.difference(right, metrics.mean_of(np.ones(5)), clusters=["a"] * 5)
     assert (pytest.approx(-0.2), False) == (lost.value, lost.is_beyond_chance)
-    assert words.points(lost) == f"{words.MINUS}20.0"
+    assert as_text.points(lost) == f"{as_text.MINUS}20.0"
 
 
 def test_a_difference_that_chance_may_have_made_is_called_none() -> None:
     said = [
-        words.difference(Score("test", "answers", metric, whole, metrics.Estimate(value, low, high, 9)))
+        as_text.difference(Score("test", "answers", metric, whole, metrics.Estimate(value, low, high, 9)))
         for metric, value, low, high in (
             ("accuracy", -0.006, -0.014, 0.002), ("accuracy", -0.042, -0.06, -0.024), ("MAE", 1.0, -1.0, 2.0),
             ("accuracy", -0.2, np.nan, np.nan),
         )
         for whole in [metrics.Estimate(0.9, 0.8, 1.0, 9)]
     ]  # fmt: skip
-    minus = words.MINUS
+    minus = as_text.MINUS
     assert said == [
         f"{minus}0.6 points [{minus}1.4, +0.2], no difference", f"{minus}4.2 points [{minus}6.0, {minus}2.4]",
         f"+1.00 [{minus}1.00, +2.00], no difference", f"{minus}20.0 points",

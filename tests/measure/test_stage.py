@@ -19,7 +19,7 @@ from edgemm.data import Sample
 from edgemm.measure import accuracy, coldstart, latency, table
 from edgemm.measure.coldstart import cold_start
 from edgemm.measure.examples import read_examples
-from edgemm.measure.fresh import run_fresh
+from edgemm.measure.fresh_process import run_fresh
 from edgemm.measure.latency import measure_latencies, raw_inputs
 from edgemm.measure.measurement import Measurements, read_measurements
 from edgemm.measure.stage import measure_bundles, target_digest

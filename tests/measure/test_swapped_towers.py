@@ -11,7 +11,7 @@ from colours import picture, retrieval_samples, retriever
 from families import embedder, faces
 
 from edgemm.measure import accuracy
-from edgemm.measure.towers import embed, searches
+from edgemm.measure.swapped_towers import embed, searches
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, DataError
 

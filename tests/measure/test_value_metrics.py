@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-from edgemm.measure import metrics, value_metrics, words
+from edgemm.measure import as_text, metrics, value_metrics
 
 
 def test_a_weight_of_n_is_the_sample_n_times() -> None:
@@ -48,6 +48,6 @@ def test_small_quantities_are_figures_too() -> None:
     truth, predicted = (1e-9 * np.array(row) for row in ([3.0, 9.0, 4.0, 7.0], [3.5, 8.0, 5.0, 7.5]))
     found = value_metrics.pearson(truth, predicted)(np.ones((1, 4)))[0]
     assert found == pytest.approx(np.corrcoef(truth, predicted)[0, 1])
-    assert [words.three_figures(v) for v in (1.234e-10, 0.00012345, 0.12345, 1234.5)] == [
+    assert [as_text.three_figures(v) for v in (1.234e-10, 0.00012345, 0.12345, 1234.5)] == [
         "1.23e-10", "0.000123", "0.123", "1234",
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgemm.models.families import Answer, build_model
+from edgemm.models.builders import Answer, build_model
 from edgemm.models.fusion import Early, Fusion, fusion, fusion_class
 from edgemm.models.heads import Decision
 from edgemm.models.store import load_model, save_model

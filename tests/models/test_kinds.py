@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgemm.models.families import Answer, build_model
+from edgemm.models.builders import Answer, build_model
 from edgemm.models.kinds import kinds, resolve
 from edgemm.models.store import load_model, save_model
 from edgemm.recipe import FUSIONS, TOWERS, Encoder, Joining, TeacherSection

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from edgemm.models.builders import Answer, build_model
 from edgemm.models.efficientnet import EfficientNetLite
-from edgemm.models.families import Answer, build_model
 from edgemm.models.inherit import build_student, token_order
 from edgemm.models.model import Model
 from edgemm.models.smaller import important, inherit_image_, strided

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgemm.models.families import build_model
+from edgemm.models.builders import build_model
 from edgemm.models.model import Model, Part
 from edgemm.models.outside import teacher_from_source
 from edgemm.models.store import load_model, save_model

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from edgemm.graph.capture import capture_model
 from edgemm.models import pretrained
-from edgemm.models.families import build_model
+from edgemm.models.builders import build_model
 from edgemm.models.huggingface import encoder_from_hub, model_from_hub
 from edgemm.models.inherit import build_student
 from edgemm.models.owner_tokenizer import OwnerTokenizer

@@ -8,9 +8,9 @@ from typing import Any
 
 from edgemm.data import Dataset
 from edgemm.measure.measurement import Measurement, read_measurements
-from edgemm.pipeline.node import Node, run_nodes
+from edgemm.pipeline.planned_stage import PlannedStage, run_stages
 from edgemm.pipeline.runs import running
-from edgemm.pipeline.stages import corridor_nodes
+from edgemm.pipeline.stages import planned_stages
 from edgemm.pipeline.store import Store
 from edgemm.recipe import Recipe
 from edgemm.runtime.bundle import Bundle
@@ -67,13 +67,13 @@ def corridor(recipe: Recipe, dataset: Dataset, folder: Path) -> tuple[Bundle, Bu
     """The bundle that ships, and the teacher's captured one where it is measured."""
     store = Store(folder / "store")
     with running(store, recipe.name, recipe="test", overrides=()) as run:
-        nodes = without_comparison(corridor_nodes(recipe, dataset))
-        made = run_nodes(nodes, store=store, run=run, progress=Silent())
+        nodes = without_comparison(planned_stages(recipe, dataset))
+        made = run_stages(nodes, store=store, run=run, progress=Silent())
     teacher = Bundle.open(made["capture:teacher"].artifact.path) if "capture:teacher" in made else None
     return Bundle.open(made["pack"].artifact.path / "bundle"), teacher
 
 
-def without_comparison(nodes: list[Node]) -> list[Node]:
+def without_comparison(nodes: list[PlannedStage]) -> list[PlannedStage]:
     """The stages without the teacher's own int8, which a whole run has: it is the same for every architecture."""
     return [
         replace(node, inputs={role: name for role, name in node.inputs.items() if name != "quantize:teacher"})

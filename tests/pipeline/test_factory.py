@@ -24,7 +24,7 @@ MODULE = """
 from dataclasses import replace
 from pathlib import Path
 
-from edgemm.models.families import build_model
+from edgemm.models.builders import build_model
 from edgemm.models.model import Model
 from edgemm.recipe import load_recipe
 
@@ -47,7 +47,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgemm.models.families import build_model
+from edgemm.models.builders import build_model
 from edgemm.models.model import Model
 from edgemm.recipe import load_recipe
 
@@ -237,7 +237,7 @@ SINGLE_TOWERS = """
 import torch
 from torch import nn
 
-from edgemm.models.families import build_model
+from edgemm.models.builders import build_model
 from edgemm.models.model import Model
 from edgemm.recipe import load_recipe
 from pathlib import Path

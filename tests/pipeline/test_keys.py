@@ -18,10 +18,10 @@ import edgemm
 from edgemm.compress import corpus
 from edgemm.data import open_dataset
 from edgemm.pipeline import code, stages
-from edgemm.pipeline import node as node_module
-from edgemm.pipeline.facts import portable
+from edgemm.pipeline import planned_stage as planned_stage_module
+from edgemm.pipeline.key_inputs import portable
 from edgemm.pipeline.keys import canonical_json, content_key, files_digest, library_versions
-from edgemm.pipeline.node import Node, run_nodes
+from edgemm.pipeline.planned_stage import PlannedStage, run_stages
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Store
 from edgemm.recipe import FUSIONS, TOWERS, DistillConfig, Encoder, Joining, Loss, TeacherSection, load_recipe
@@ -41,7 +41,7 @@ compute_capability = "8.6"
 
 def key(**changes):
     given = {"name": "distill", "stage": "distill", "inputs": {"teacher": "teach"}, "config": {"seed": 0, "lr": 0.1}}
-    node = Node(**{**given, **changes.pop("node", {})}, work=lambda inputs, out, context: None)
+    node = PlannedStage(**{**given, **changes.pop("node", {})}, work=lambda inputs, out, context: None)
     return content_key(node.facts(changes.pop("digests", {"teacher": "a" * 64})))
 
 
@@ -110,13 +110,13 @@ def test_a_digest_depends_on_paths_and_contents_but_not_on_their_order():
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory) -> list[Node]:
+def nodes(tmp_path_factory) -> list[PlannedStage]:
     """Every stage run there is."""
     folder = tmp_path_factory.mktemp("nodes")
     write_data(folder / "data", each=1)
     (folder / "recipe.toml").write_text(RECIPE + GPU_TARGET)
     recipe = load_recipe(folder / "recipe.toml", [])
-    return stages.corridor_nodes(recipe, open_dataset(recipe.data, cache=folder / "cache"))
+    return stages.planned_stages(recipe, open_dataset(recipe.data, cache=folder / "cache"))
 
 
 CHANGED = [
@@ -197,7 +197,7 @@ def test_nothing_runs_that_is_not_counted(tmp_path):
     recipe = load_recipe(write_recipe(tmp_path), ["measure.seconds=0.05", "teach.epochs=1", "distill.epochs=1"])
     called: dict[str, set[tuple[str, int]]] = {}
 
-    def noting(node: Node) -> Node:
+    def noting(node: PlannedStage) -> PlannedStage:
         def work(inputs, out, context):
             found = called.setdefault(node.name, set())
 
@@ -217,11 +217,11 @@ def test_nothing_runs_that_is_not_counted(tmp_path):
 
         return replace(node, work=work)
 
-    planned = stages.corridor_nodes(recipe, open_dataset(recipe.data, cache=tmp_path / "cache"))
+    planned = stages.planned_stages(recipe, open_dataset(recipe.data, cache=tmp_path / "cache"))
     once = {node.work.func: node for node in planned}.values()  # what is captured three times is noted once: it is slow
     with running(Store(tmp_path / "store"), "toy", recipe="toy", overrides=()) as noted:
         ahead = [noting(node) if node in once else node for node in planned]
-        run_nodes(ahead, store=Store(tmp_path / "store"), run=noted, progress=Silent())
+        run_stages(ahead, store=Store(tmp_path / "store"), run=noted, progress=Silent())
     for node in once:
         counted = code.places_run(node.work)
         ran = {place for file, line in called[node.name] if (place := _definition_at(file, line)) is not None}
@@ -257,7 +257,7 @@ def own(tmp_path, monkeypatch):
 
     def keys_of(*changes: str, **sections) -> dict[str, str]:
         recipe = load_recipe(tmp_path / "recipe.toml", list(changes)).model_copy(update=sections)
-        made = stages.corridor_nodes(recipe, open_dataset(recipe.data, cache=tmp_path / "cache"))
+        made = stages.planned_stages(recipe, open_dataset(recipe.data, cache=tmp_path / "cache"))
         return {node.name: content_key(node.facts({})) for node in made}
 
     return tmp_path, keys_of
@@ -318,7 +318,7 @@ def test_the_teacher_is_quantized_alone_as_what_ships_is_but_for_layers_that_onl
 
 
 def test_rows_of_another_module_of_ones_own_are_not_found():
-    nodes = [Node("teach", "teach", {}, {}, lambda *_: None, own_code=own) for own in ((), (("a:A", "1"),))]
+    nodes = [PlannedStage("teach", "teach", {}, {}, lambda *_: None, own_code=own) for own in ((), (("a:A", "1"),))]
     assert content_key(nodes[0].code()) != content_key(nodes[1].code())
 
 
@@ -330,14 +330,14 @@ def test_rows_that_other_code_cached_are_not_found(tmp_path, monkeypatch):
         (out / "done").touch()
 
     def run(name: str) -> None:
-        node = Node(name, "teach", {}, {"name": name}, work, cached_with=(corpus.made_up_texts,))
+        node = PlannedStage(name, "teach", {}, {"name": name}, work, cached_with=(corpus.made_up_texts,))
         with running(store, "toy", recipe="toy", overrides=()) as noted:
-            run_nodes([node], store=store, run=noted, progress=Silent())
+            run_stages([node], store=store, run=noted, progress=Silent())
 
     store = Store(tmp_path)
     run("teach")
     run("distill")
-    monkeypatch.setattr(node_module, "code_digest", lambda function: "0" * 64)
+    monkeypatch.setattr(planned_stage_module, "code_digest", lambda function: "0" * 64)
     run("teach")
     assert caches[0] == caches[1] != caches[2]
 
@@ -353,9 +353,12 @@ def test_rows_of_what_was_made_again_are_not_found_later(tmp_path):
                 row.write_text(helper[0])
             (out / "made").write_text(row.read_text())
 
-        nodes = [Node(n, n, {}, {"epochs": epochs}, work, own_code=[("mine:make", "1")]) for n in ("teach", "distill")]
+        nodes = [
+            PlannedStage(n, n, {}, {"epochs": epochs}, work, own_code=[("mine:make", "1")])
+            for n in ("teach", "distill")
+        ]
         with running(store, "toy", recipe="toy", overrides=()) as noted:
-            made = run_nodes(nodes, store=store, run=noted, progress=Silent(), again=again)
+            made = run_stages(nodes, store=store, run=noted, progress=Silent(), again=again)
         return (made["distill"].artifact.path / "made").read_text()
 
     store = Store(tmp_path)

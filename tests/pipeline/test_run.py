@@ -67,7 +67,7 @@ def first(ground) -> str:
 
 
 def digests(store: Path, *, run: int = 0) -> dict[str, str]:
-    """Node -> digest of what it made, in the latest finished run (-1: in the first one)."""
+    """PlannedStage -> digest of what it made, in the latest finished run (-1: in the first one)."""
     done = [each for each in list_runs(Store(store)) if each["status"] == "done"]
     return {stage["node"]: stage["digest"] for stage in done[run]["stages"]}
 

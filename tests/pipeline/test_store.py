@@ -15,7 +15,7 @@ import pytest
 
 from edgemm.pipeline.gc import collect
 from edgemm.pipeline.listing import print_runs
-from edgemm.pipeline.node import run_nodes
+from edgemm.pipeline.planned_stage import run_stages
 from edgemm.pipeline.runs import list_runs, running
 from edgemm.pipeline.store import Store
 from edgemm.runtime.errors import StoreError
@@ -297,7 +297,7 @@ def test_made_again_what_nobody_reads_goes_at_once(tmp_path):
 def test_a_run_notes_its_stages_and_how_it_ended(tmp_path):
     store = Store(tmp_path)
     with running(store, "toy", recipe="toy.toml", overrides=["seed=1"]) as run:
-        run_nodes(toy_nodes(seed=1), store=store, run=run, progress=Silent())
+        run_stages(toy_nodes(seed=1), store=store, run=run, progress=Silent())
         assert list_runs(store)[0]["status"] == "running"
     with pytest.raises(KeyboardInterrupt), running(store, "toy", recipe="toy.toml", overrides=[]):
         raise KeyboardInterrupt

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgemm.pipeline.node import Node, run_nodes
+from edgemm.pipeline.planned_stage import PlannedStage, run_stages
 from edgemm.pipeline.progress import Lines
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Store, write_json
@@ -22,7 +22,7 @@ EPOCHS = 8
 HOLD_S = 60  # a test that failed lets go
 
 
-def toy_nodes(*, hold: Path | None = None, log: Path | None = None, seed: int = 0) -> list[Node]:
+def toy_nodes(*, hold: Path | None = None, log: Path | None = None, seed: int = 0) -> list[PlannedStage]:
     """Train (resumes from scratch; goes on once ``hold`` is there), double it, and sum both."""
 
     def note(name: str) -> None:
@@ -59,9 +59,9 @@ def toy_nodes(*, hold: Path | None = None, log: Path | None = None, seed: int = 
         (out / "join.txt").write_text(f"{inputs['a'].digest}{inputs['b'].digest}")
 
     return [
-        Node("train", "teach", {}, {"seed": seed}, train),
-        Node("double", "distill", {"model": "train"}, {}, double),
-        Node("join", "pack", {"a": "train", "b": "double"}, {}, join),
+        PlannedStage("train", "teach", {}, {"seed": seed}, train),
+        PlannedStage("double", "distill", {"model": "train"}, {}, double),
+        PlannedStage("join", "pack", {"a": "train", "b": "double"}, {}, join),
     ]
 
 
@@ -92,7 +92,7 @@ def main() -> None:
         die_at(given.die_at, given.store)
     store = Store(given.store)
     with running(store, "toy", recipe="toy", overrides=()) as run:
-        made = run_nodes(
+        made = run_stages(
             toy_nodes(hold=given.hold, log=given.log), store=store, run=run, progress=Lines(sys.stderr, every_s=0.0)
         )
     print(json.dumps({name: record.artifact.digest for name, record in made.items()}))

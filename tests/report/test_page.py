@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from invented import HOSTILE, invented, make_report
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.conditions import warnings_of
 from edgemm.measure.measurement import Environment, Measurements
 from edgemm.measure.metrics import Estimate
@@ -174,7 +174,7 @@ def test_a_bar_is_its_end_to_end_and_what_is_between_the_parts_is_drawn() -> Non
     assert pieces == pytest.approx({"image": 60, HOSTILE: 30, "between the parts": 10}, abs=0.01)  # as invented
     assert table[0].latency is not None
     assert table[0].latency.p50 is not None
-    assert bars["bars"][0]["total"] == words.milliseconds(table[0].latency.p50.value_ms)
+    assert bars["bars"][0]["total"] == as_text.milliseconds(table[0].latency.p50.value_ms)
 
 
 def test_parts_too_short_to_see_are_drawn_as_one() -> None:

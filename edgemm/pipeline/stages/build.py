@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from edgemm.pipeline.facts import portable
 from edgemm.pipeline.job import Job
+from edgemm.pipeline.key_inputs import portable
 from edgemm.pipeline.libraries import engines_of
-from edgemm.pipeline.node import Node
+from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.recipe import TargetConfig
 from edgemm.runtime.manifest import PLAN_ENGINES
 from edgemm.stage import Context, Inputs
@@ -20,11 +20,11 @@ def targets(job: Job) -> list[TargetConfig]:
     return [target for target in job.recipe.targets if target.engine in PLAN_ENGINES]
 
 
-def node(job: Job, graphs: str) -> Node:
+def planned(job: Job, graphs: str) -> PlannedStage:
     """Its place in a recipe, behind the node ``graphs``."""
     found = targets(job)
     capabilities = {t.name: t.compute_capability for t in found if t.compute_capability is not None}
-    return Node(
+    return PlannedStage(
         "build",
         "build",
         {"bundle": graphs},

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from edgemm.data import Dataset
-from edgemm.pipeline.facts import portable
 from edgemm.pipeline.job import Job
+from edgemm.pipeline.key_inputs import portable
 from edgemm.pipeline.libraries import EXPORT
-from edgemm.pipeline.node import Node
+from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.recipe import CaptureConfig
 from edgemm.stage import Context, Inputs
 
@@ -18,10 +18,10 @@ NAMES = {"teach": "teacher", "distill": "student", "prune": "pruned"}
 """Stage that makes a model -> the model's name in tables and nodes."""
 
 
-def node(job: Job, model: Node) -> Node:
+def planned(job: Job, model: PlannedStage) -> PlannedStage:
     """Its place in a recipe, behind the stage that makes ``model``."""
     recipe, name = job.recipe, NAMES[model.name]
-    return Node(
+    return PlannedStage(
         f"capture:{name}",
         "capture",
         {"model": model.name},

@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 
 from edgemm.data import Dataset
-from edgemm.pipeline.facts import own_code, portable
 from edgemm.pipeline.job import Job
+from edgemm.pipeline.key_inputs import own_code, portable
 from edgemm.pipeline.launch import threads_each
 from edgemm.pipeline.libraries import TRAINING
-from edgemm.pipeline.node import Node
+from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.recipe import DistillConfig, StudentSection
 from edgemm.stage import Context, Inputs
 
 
-def node(job: Job) -> Node:
+def planned(job: Job) -> PlannedStage:
     """Its place in a recipe."""
     recipe = job.recipe
-    return Node(
+    return PlannedStage(
         "distill",
         "distill",
         {"teacher": "teach"},

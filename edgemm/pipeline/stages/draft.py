@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 
 from edgemm.data import Dataset
-from edgemm.pipeline.facts import machine, portable
 from edgemm.pipeline.job import Job
+from edgemm.pipeline.key_inputs import machine, portable
 from edgemm.pipeline.libraries import DEVICE, engines_of
-from edgemm.pipeline.node import Node
+from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.recipe import PackConfig, TargetConfig
 from edgemm.runtime.manifest import PLAN_ENGINES
 from edgemm.stage import Context, Inputs
 
 
-def node(job: Job, graphs: str) -> Node:
+def planned(job: Job, graphs: str) -> PlannedStage:
     """Its place in a recipe, behind the node ``graphs``."""
     recipe = job.recipe
-    return Node(
+    return PlannedStage(
         "draft",
         "measure" if "measure" in recipe.stages else "pack",
         {"graphs": graphs, **({"teacher": "capture:teacher"} if job.teachers_gallery else {})},

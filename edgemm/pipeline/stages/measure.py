@@ -8,22 +8,22 @@ from pathlib import Path
 
 from edgemm.data import Dataset
 from edgemm.measure.table import INT8_ONLY
-from edgemm.pipeline.facts import dataset_facts, machine, portable
 from edgemm.pipeline.job import Job
+from edgemm.pipeline.key_inputs import dataset_facts, machine, portable
 from edgemm.pipeline.libraries import DEVICE, ENGINES
-from edgemm.pipeline.node import Node
+from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.pipeline.stages.quantize import REFUSED
 from edgemm.recipe import MeasureConfig
 from edgemm.stage import Context, Inputs
 
 
-def node(job: Job, graphs: Sequence[str]) -> Node:
+def planned(job: Job, graphs: Sequence[str]) -> PlannedStage:
     """Its place in a recipe, behind the nodes ``graphs`` and the draft."""
     recipe = job.recipe
     captured = {
         INT8_ONLY if name == "quantize:teacher" else name.partition(":")[2]: name for name in graphs if ":" in name
     }
-    return Node(
+    return PlannedStage(
         "measure",
         "measure",
         {**captured, "draft": "draft"},

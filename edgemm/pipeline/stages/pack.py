@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from edgemm import __version__
-from edgemm.pipeline.facts import portable
 from edgemm.pipeline.job import Job
-from edgemm.pipeline.node import Node
+from edgemm.pipeline.key_inputs import portable
+from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.stage import Context, Inputs
 
 
-def node(job: Job) -> Node:
+def planned(job: Job) -> PlannedStage:
     """Its place in a recipe."""
     recipe = job.recipe
     measured = "measure" in recipe.stages
@@ -24,7 +24,7 @@ def node(job: Job) -> Node:
         "data": job.dataset.digest,
         "licence": recipe.pack.licence,
     }
-    return Node(
+    return PlannedStage(
         "pack",
         "pack",
         {"draft": "draft", **({"measured": "measure"} if measured else {})},
@@ -60,7 +60,7 @@ def _summary(raw: Path) -> dict[str, Any]:
     """What a bundle carries of its measurements: the end table with its intervals, and where they were taken."""
     from edgemm.measure.measurement import read_measurements
     from edgemm.measure.table import rows
-    from edgemm.pipeline.answers import rows_as_json
+    from edgemm.pipeline.json_answers import rows_as_json
 
     found = read_measurements(raw)
     return {

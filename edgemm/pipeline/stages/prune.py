@@ -7,20 +7,20 @@ from functools import partial
 from pathlib import Path
 
 from edgemm.data import Dataset
-from edgemm.pipeline.facts import portable
 from edgemm.pipeline.job import Job
+from edgemm.pipeline.key_inputs import portable
 from edgemm.pipeline.launch import threads_each
 from edgemm.pipeline.libraries import TRAINING
-from edgemm.pipeline.node import Node
+from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.pipeline.stages.distill import students_code
 from edgemm.recipe import DistillConfig, PruneConfig
 from edgemm.stage import Context, Inputs
 
 
-def node(job: Job) -> Node:
+def planned(job: Job) -> PlannedStage:
     """Its place in a recipe."""
     recipe = job.recipe
-    return Node(
+    return PlannedStage(
         "prune",
         "prune",
         {"teacher": "teach", "student": "distill"},

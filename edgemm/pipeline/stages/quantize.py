@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.data import Dataset, Sample
-from edgemm.pipeline.facts import machine, portable
 from edgemm.pipeline.job import Job
+from edgemm.pipeline.key_inputs import machine, portable
 from edgemm.pipeline.libraries import GRAPH, engines_of
-from edgemm.pipeline.node import Node
+from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.recipe import QuantizeConfig, TargetConfig
 from edgemm.runtime.errors import QuantizeError
 from edgemm.runtime.manifest import TargetEntry
@@ -21,9 +21,9 @@ REFUSED = "refused.txt"
 """What a stage leaves instead of a bundle that only compares: why there is none."""
 
 
-def node(job: Job, graphs: str) -> Node:
+def planned(job: Job, graphs: str) -> PlannedStage:
     """Its place in a recipe, behind the node ``graphs``."""
-    return Node(
+    return PlannedStage(
         "quantize",
         "quantize",
         {"bundle": graphs},
@@ -34,12 +34,12 @@ def node(job: Job, graphs: str) -> Node:
     )
 
 
-def teacher_node(job: Job, teacher: str) -> Node:
+def planned_for_teacher(job: Job, teacher: str) -> PlannedStage:
     """The place of the teacher's own quantization, behind the node ``teacher``."""
     assert job.int8_target is not None
     targets = [job.int8_target]
     config = job.recipe.quantize.model_copy(update={"keep_float": ()})  # the layers to keep in float are the student's
-    return Node(
+    return PlannedStage(
         "quantize:teacher",
         "quantize",
         {"bundle": teacher},

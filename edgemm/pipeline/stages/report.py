@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from edgemm.pipeline.job import Job
-from edgemm.pipeline.node import Node
+from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.stage import Context, Inputs
 
 
-def node(job: Job) -> Node:
+def planned(job: Job) -> PlannedStage:
     """Its place in a recipe."""
     recipe = job.recipe
     provenance = {"data": job.dataset.digest, "licence": recipe.pack.licence}
-    return Node(
+    return PlannedStage(
         "report",
         "pack",
         {"bundle": "pack", "measured": "measure"},

@@ -1,4 +1,4 @@
-"""Shown: a few evaluation samples, drawn by a fixed seed and not by result, with what each variant gave for them."""
+"""Drawn examples: a few evaluation samples, drawn by a seed and not by result, with what each variant gave for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.class_metrics import THRESHOLD
 from edgemm.measure.examples import Answer, Example, hit, media
 from edgemm.measure.scores import ANSWERS, TEACHERS, Scored, headline_task
@@ -115,4 +115,4 @@ def _answer(variant: str, names: Sequence[str], scored: Scored, i: int) -> Answe
         given = [c for c, p in enumerate(scored.samples[i * classes : (i + 1) * classes]) if p > THRESHOLD]
         return Answer(variant, ", ".join(names[c] for c in given) or "none", given == truth[i])
     error = np.abs(np.asarray(scored.samples) - np.asarray(truth))
-    return Answer(variant, words.three_figures(scored.samples[i]), bool(error[i] <= error.mean()))
+    return Answer(variant, as_text.three_figures(scored.samples[i]), bool(error[i] <= error.mean()))

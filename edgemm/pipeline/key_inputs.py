@@ -1,4 +1,4 @@
-"""Facts: what a stage's output depends on, as plain values without a path among them.
+"""Key inputs: what of recipe, data and machine a stage's output depends on, as plain values without a path.
 
 Why: a key made of paths would find nothing on another machine, and a wrong result where a file has changed.
 """

@@ -1,4 +1,4 @@
-"""Towers: which tower of a compressed retriever lost what, by letting the towers of two bundles search each other.
+"""Swapped towers: which tower of a compressed retriever lost what: the towers of two bundles search each other.
 
 In a joint space a query tower of one bundle can search a gallery of the other's: what is lost with one tower swapped is
 that tower's, what is lost only with both is that they drifted apart together. An embedder has one tower and a space of

@@ -1,4 +1,4 @@
-"""Figures as text, one way everywhere: the console table and the HTML page say the same words."""
+"""As text: figures in words, one way everywhere: the console table and the HTML page say the same words."""
 
 from __future__ import annotations
 

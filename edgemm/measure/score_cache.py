@@ -1,4 +1,4 @@
-"""Kept scores: what was scored before on the same bytes, samples and engine isn't scored again; sealed, and checked."""
+"""Score cache: what was scored before on the same bytes, samples and engine isn't scored again; sealed, and checked."""
 
 from __future__ import annotations
 

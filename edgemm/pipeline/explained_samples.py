@@ -1,4 +1,4 @@
-"""Cases: which samples to show, with their picture, sound and text, what each model says and where it looks."""
+"""Explained samples: which to show, with picture, sound and text, what each model says and where it looks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure import words
+from edgemm.measure import as_text
 from edgemm.measure.attention import Watched, grid, look, word_weights
 from edgemm.measure.contribution import Contributions, answers, losses, right
 from edgemm.measure.examples import Answer, Example, hit, media
-from edgemm.measure.towers import Embedded, Search
+from edgemm.measure.swapped_towers import Embedded, Search
 from edgemm.report import figures
 from edgemm.report.cards import Seen
 from edgemm.report.explain import Case, Section
@@ -171,7 +171,7 @@ def _worst_values(
     names = list(lost)
     first, last = names[0], names[-1]
     worst = sorted((i for i in may if not good[last][i]), key=lambda i: (-lost[last][i], i))[:CASES]
-    means = " and ".join(f"{words.three_figures(float(errors.mean()))} of “{name}”" for name, errors in lost.items())
+    means = " and ".join(f"{as_text.three_figures(float(errors.mean()))} of “{name}”" for name, errors in lost.items())
     note = f"The largest absolute errors, the largest first. ✓: an error of at most the mean, {means}."
     sections = [(f"The worst errors of “{last}”", note, worst)]
     if len(names) == 2:
@@ -223,7 +223,7 @@ def search_cases(
                     rank, held = int(search.ranks[i]), embedded[name][gallery]
                     among = f"of {len(held.labels)}"
                     if query == gallery:
-                        among = f"of {len(held.labels) - 1}, margin {words.signed_figures(float(search.margins[i]))}"
+                        among = f"of {len(held.labels) - 1}, margin {as_text.signed_figures(float(search.margins[i]))}"
                     hits = tuple(
                         hit(gallery, held.raws[j], held.labels[j], held.labels[j] == label) for j in search.nearest[i]
                     )

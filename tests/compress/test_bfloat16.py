@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from edgemm.compress import arithmetic
+from edgemm.compress import bfloat16
 from edgemm.compress.feeds import fast_dtype
 from edgemm.data import Dataset, open_dataset
 from edgemm.pipeline import job, stages
@@ -19,8 +19,8 @@ from tests.pipeline.small import RECIPE, write_data
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux about the CPU")
 def test_it_decides_as_torch_does() -> None:
-    assert arithmetic.has_bfloat16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert fast_dtype() == (torch.bfloat16 if arithmetic.has_bfloat16() else torch.float32)
+    assert bfloat16.has_bfloat16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert fast_dtype() == (torch.bfloat16 if bfloat16.has_bfloat16() else torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_it_decides_as_torch_does() -> None:
     ],
 )
 def test_it_reads_what_linux_says_of_the_cpu(machine: str, line: str, expected: bool) -> None:
-    assert arithmetic.bfloat16_in(["processor\t: 0", line], machine=machine) is expected
+    assert bfloat16.bfloat16_in(["processor\t: 0", line], machine=machine) is expected
 
 
 def test_stages_that_train_have_another_key_where_the_arithmetic_is_another(tmp_path, monkeypatch) -> None:
@@ -45,11 +45,11 @@ def test_stages_that_train_have_another_key_where_the_arithmetic_is_another(tmp_
     keys = []
     for has in (True, False):
         monkeypatch.setattr(job, "has_bfloat16", lambda has=has: has)
-        keys.append({node.name: content_key(node.facts({})) for node in stages.corridor_nodes(recipe, dataset)})
+        keys.append({node.name: content_key(node.facts({})) for node in stages.planned_stages(recipe, dataset)})
     changed = {name for name in keys[0] if keys[0][name] != keys[1][name]}
     assert changed == {"teach", "distill", "prune"}
 
 
 def test_asking_loads_no_torch() -> None:
-    code = "import sys, edgemm.compress.arithmetic as a; a.has_bfloat16(); sys.exit('torch' in sys.modules)"
+    code = "import sys, edgemm.compress.bfloat16 as a; a.has_bfloat16(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,8 +1,8 @@
-"""Node: one stage run of a recipe, and how a chain of them is executed through the store.
+"""Planned stage: a stage that a recipe will run, and how such stages are run in order through the store.
 
-Why: ``capture`` runs three times in one recipe, ``quantize`` once per kind of target. A node names one such run, the
-nodes it reads, and everything its output depends on; executing is the same for all of them. No engine for graphs: the
-nodes come in an order in which each finds its inputs made.
+Why: ``capture`` runs three times in one recipe, ``quantize`` twice. A planned stage names one such run, those whose
+output it reads, and everything that its own output depends on; running is the same for all of them. They come in an
+order in which each finds its inputs made.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Work = Callable[[Mapping[str, Artifact], Path, Context], None]
 
 
 @dataclass(frozen=True)
-class Node:
+class PlannedStage:
     """One stage run.
 
     Args:
@@ -74,20 +74,20 @@ class Node:
         }
 
 
-def key_of(node: Node, made: Mapping[str, Record]) -> tuple[str, dict[str, Any]]:
+def key_of(node: PlannedStage, made: Mapping[str, Record]) -> tuple[str, dict[str, Any]]:
     """Key of a node whose inputs are made, and the facts it comes from."""
     facts = node.facts({role: made[name].artifact.digest for role, name in node.inputs.items()})
     return content_key(facts), facts
 
 
-def run_nodes(
-    nodes: Sequence[Node],
+def run_stages(
+    nodes: Sequence[PlannedStage],
     *,
     store: Store,
     run: Run | str,
     progress: Progress,
     again: Iterable[str] = (),
-    on_finished: Callable[[Node, Record], None] | None = None,
+    on_finished: Callable[[PlannedStage, Record], None] | None = None,
 ) -> dict[str, Record]:
     """Execute nodes in order; what the store has already is taken from there.
 
@@ -107,7 +107,7 @@ def run_nodes(
         inputs = {role: made[name].artifact for role, name in node.inputs.items()}
 
         def work(
-            out: Path, scratch: Path, node: Node = node, key: str = key, inputs: Mapping[str, Artifact] = inputs
+            out: Path, scratch: Path, node: PlannedStage = node, key: str = key, inputs: Mapping[str, Artifact] = inputs
         ) -> None:
             cache = store.cache / node.caches()  # rows and scores that other code computed are not found
             if node.own_code and node.name in again and cache not in dropped:

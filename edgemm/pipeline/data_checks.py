@@ -1,4 +1,4 @@
-"""Fitness: whether the data can do what a recipe asks of it, before anything runs."""
+"""Data checks: whether the data can do what a recipe asks of it, before anything runs."""
 
 from __future__ import annotations
 
