@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from edgemm.compress import losses
 from edgemm.compress.feeds import Feeds, fast_arithmetic
 from edgemm.compress.objectives import LARGEST_SCALE, Drawn, Fed, weighted
-from edgemm.models.efficientnet import EfficientNetLite
 from edgemm.models.heads import unit
 from edgemm.models.model import Model
-from edgemm.models.text import TextTransformer
+from edgemm.models.structure import features_before
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime.errors import DataError, ModelError
 
@@ -214,14 +213,10 @@ class EmbeddingDistillation(Fed):
     def _tower(self, modality: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``embedding`` of one modality, and the ``features`` it is projected from where they can be had."""
         part = self.model.part(modality)
-        module = part.module
-        if (
-            self.config.hidden
-            and isinstance(module, EfficientNetLite | TextTransformer)
-            and module.projection is not None
-        ):
-            features: Tensor = module.pooled(*(values[name] for name in part.signature.input_names))
-            return {"embedding": unit(module.projection(features)), "features": features}
+        tower = features_before(part.module)
+        if self.config.hidden and tower is not None and tower.projection is not None:
+            features: Tensor = tower.pooled(*(values[name] for name in part.signature.input_names))
+            return {"embedding": unit(tower.projection(features)), "features": features}
         made = self.model(values)
         names = {"embedding": f"{modality}_embedding", "features": f"{modality}_features"}
         return {key: made[name] for key, name in names.items() if name in made}
@@ -255,8 +250,9 @@ def feature_widths(model: Model) -> dict[str, int]:
     for part in model.chain:
         if part.role != "tower" or part.modality is None:
             continue
-        if isinstance(part.module, EfficientNetLite | TextTransformer) and part.module.projection is not None:
-            found[part.modality] = part.module.projection.in_features
+        tower = features_before(part.module)
+        if tower is not None and tower.projection is not None:
+            found[part.modality] = tower.projection.in_features
         elif (spec := part.signature.outputs[0]).name == f"{part.modality}_features" and isinstance(
             spec.shape[-1], int
         ):

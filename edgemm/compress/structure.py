@@ -7,15 +7,15 @@ Source: Fang et al. 2023, "DepGraph: Towards Any Structural Pruning"; importance
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from edgemm.models.efficientnet import EfficientNetLite
-from edgemm.models.frames import FramesCnn
-from edgemm.models.heads import MlpHead
 from edgemm.models.model import Part
-from edgemm.models.text import Attention, Layer, TextTransformer
+from edgemm.models.structure import CanBeCut
+from edgemm.models.text import Attention, Layer
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.quiet import Quiet
 
@@ -40,28 +40,21 @@ def prune_part_(
     if ratio == 0:
         return
     module = part.module
-    if isinstance(module, EfficientNetLite):
-        # the first layer sees three channels and the last makes what the next part takes
-        fixed: list[nn.Module] = [module.projection if module.projection is not None else module.last[0]]
-        _prune_channels_(module, example, fixed, ratio=ratio, importance=importance, round_to=round_to, floor=floor)
-    elif isinstance(module, FramesCnn):
-        _prune_channels_(
-            module, example, [module.last], ratio=ratio, importance=importance, round_to=round_to, floor=floor
-        )
-    elif isinstance(module, TextTransformer):
-        layers = [layer for layer in module.layers if isinstance(layer, Layer)]
-        _prune_feed_forward_(layers, ratio=ratio, importance=importance, round_to=round_to, floor=floor)
-        for layer in layers:
-            _prune_heads_(layer.attention, ratio=ratio, importance=importance, floor=floor)
-    elif isinstance(module, MlpHead) and module.up is not None:
-        _prune_channels_(
-            module, example, [module.out], ratio=ratio, importance=importance, round_to=round_to, floor=floor
-        )
-    else:
+    found = module.structure() if isinstance(module, CanBeCut) else None
+    if found is None:
         raise ModelError(
             f"prune.ratios: part '{part.name}' of kind '{part.kind}' has no channels to remove; expected a "
-            "convolutional tower, a text tower of edgemm's own, or a head with a hidden layer"
+            "convolutional tower, a text tower of edgemm's own, a head with a hidden layer, or a module of your own "
+            "with a method 'structure' (edgemm.models.structure)"
         )
+    if found.ends:
+        _prune_channels_(
+            module, example, list(found.ends), ratio=ratio, importance=importance, round_to=round_to, floor=floor
+        )
+    if found.layers:
+        _prune_feed_forward_(found.layers, ratio=ratio, importance=importance, round_to=round_to, floor=floor)
+        for layer in found.layers:
+            _prune_heads_(layer.attention, ratio=ratio, importance=importance, floor=floor)
 
 
 def macs_and_parameters(part: Part, example: tuple[Tensor, ...]) -> tuple[int, int]:
@@ -84,8 +77,8 @@ def _prune_channels_(
     ranked = (
         tp.importance.GroupTaylorImportance() if importance == "taylor" else tp.importance.GroupMagnitudeImportance(p=2)
     )
-    trainable = [p for p in module.parameters() if not p.requires_grad]
-    for parameter in trainable:  # DepGraph traces through gradients
+    frozen = [p for p in module.parameters() if not p.requires_grad]
+    for parameter in frozen:  # DepGraph traces through gradients
         parameter.requires_grad_(True)
     pruner = tp.pruner.BasePruner(
         module,
@@ -98,7 +91,7 @@ def _prune_channels_(
         round_to=round_to,
     )
     pruner.step()
-    for parameter in trainable:
+    for parameter in frozen:
         parameter.requires_grad_(False)
 
 
@@ -110,7 +103,9 @@ def _saliency(weight: Tensor, importance: str) -> Tensor:
     return (weight.detach() * weight.grad).abs()
 
 
-def _prune_feed_forward_(layers: list[Layer], *, ratio: float, importance: str, round_to: int, floor: float) -> None:
+def _prune_feed_forward_(
+    layers: Sequence[Layer], *, ratio: float, importance: str, round_to: int, floor: float
+) -> None:
     """Units of all feed-forward layers ranked together, so that a layer that matters less loses more."""
     scores = [
         _saliency(layer.up.weight, importance).sum(1) + _saliency(layer.down.weight, importance).sum(0)

@@ -19,9 +19,9 @@ from edgemm.compress.trainer import Schedule, train_
 from edgemm.compress.training import Training
 from edgemm.data import Dataset
 from edgemm.models.builders import Answer, build_model
-from edgemm.models.heads import MlpHead
 from edgemm.models.model import Model
 from edgemm.models.store import save_model
+from edgemm.models.structure import HasUnits
 from edgemm.recipe import Task, TeachConfig, TeacherSection, TrainingSection
 from edgemm.recipe.families import family_of
 from edgemm.runtime.errors import ModelError
@@ -79,10 +79,8 @@ def answer_in_units_of_(model: Model, dataset: Dataset) -> None:
     """
     values = torch.tensor([s.value for s in dataset.split("train") if s.value is not None], dtype=torch.float64)
     for part in model.chain:
-        head = part.module
-        if isinstance(head, MlpHead) and head.quantity and len(values) and head.mean == 0 and head.spread == 1:
-            head.mean.fill_(values.mean())
-            head.spread.fill_(values.std(correction=0) or 1.0)
+        if isinstance(part.module, HasUnits) and len(values):
+            part.module.set_units_(float(values.mean()), float(values.std(correction=0)) or 1.0)
 
 
 def teach_(model: Model, config: TeachConfig, training: Training, *, section: TeacherSection) -> None:

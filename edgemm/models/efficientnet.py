@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgemm.models.heads import unit
+from edgemm.models.structure import Structure
 from edgemm.runtime.errors import ModelError
 
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
@@ -144,6 +145,10 @@ class EfficientNetLite(nn.Module):
     def pooled(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) float32 to (B, features), before any projection."""
         return self.feature_map(pixels).mean((2, 3))
+
+    def structure(self) -> Structure:
+        """All channels but those of what it gives; see ``edgemm.models.structure``."""
+        return Structure(ends=(self.last[0] if self.projection is None else self.projection,))
 
 
 class AudioCnn(EfficientNetLite):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from edgemm.models.structure import Structure
 from edgemm.runtime.errors import ModelError
 
 
@@ -46,3 +47,7 @@ class FramesCnn(nn.Module):
         x = self.last(x.mean((2, 3)))
         x = x.reshape(-1, frames.shape[1], x.shape[-1])
         return x.mean(1) if self.pool else x
+
+    def structure(self) -> Structure:
+        """The channels of its convolutions; see ``edgemm.models.structure``."""
+        return Structure(ends=(self.last,))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgemm.models.structure import Structure
+
 
 def unit(x: Tensor) -> Tensor:
     """(B, D) to length 1 (zero stays zero); fewer operators in ONNX than ``F.normalize``, which clamps and expands."""
@@ -67,6 +69,16 @@ class MlpHead(nn.Module):
             x = self.dropout(F.relu(self.up(x)))
         result: Tensor = self.out(x)
         return result * self.spread + self.mean if self.quantity else result
+
+    def structure(self) -> Structure | None:
+        """The units of its hidden layer, where it has one; see ``edgemm.models.structure``."""
+        return None if self.up is None else Structure(ends=(self.out,))
+
+    def set_units_(self, mean: float, spread: float) -> None:
+        """Answer about ``mean`` in units of ``spread``, where it is a quantity; units that were set before stay."""
+        if self.quantity and self.mean == 0 and self.spread == 1:
+            self.mean.fill_(mean)
+            self.spread.fill_(spread)
 
 
 class Decision(nn.Module):

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from edgemm.models.builders import Answer, build_model
-from edgemm.models.efficientnet import EfficientNetLite
 from edgemm.models.heads import Projection
 from edgemm.models.model import Model
-from edgemm.models.smaller import inherit_image_, inherit_text_
+from edgemm.models.smaller import inheriting
 from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import nearest_tokens, tokenizer_from_json
 from edgemm.recipe import StudentSection
@@ -77,12 +76,9 @@ def build_student(
 
 def _inherit_tower_(student: Model, teacher: Model, target: torch.nn.Module, source: torch.nn.Module) -> None:
     """Towers of one kind; what has no rule here, or is of another kind, keeps its random weights."""
-    if isinstance(source, EfficientNetLite) and type(source) is type(target):
-        inherit_image_(target, source)
-    elif isinstance(source, TextTransformer) and isinstance(target, TextTransformer):
-        assert teacher.tokenizer_json is not None
-        assert student.tokenizer_json is not None
-        inherit_text_(target, source, rows=shared_rows(student.tokenizer_json, teacher.tokenizer_json))
+    if rule := inheriting(target, source):
+        ours, theirs = student.tokenizer_json, teacher.tokenizer_json
+        rule(target, source, shared_rows(ours, theirs) if ours and theirs else ())
     elif _shapes(source) == _shapes(target):
         target.load_state_dict(source.state_dict())
 

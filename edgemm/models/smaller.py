@@ -6,7 +6,8 @@ Evenly strided layers and channels ranked by importance beat "the first k". Sour
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,6 +119,21 @@ def inherit_image_(student: EfficientNetLite, teacher: EfficientNetLite) -> None
         if len(student.stages) == len(teacher.stages):
             units = important(_weight(teacher.last), len(_weight(student.last)))
             _conv_(student.last, teacher.last, units, kept)
+
+
+Inheriting = Callable[[Any, Any, Sequence[int]], None]
+
+INHERITING: Mapping[type[torch.nn.Module], Inheriting] = {
+    EfficientNetLite: lambda student, teacher, rows: inherit_image_(student, teacher),  # noqa: ARG005
+    TextTransformer: lambda student, teacher, rows: inherit_text_(student, teacher, rows=rows),
+}
+"""Class of both towers -> what copies the larger one's weights; ``rows`` as ``inherit_text_`` takes them."""
+
+
+def inheriting(student: torch.nn.Module, teacher: torch.nn.Module) -> Inheriting | None:
+    """What copies the weights of one tower into a smaller one of its class; None where there is no rule."""
+    same = type(student) is type(teacher)
+    return next((rule for kind, rule in INHERITING.items() if same and isinstance(student, kind)), None)
 
 
 def _stages(tower: EfficientNetLite) -> list[list[MBConv]]:

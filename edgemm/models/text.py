@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from edgemm.models.heads import unit
 from edgemm.models.sentence import POOLINGS, pooled
+from edgemm.models.structure import Structure
 from edgemm.runtime.errors import ModelError
 
 
@@ -135,6 +136,10 @@ class TextTransformer(nn.Module):
         """(B, T) int64 ids and mask to (B, W), ``pooling`` of the real tokens, before any projection."""
         mask = attention_mask.to(self.positions.dtype)
         return pooled(self.tokens(input_ids, mask), mask, [self.pooling])
+
+    def structure(self) -> Structure:
+        """Its layers' heads and feed-forward units; see ``edgemm.models.structure``."""
+        return Structure(layers=tuple(self.layers))
 
 
 _LAYER_NAMES = {
