@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.graph.files import publish, write_graph, write_manifest
+from edgemm.graph.onnx_functions import kept_functions
 from edgemm.graph.parity import OnnxGraph, largest_difference, nonfinite, unlike
 from edgemm.graph.passes import clean_
 from edgemm.models.model import Model, Part, raw_values
@@ -172,7 +173,7 @@ def _export(part: Part, values: Mapping[str, Tensor]) -> ir.Model:
     )
     wrapped = _Positional(part.module, len(signature.inputs))
     try:
-        with _QUIET:
+        with _QUIET, kept_functions(OPSET):
             program = torch.export.export(wrapped, tuple(values.values()), dynamic_shapes=(shapes,), strict=False)
             exported = torch.onnx.export(
                 program,
