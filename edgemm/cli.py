@@ -111,7 +111,7 @@ def _sections(command: Any, ctx: Any) -> tuple[list[tuple[str, str]], list[tuple
 
 def _engines(incomplete: str) -> list[str]:
     """The engines whose names begin so, for a shell that completes them."""
-    from edgemm.runtime.session import ENGINES
+    from edgemm.runtime.engines import ENGINES
 
     return [name for name in ENGINES if name.startswith(incomplete)]
 

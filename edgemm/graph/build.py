@@ -18,16 +18,15 @@ import onnx_ir as ir
 from edgemm.graph.files import publish, write_manifest
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.engine_tensorrt import compute_capability, cuda_runtime
+from edgemm.runtime.engines import ENGINES, PORTABLE, compiles
 from edgemm.runtime.errors import EngineError, EngineNotInstalled
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.manifest import PartEntry, TargetEntry
 from edgemm.runtime.onnx_wire import require_whole_graph
 from edgemm.runtime.packages import package
-from edgemm.runtime.session import ENGINES
 from edgemm.runtime.signature import DimRange
 from edgemm.stage import Context
 
-MODULES: Mapping[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 SUFFIX = ".plan"
 
 
@@ -95,7 +94,7 @@ def build_bundle(folder: Path, out: Path, *, compute_capabilities: Mapping[str, 
     """
     archive = open_archive(folder)
     manifest = archive.manifest
-    work = [t for t in manifest.targets if t.engine in MODULES]
+    work = [t for t in manifest.targets if compiles(t.engine)]
     for target in work:
         import_builder(target.engine)
     with publish(out) as partial, context.progress.task("build", total=len(work) * len(manifest.parts)) as task:
@@ -104,7 +103,7 @@ def build_bundle(folder: Path, out: Path, *, compute_capabilities: Mapping[str, 
             (partial / name).write_bytes(archive.read(name))
         entries = []
         for target in manifest.targets:
-            if target.engine not in MODULES:
+            if not compiles(target.engine):
                 entries.append(target)
                 continue
             capability = compute_capabilities.get(target.name)
@@ -139,16 +138,19 @@ def fingerprint(engine: str, compute_capability: str) -> dict[str, str]:
 
 def import_builder(engine: str) -> Any:
     """The engine's Python module. Raises EngineNotInstalled, with what to install."""
-    if engine not in MODULES:
-        raise EngineError(f"engine '{engine}' compiles nothing; expected one of {list(MODULES)}")
+    if engine not in ENGINES or not compiles(engine):
+        compiling = [name for name in ENGINES if compiles(name)]
+        raise EngineError(f"engine '{engine}' compiles nothing; expected one of {compiling}")
     try:
-        module = package(MODULES[engine])
+        module = package(ENGINES[engine].package)
     except ImportError as error:
         raise EngineNotInstalled(
-            f'{engine} is not installed; {pip_install(*ENGINES[engine][1])}, or set engine = "onnxruntime"'
+            f'{engine} is not installed; {pip_install(*ENGINES[engine].distributions)}, or set engine = "{PORTABLE}"'
         ) from error
     if not hasattr(module, "Builder"):
-        raise EngineNotInstalled(f"{engine} is installed without its builder; {pip_install(*ENGINES[engine][1])}")
+        raise EngineNotInstalled(
+            f"{engine} is installed without its builder; {pip_install(*ENGINES[engine].distributions)}"
+        )
     return module
 
 

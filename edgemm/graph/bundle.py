@@ -21,7 +21,7 @@ from edgemm.graph.census import arithmetic_of
 from edgemm.graph.files import publish, read_graph, write_graph, write_manifest
 from edgemm.graph.likeness import Likeness, likeness
 from edgemm.graph.parity import OnnxGraph
-from edgemm.graph.quantize import DEFAULT, SCHEMES, NothingToQuantize, Quantization, layer_names, quantize_onnx
+from edgemm.graph.quantize import DEFAULT, NothingToQuantize, Quantization, layer_names, quantize_onnx
 from edgemm.graph.race import latency_ratio
 from edgemm.graph.recurrent import dynamic_lstms
 from edgemm.graph.regions import result_convolutions
@@ -30,10 +30,11 @@ from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.arithmetic import Arithmetic, float_lines, precision_label
 from edgemm.runtime.chain import trace
 from edgemm.runtime.disk import write_arrays
+from edgemm.runtime.engines import ENGINES, PORTABLE, compiles
 from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import QuantizeError
 from edgemm.runtime.fields import one_line
-from edgemm.runtime.manifest import PLAN_ENGINES, PartEntry, TargetEntry
+from edgemm.runtime.manifest import PartEntry, TargetEntry
 from edgemm.runtime.onnx_wire import require_whole_graph
 from edgemm.runtime.timing import Ratio
 from edgemm.stage import Context
@@ -155,7 +156,7 @@ def quantize_bundle(
                                     archive.read(source.files[part.name]),
                                     (partial / path).read_bytes(),
                                     _spooled(spool, part),
-                                    engine="onnxruntime" if entry.engine in PLAN_ENGINES else entry.engine,
+                                    engine=PORTABLE if compiles(entry.engine) else entry.engine,
                                     threads=entry.threads,
                                     arithmetic=known,
                                 )
@@ -203,7 +204,7 @@ def graph_kind(target: TargetEntry, graph: ir.Model) -> str:
     """The folder of a target's graph of a part: its precision, and for int8 how it is written."""
     if target.precision != "int8":
         return target.precision
-    scheme = SCHEMES[target.engine]
+    scheme = ENGINES[target.engine].scheme
     if scheme.dynamic_lstm and dynamic_lstms(graph.graph):
         return "int8-lstm"
     if scheme.symmetric:
@@ -256,7 +257,7 @@ def _slower(
         ratio = ratios[run_as]
         if ratio.verdict == "slower":
             slower[target.name] = f"it takes {ratio.value:.2f} times float32's time on the machine that made this"
-            pairs = f", {unfused_pairs(int8)} unfused Q/DQ pairs" if target.engine == "onnxruntime" else ""
+            pairs = f", {unfused_pairs(int8)} unfused Q/DQ pairs" if target.engine == PORTABLE else ""
             context.progress.say(
                 f"{where}: int8 takes {ratio.value:.2f} times float32's time here "
                 f"({int8_support()}{pairs}); kept float32 arithmetic, weights stored as int8"

@@ -24,6 +24,7 @@ from edgemm.graph.parity import OnnxGraph, largest_difference, nonfinite, unlike
 from edgemm.graph.passes import clean_
 from edgemm.models.model import Model, Part, raw_values
 from edgemm.runtime.disk import write_array
+from edgemm.runtime.engines import PORTABLE
 from edgemm.runtime.errors import CaptureError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.manifest import Manifest, PartEntry, TargetEntry
@@ -152,7 +153,7 @@ def capture_model(
                 parts=tuple(entries),
                 inputs=inputs,
                 outputs=model.outputs,
-                targets=(TargetEntry("cpu-float32", "onnxruntime", "float32", files),),
+                targets=(TargetEntry("cpu-float32", PORTABLE, "float32", files),),
                 labels="labels.json" if model.labels else None,
                 task=model.task,
                 placeholders=placeholders,

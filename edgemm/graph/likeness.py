@@ -14,8 +14,9 @@ import numpy as np
 from edgemm.graph.parity import cosine
 from edgemm.graph.race import latency_ratio
 from edgemm.runtime.arithmetic import Arithmetic, float_lines, part_line, percent
+from edgemm.runtime.engines import Session
 from edgemm.runtime.errors import QuantizeError
-from edgemm.runtime.session import Session, open_session
+from edgemm.runtime.session import open_session
 from edgemm.runtime.timing import Ratio
 
 SAMPLES = 64

@@ -23,9 +23,9 @@ from edgemm.graph.likeness import Likeness, likeness
 from edgemm.graph.parity import OnnxGraph, largest_difference, nonfinite, origin_of_nonfinite, unlike
 from edgemm.graph.passes import clean_
 from edgemm.graph.quantize import DEFAULT, Quantization, quantize_onnx
+from edgemm.runtime.engines import PORTABLE, compiles
 from edgemm.runtime.errors import InputError, QuantizeError
 from edgemm.runtime.fields import one_line
-from edgemm.runtime.manifest import PLAN_ENGINES
 from edgemm.runtime.session import open_session
 from edgemm.stage import Context
 
@@ -65,7 +65,7 @@ def quantize_file(
     """
     given = read_proto(model)
     data = given.SerializeToString()
-    engine = "onnxruntime" if config.engine in PLAN_ENGINES else config.engine
+    engine = PORTABLE if compiles(config.engine) else config.engine
     open_session(engine, data, what=f"{model}, as it was given")  # what it can't open isn't worth a calibration
     float32 = clean_from(given, what=str(model))
     arrays = read_arrays(calibration, [str(value.name) for value in float32.graph.inputs], aligned=False)

@@ -14,36 +14,7 @@ import onnx_ir as ir
 
 from edgemm.graph.passes.values import add_weight, constant, put_in_place_
 from edgemm.graph.regions import Region
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How an engine wants int8 written.
-
-    Args:
-        activations: ``"uint8"`` with a zero point, or ``"int8"`` without (symmetric).
-        integer_bias: biases as int32 at scale ``s_x * s_w`` (what fused integer kernels take), or left in float.
-        weight_levels: largest weight magnitude: 127, or 64 where 8-bit products saturate (x86 without VNNI).
-        absorb: let the quantization perform ReLU and ReLU6.
-        tables: embedding tables as int8 rows, dequantized after the lookup.
-        float_results: int8 convolutions whose results stay floats, for those that leave the graph.
-        dynamic_lstm: LSTMs with int8 weights whose inputs are rounded as they come (see ``recurrent``).
-        half_recurrent: recurrent layers that stay in float keep their weights as float16 (see ``storage``).
-    """
-
-    activations: str = "uint8"
-    integer_bias: bool = True
-    weight_levels: int = 127
-    absorb: bool = True
-    tables: bool = True
-    float_results: bool = False
-    dynamic_lstm: bool = False
-    half_recurrent: bool = False
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether activations have no zero point."""
-        return self.activations == "int8"
+from edgemm.runtime.engines import Scheme
 
 
 @dataclass(frozen=True)

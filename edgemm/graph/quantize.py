@@ -15,20 +15,13 @@ from edgemm.graph.census import MACS, first_output
 from edgemm.graph.parity import nonfinite
 from edgemm.graph.passes import finish_, prepare_for_int8_
 from edgemm.graph.passes.values import constant
-from edgemm.graph.qdq import Scale, Scheme, activation_scale, apply_, quantize_weight, weight_axis
+from edgemm.graph.qdq import Scale, activation_scale, apply_, quantize_weight, weight_axis
 from edgemm.graph.ranges import Method, choose_range
 from edgemm.graph.recurrent import dynamic_lstms, write_dynamic_lstms_
 from edgemm.graph.regions import Region, find_region, is_weighted, why_float
 from edgemm.graph.storage import compress_weights, recurrent_layers, store_recurrent_in_half_
+from edgemm.runtime.engines import ENGINES, PORTABLE, Scheme
 from edgemm.runtime.errors import QuantizeError
-
-SCHEMES: Mapping[str, Scheme] = {
-    "onnxruntime": Scheme(dynamic_lstm=True, half_recurrent=True),
-    "openvino": Scheme(float_results=True, half_recurrent=True),
-    "tensorrt": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False, float_results=True),
-    "tensorrt-rtx": Scheme(activations="int8", integer_bias=False, absorb=False, tables=False, float_results=True),
-}
-"""What each engine fuses: u8 x s8 with int32 biases on x86 and ARM CPUs, symmetric s8 with float biases on TensorRT."""
 
 
 class NothingToQuantize(QuantizeError):
@@ -40,7 +33,7 @@ class Quantization:
     """How to quantize.
 
     Args:
-        engine: a key of ``SCHEMES``.
+        engine: a name in ``ENGINES``.
         method: how activation ranges are chosen.
         percentile: for ``method="percentile"``: share of elements kept, per cent.
         bias_correction: undo the mean error that rounding weights causes, through the bias (Nagel et al. 2019,
@@ -50,7 +43,7 @@ class Quantization:
         keep_float: layers to leave in float32, by a name of ``layer_names``.
     """
 
-    engine: str = "onnxruntime"
+    engine: str = PORTABLE
     method: Method = "mse"
     percentile: float = 99.99
     bias_correction: bool = True
@@ -60,9 +53,9 @@ class Quantization:
     @property
     def scheme(self) -> Scheme:
         """The engine's scheme. Raises QuantizeError naming the engines there are."""
-        if self.engine not in SCHEMES:
-            raise QuantizeError(f"quantize: no engine '{self.engine}'; expected one of {list(SCHEMES)}")
-        scheme = SCHEMES[self.engine]
+        if self.engine not in ENGINES:
+            raise QuantizeError(f"quantize: no engine '{self.engine}'; expected one of {list(ENGINES)}")
+        scheme = ENGINES[self.engine].scheme
         if not self.reduce_range:
             return scheme
         return replace(scheme, weight_levels=64)

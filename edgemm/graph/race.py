@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from edgemm.runtime.disk import write_arrays
+from edgemm.runtime.engines import require_engine
 from edgemm.runtime.errors import EngineError
 from edgemm.runtime.fields import json_value
-from edgemm.runtime.session import open_session, require_engine
+from edgemm.runtime.session import open_session
 from edgemm.runtime.timing import Ratio, paired_ratio, sample_latencies
 
 WARM_UP = 16  # openvino compiles a model for a shape at its eighth run

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from edgemm.runtime import chain
 from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.engines import Session
 from edgemm.runtime.manifest import RawInput, fed_values
-from edgemm.runtime.session import Session
 
 _CAUSAL = 1e-6  # attention to later tokens below which a model is taken to look back only
 

@@ -35,12 +35,12 @@ from edgemm.recipe import MeasureConfig
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_tensorrt import unbuilt
+from edgemm.runtime.engines import ENGINES
 from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import BundleError, DeviceMissing
 from edgemm.runtime.fields import json_value
 from edgemm.runtime.manifest import Manifest, TargetEntry
 from edgemm.runtime.requests import requests_of
-from edgemm.runtime.session import ENGINES
 from edgemm.runtime.shipped import files_run, gallery_bytes, target_bytes
 from edgemm.stage import Context
 
@@ -244,7 +244,7 @@ def _accuracies(
                 data,
                 *(
                     score_cache.version(package)
-                    for package in (ENGINES[entry.target.engine][0], "Pillow", "soundfile", "tokenizers")
+                    for package in (ENGINES[entry.target.engine].package, "Pillow", "soundfile", "tokenizers")
                 ),
                 *(here.facts["cpu"], here.facts["flags"]),  # which decide the kernels
                 *(config.prompts, config.examples),

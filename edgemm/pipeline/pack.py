@@ -23,8 +23,9 @@ from edgemm.recipe import PackConfig
 from edgemm.runtime.archive import Archive, open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.disk import write_array
+from edgemm.runtime.engines import compiles
 from edgemm.runtime.errors import BundleError, DataError
-from edgemm.runtime.manifest import PLAN_ENGINES, Gallery, GoldenSample, Manifest, TargetEntry, TextInput
+from edgemm.runtime.manifest import Gallery, GoldenSample, Manifest, TargetEntry, TextInput
 from edgemm.runtime.paths import MANIFEST
 from edgemm.runtime.zips import zip_bundle
 from edgemm.stage import Progress, Silent
@@ -72,7 +73,7 @@ def assemble(
     manifest = replace(_join(first, sources, out), name=name)
     seal(out, manifest)  # from here on it opens, so that gallery and golden outputs come from its own bytes
     if dataset is not None:
-        runs_here = [t.name for t in manifest.targets if t.engine not in PLAN_ENGINES]
+        runs_here = [t.name for t in manifest.targets if not compiles(t.engine)]
         if runs_here and config.gallery != "none" and len(embedded(Bundle.open(out, target=runs_here[0]))) > 1:
             manifest = _add_gallery(
                 out,
@@ -151,7 +152,7 @@ def _join(first: Archive, sources: Sequence[Source], out: Path) -> Manifest:
         entry = archive.manifest.target(source.target)
         files = {part: _copy(archive, path, out, digests, apart=source.name) for part, path in entry.files.items()}
         targets.append(replace(entry, name=source.name, files=files, threads=source.threads))
-        if entry.engine in PLAN_ENGINES:  # the portable graphs ship beside a plan that only one kind of GPU can load
+        if compiles(entry.engine):  # the portable graphs ship beside a plan that only one kind of GPU can load
             for path in archive.manifest.files:
                 if path.endswith(".onnx"):
                     _copy(archive, path, out, digests, apart=source.name)

@@ -41,6 +41,7 @@ from edgemm.recipe import (
     load_recipe,
 )
 from edgemm.runtime.bundle import Bundle
+from edgemm.runtime.engines import compiles
 from edgemm.runtime.errors import EdgemmError
 from edgemm.stage import Context, Inputs, Silent
 
@@ -132,7 +133,7 @@ def try_out(recipe: Recipe, dataset: Dataset) -> None:
                 progress.say(f"  {node.name:<18} ok  {duration(made[node.name].seconds)}")
         if "draft" in made:
             for target in recipe.targets:
-                if target.engine in ("onnxruntime", "openvino"):
+                if not compiles(target.engine):
                     Bundle.open(made["draft"].artifact.path, target=target.name).run_golden()
                     progress.say(f"  {'target ' + target.name:<18} answers")
                 else:

@@ -36,9 +36,9 @@ from edgemm.recipe.families import searches
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.disk import beside, put_in_place, replacing
+from edgemm.runtime.engines import require_engine
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError, StoreError
 from edgemm.runtime.manifest import GoldenSample, Manifest
-from edgemm.runtime.session import require_engine
 from edgemm.runtime.shipped import bundle_bytes, shipped_bytes
 from edgemm.stage import Progress, Silent
 

@@ -129,19 +129,20 @@ def quantize(
         compute_capability: of the GPU that a TensorRT engine builds a bundle's plans for, ``"8.6"``.
     """
     from edgemm.data.arrays import read_arrays, rows_of
-    from edgemm.graph.build import MODULES, build_bundle, import_builder
+    from edgemm.graph.build import build_bundle, import_builder
     from edgemm.graph.bundle import quantize_bundle
     from edgemm.graph.onnx_file import quantize_file
     from edgemm.graph.quantize import Quantization
     from edgemm.measure.conditions import busy
     from edgemm.measure.golden import add_golden_outputs
     from edgemm.runtime.archive import open_archive, seal
+    from edgemm.runtime.engines import compiles
     from edgemm.runtime.environment import environment
     from edgemm.runtime.manifest import TargetEntry
 
     config = Quantization(engine=engine)
     config.scheme  # noqa: B018  (an unknown engine is an error before anything is read)
-    builds = engine in MODULES and source.suffix != ".onnx"
+    builds = compiles(engine) and source.suffix != ".onnx"
     if builds != (compute_capability is not None):
         raise InputError(
             f"{source}: engine '{engine}' builds a bundle's plans for one kind of GPU; add --compute-capability 8.6 or "
@@ -162,7 +163,7 @@ def quantize(
         )
     open_archive(source)
     rows = list(rows_of(read_arrays(calibration)))
-    entry = TargetEntry(f"{engine}-int8", engine, "int8", {})  # type: ignore[arg-type]
+    entry = TargetEntry(f"{engine}-int8", engine, "int8", {})
     if builds:
         import_builder(engine)  # one that is missing shows before the calibration
     with _folder(out) as (folder, context):

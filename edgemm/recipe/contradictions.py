@@ -12,6 +12,7 @@ from edgemm.recipe.models import AudioTower, ImageTower, ModelSection, TensorTow
 from edgemm.recipe.paths import path_fields
 from edgemm.recipe.recipe import STAGES, Recipe, StageName
 from edgemm.recipe.section import Section
+from edgemm.runtime.engines import ENGINES, compiles
 from edgemm.runtime.manifest import RESERVED
 
 
@@ -61,17 +62,22 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
         if target.name in seen:
             yield f"{at}.name: '{target.name}' is there twice; each target needs a name of its own"
         seen.add(target.name)
-        gpu = target.engine.startswith("tensorrt")
+        gpu, precisions = compiles(target.engine), ENGINES[target.engine].precisions
         if gpu and target.compute_capability is None:
             yield f"{at}.compute_capability: missing; engine '{target.engine}' builds for one, e.g. \"8.6\""
         if not gpu and target.compute_capability is not None:
-            yield f"{at}.compute_capability: only for tensorrt and tensorrt-rtx, got engine '{target.engine}'"
+            yield f"{at}.compute_capability: only for {_compiling()}, got engine '{target.engine}'"
         if gpu and ships and "build" not in recipe.stages:
             yield f"{at}: engine '{target.engine}' needs the stage 'build', which is not in stages"
-        if target.precision == "float16" and not gpu:
-            yield f"{at}.precision: 'float16' is for tensorrt and tensorrt-rtx; '{target.engine}' takes float32 or int8"
+        if target.precision not in precisions:
+            takes = " or ".join(precisions)
+            yield f"{at}.precision: '{target.precision}' is for {_compiling()}; '{target.engine}' takes {takes}"
         if target.precision == "int8" and ships and "quantize" not in recipe.stages:
             yield f"{at}.precision: 'int8' needs the stage 'quantize', which is not in stages"
+
+
+def _compiling() -> str:
+    return " and ".join(name for name in ENGINES if compiles(name))
 
 
 def _a(noun: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from edgemm.recipe.section import Section
+from edgemm.recipe.section import Section, known_in, listed
+from edgemm.runtime.engines import ENGINES, PORTABLE
 
 
 class CaptureConfig(Section):
@@ -77,13 +78,15 @@ class PackConfig(Section):
     licence: str = Field("", description="Licence notes for the data and weights that the bundle derives from.")
 
 
+EngineName = Annotated[str, AfterValidator(known_in(ENGINES)), Field(json_schema_extra=listed(ENGINES))]
+"""A name in ``ENGINES``."""
+
+
 class TargetConfig(Section):
     """Where the bundle will run."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Name of the target in the bundle and in tables.")
-    engine: Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"] = Field(
-        "onnxruntime", description="What executes the graphs."
-    )
+    engine: EngineName = Field(PORTABLE, description="What executes the graphs.")
     precision: Literal["float32", "float16", "int8"] = Field(
         "int8", description="Precision of weights and activations."
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgemm.runtime.archive import Archive, open_archive, seal
     from edgemm.runtime.bundle import Bundle, Part, VerifyReport
+    from edgemm.runtime.engines import Session
     from edgemm.runtime.errors import (
         BundleCorrupt,
         BundleError,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     )
     from edgemm.runtime.manifest import Manifest
     from edgemm.runtime.prediction import Prediction
-    from edgemm.runtime.session import Session, open_session
+    from edgemm.runtime.session import open_session
     from edgemm.runtime.signature import DimRange, Signature, TensorSpec
     from edgemm.runtime.zips import zip_bundle
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from edgemm.runtime.disk import replacing
+from edgemm.runtime.engines import compiles
 from edgemm.runtime.errors import BundleCorrupt, BundleError, EngineError
 from edgemm.runtime.fields import json_value, one_line, parse_json, show
-from edgemm.runtime.manifest import PLAN_ENGINES, FileEntry, Manifest, TargetEntry
+from edgemm.runtime.manifest import FileEntry, Manifest, TargetEntry
 from edgemm.runtime.paths import MANIFEST, check_path
 from edgemm.runtime.sizes import LABELS_LIMIT, check_size
 
@@ -252,7 +253,7 @@ def _naming_operators(root: Path, target: TargetEntry, manifest: Manifest) -> Ta
     from edgemm.runtime.onnx_limits import graph_operators
 
     found: set[str] = set()
-    graphs = {target.files.get(p.name) for p in manifest.parts if target.engine_of(p) not in PLAN_ENGINES}
+    graphs = {target.files.get(p.name) for p in manifest.parts if not compiles(target.engine_of(p))}
     for name in graphs - {None}:
         try:
             found.update(graph_operators((root / str(name)).read_bytes(), what=str(name)))

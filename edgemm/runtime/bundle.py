@@ -14,11 +14,11 @@ from edgemm.runtime import chain
 from edgemm.runtime.archive import Archive, open_archive
 from edgemm.runtime.arrays import load_array, load_arrays
 from edgemm.runtime.chain import Placeholders
+from edgemm.runtime.engines import Array, Session, compiles, require_engine
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError
 from edgemm.runtime.inputs import InputReader, Samples, Value, check_feed, check_finite, join
 from edgemm.runtime.manifest import (
     MOST_THREADS,
-    PLAN_ENGINES,
     GoldenSample,
     Manifest,
     PartEntry,
@@ -26,7 +26,7 @@ from edgemm.runtime.manifest import (
     fed_values,
 )
 from edgemm.runtime.prediction import GallerySet, LabelSet, Prediction, Ranker, unit
-from edgemm.runtime.session import Array, CheckedSession, Session, open_session, require_engine
+from edgemm.runtime.session import CheckedSession, open_session
 
 
 class Part:
@@ -341,7 +341,7 @@ class Bundle:
         where = f"target '{self.target.name}'"
         golden = self.manifest.golden_outputs.get(self.target.name)
         if golden is None:
-            compiled = self.target.engine in PLAN_ENGINES  # built where its GPU is not: nobody could run them there
+            compiled = compiles(self.target.engine)  # built where its GPU is not: nobody could run them there
             lacking = bool(self.manifest.golden) and not compiled
             return 0, {}, [f"{where}: no golden outputs to compare its answers with"] if lacking else []
         made = self.run_golden()

@@ -8,11 +8,11 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from edgemm.runtime.engines import Array, Loading, missing_feeds
 from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import EngineError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.packages import package
-from edgemm.runtime.session import Array, missing_feeds
 from edgemm.runtime.signature import DTYPES
 
 ort = package("onnxruntime")
@@ -64,8 +64,7 @@ class ORTSession:
 
     Args:
         data: the graph.
-        threads: threads of one operator; 0 lets onnxruntime take one per core.
-        what: names target and part in messages.
+        how: its threads are those of one operator; 0 lets onnxruntime take one per core.
 
     Attributes:
         bare: onnxruntime's own session.
@@ -74,11 +73,9 @@ class ORTSession:
         EngineError: onnxruntime refuses the graph.
     """
 
-    engine = "onnxruntime"
-
-    def __init__(self, data: bytes, *, threads: int, what: str) -> None:
-        options = cpu_options(threads)
-        self._what = what
+    def __init__(self, data: bytes, how: Loading) -> None:
+        options, what = cpu_options(how.threads), how.what
+        self.engine, self._what = how.engine, what
         try:
             self.bare = cpu_session(data, options)
         except Exception as error:  # onnxruntime's exceptions have no public base

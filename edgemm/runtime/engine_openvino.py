@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from edgemm.runtime.engines import Array, Loading, missing_feeds
 from edgemm.runtime.environment import int8_support
 from edgemm.runtime.errors import EngineError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.packages import package
-from edgemm.runtime.session import Array, missing_feeds
 
 ov = package("openvino")
 
@@ -32,23 +32,21 @@ class OpenVINOSession:
 
     Args:
         data: the graph.
-        threads: threads of one inference; 0 lets OpenVINO take one per physical core.
-        what: names target and part in messages.
-        float32: keep floats in float32; otherwise the plugin lowers them to bf16 by itself where the CPU has it,
-            and what runs is not what was measured elsewhere.
+        how: its threads are those of one inference; 0 lets OpenVINO take one per physical core. Without ``float32`` the
+            plugin lowers floats to bf16 by itself where the CPU has it, and what runs is not what was measured
+            elsewhere.
 
     Raises:
         EngineError: OpenVINO refuses the graph.
     """
 
-    engine = "openvino"
-
-    def __init__(self, data: bytes, *, threads: int, what: str, float32: bool) -> None:
+    def __init__(self, data: bytes, how: Loading) -> None:
+        self.engine, what = how.engine, how.what
         # Pinned threads wait for their core when somebody else is on it: 6.4 ms instead of 2.0 on a busy machine.
         self._options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
-        if threads:
-            self._options["INFERENCE_NUM_THREADS"] = threads
-        if float32:
+        if how.threads:
+            self._options["INFERENCE_NUM_THREADS"] = how.threads
+        if how.float32:
             self._options["INFERENCE_PRECISION_HINT"] = "f32"
         self._what = what
         self._data = data

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from edgemm.runtime.engines import ENGINES, Array, Loading, compiles, missing_feeds
 from edgemm.runtime.errors import DeviceMissing, EdgemmError, EngineError, EngineNotInstalled
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
-from edgemm.runtime.manifest import PLAN_ENGINES, Manifest, TargetEntry
+from edgemm.runtime.manifest import Manifest, TargetEntry
 from edgemm.runtime.packages import package
-from edgemm.runtime.session import ENGINES, Array, missing_feeds
 
 FINGERPRINT = ("engine_version", "compute_capability", "os")
 
@@ -28,11 +28,9 @@ class TensorRTSession:
     """A deserialized plan, one execution context, one CUDA stream, device buffers that grow as needed.
 
     Args:
-        engine: ``"tensorrt"`` or ``"tensorrt-rtx"``.
         data: the plan.
-        what: names target and part in messages.
-        fingerprint: ``engine_version``, ``compute_capability`` (``"8.6"``), ``os`` (``"linux"``); those
-            given are checked.
+        how: of its fingerprint, ``engine_version``, ``compute_capability`` (``"8.6"``) and ``os`` (``"linux"``) are
+            checked where they are given.
 
     Raises:
         DeviceMissing: no GPU, or another one or another system than the plan's.
@@ -40,10 +38,10 @@ class TensorRTSession:
         EngineNotInstalled: the CUDA bindings are not installed.
     """
 
-    def __init__(self, engine: str, data: bytes, *, what: str, fingerprint: Mapping[str, str]) -> None:
-        self.engine = engine
-        self._what = what
-        trt: Any = package(ENGINES[engine][0])
+    def __init__(self, data: bytes, how: Loading) -> None:
+        engine, what, fingerprint = how.engine, how.what, how.fingerprint
+        self.engine, self._what = engine, what
+        trt: Any = package(ENGINES[engine].package)
         expect(fingerprint, "engine_version", trt.__version__, what=what, engine=engine)
         expect(fingerprint, "os", platform.system().lower(), what=what, engine=engine)
         self._cuda = cuda_runtime(engine, what=what)
@@ -128,7 +126,7 @@ def unbuilt(manifest: Manifest, target: TargetEntry) -> str | None:
 
     None for a target that is whole, and for one of another engine.
     """
-    if target.engine not in PLAN_ENGINES:
+    if not compiles(target.engine):
         return None
     for part in manifest.parts:
         file = target.files[part.name]

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from edgemm.runtime.arithmetic import Arithmetic, arithmetic_from_json, precision_label
 from edgemm.runtime.chain import BrokenChain, makers
+from edgemm.runtime.engines import ENGINES, PORTABLE
 from edgemm.runtime.errors import BundleCorrupt, BundleError
 from edgemm.runtime.fields import Fields, check_number, check_string, parse_json, show
 from edgemm.runtime.paths import check_names, check_path
@@ -29,8 +30,6 @@ LARGEST_LEAST = 2**26  # numbers that the smallest sample of a value may have: r
 RESERVED = ("top",)  # no name for a modality: predict(top=5, **modalities)
 
 Role = Literal["frontend", "tower", "fusion", "head", "decoder"]
-Engine = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
-PLAN_ENGINES: tuple[Engine, ...] = ("tensorrt", "tensorrt-rtx")  # run plans that are compiled for one kind of GPU
 Precision = Literal["float32", "float16", "int8"]
 Task = Literal["single-label", "multi-label", "regression"]
 
@@ -117,7 +116,7 @@ class TargetEntry:
     """
 
     name: str
-    engine: Engine
+    engine: str
     precision: Precision
     files: Mapping[str, str]  # part name -> path inside the bundle
     threads: int = 0  # 0: the engine decides
@@ -130,9 +129,9 @@ class TargetEntry:
         """The precision in words: ``"int8"``, ``"float32, int8 rolled back"``; see ``precision_label``."""
         return precision_label(self.precision, self.arithmetic.values())
 
-    def engine_of(self, part: PartEntry) -> Engine:
+    def engine_of(self, part: PartEntry) -> str:
         """The engine that runs one part."""
-        return "onnxruntime" if part.role == "frontend" else self.engine
+        return PORTABLE if part.role == "frontend" else self.engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,7 +422,7 @@ def _part(fields: Fields) -> PartEntry:
 def _target(fields: Fields) -> TargetEntry:
     target = TargetEntry(
         name=fields.string("name"),
-        engine=fields.choice("engine", get_args(Engine)),
+        engine=fields.choice("engine", tuple(ENGINES)),
         precision=fields.choice("precision", get_args(Precision)),
         files={part: check_path(check_string(path, where), where) for part, path, where in fields.mapping("files")},
         threads=fields.integer("threads", 0, maximum=MOST_THREADS),

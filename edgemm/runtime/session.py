@@ -6,56 +6,16 @@ that names what to install; nothing is ever run by another engine than the one a
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Collection, Mapping
-from typing import Protocol
 
 import numpy as np
 
-from edgemm.runtime.errors import BundleError, EngineError, EngineNotInstalled
-from edgemm.runtime.hints import pip_install
+from edgemm.runtime.engines import ENGINES, Array, Loading, Session, compiles, require_engine
+from edgemm.runtime.errors import BundleError, EngineError
 from edgemm.runtime.onnx_limits import graph_operators, require_operators
 from edgemm.runtime.onnx_wire import require_whole_graph
 from edgemm.runtime.signature import Signature
-
-Array = np.ndarray
-
-# engine -> (Python package, distributions to install)
-ENGINES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "onnxruntime": ("onnxruntime", ("onnxruntime",)),
-    "openvino": ("openvino", ("openvino",)),
-    "tensorrt": ("tensorrt", ("cuda-bindings", "tensorrt")),
-    "tensorrt-rtx": ("tensorrt_rtx", ("cuda-bindings", "tensorrt-rtx")),
-}
-
-
-class Session(Protocol):
-    """One loaded part.
-
-    Attributes:
-        engine: what runs it.
-        input_names, output_names: of the graph.
-        dtypes: numpy dtype of each input and output, as far as the engine tells; else the engine's word for it.
-    """
-
-    engine: str
-    input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
-    dtypes: Mapping[str, str]
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once.
-
-        Args:
-            feeds: every input by name; values of other names are ignored.
-
-        Returns:
-            Every output by name; arrays of the caller's own, not overwritten by the next run.
-
-        Raises:
-            EngineError: the engine refuses the feeds; the message holds its reason in one line.
-        """
-        ...
 
 
 def open_session(
@@ -86,21 +46,15 @@ def open_session(
     if engine not in ENGINES:
         raise EngineError(f"{what}: no engine '{engine}'; expected one of {list(ENGINES)}")
     require_engine(engine, what=what)
-    if engine in ("tensorrt", "tensorrt-rtx"):
-        from edgemm.runtime.engine_tensorrt import TensorRTSession
-
-        return TensorRTSession(engine, data, what=what, fingerprint=fingerprint or {})
-    require_whole_graph(data, what=what)
-    found = graph_operators(data, what=what)
-    if operators is not None:
-        require_operators(found, operators, what=what)
-    if engine == "openvino":
-        from edgemm.runtime.engine_openvino import OpenVINOSession
-
-        return OpenVINOSession(data, threads=threads, what=what, float32=float32)
-    from edgemm.runtime.engine_onnxruntime import ORTSession
-
-    return ORTSession(data, threads=threads, what=what)
+    if not compiles(engine):
+        require_whole_graph(data, what=what)
+        found = graph_operators(data, what=what)
+        if operators is not None:
+            require_operators(found, operators, what=what)
+    module, _, name = ENGINES[engine].session.partition(":")
+    load = getattr(importlib.import_module(module), name)
+    session: Session = load(data, Loading(engine, threads, what, float32, fingerprint or {}))
+    return session
 
 
 class CheckedSession:
@@ -169,22 +123,3 @@ class CheckedSession:
         for name in self._extra:
             del made[name]
         return made
-
-
-def engine_installed(engine: str) -> bool:
-    """Whether the engine's package can be found, without importing it."""
-    return importlib.util.find_spec(ENGINES[engine][0]) is not None
-
-
-def require_engine(engine: str, *, what: str) -> None:
-    """Raise EngineNotInstalled, with what to install, where the engine's package is not there."""
-    if not engine_installed(engine):
-        raise EngineNotInstalled(
-            f"{what}: {engine} is not installed; {pip_install(*ENGINES[engine][1])}, or choose another --target"
-        )
-
-
-def missing_feeds(names: tuple[str, ...], feeds: Mapping[str, Array], *, what: str) -> EngineError:
-    """The error for feeds that lack an input."""
-    lacking = [name for name in names if name not in feeds]
-    return EngineError(f"{what}: no value for the inputs {lacking}; got {sorted(feeds)}")

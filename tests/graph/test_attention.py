@@ -23,6 +23,7 @@ from edgemm.pipeline.explained_samples import Viewer
 from edgemm.runtime.archive import open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
+from edgemm.runtime.engines import Loading
 from edgemm.runtime.errors import BundleError, EngineError
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
@@ -56,7 +57,7 @@ def captured(part: Part, values: dict[str, torch.Tensor]) -> ir.Model:
 
 def run_maps(model: ir.Model, feeds: dict[str, np.ndarray]) -> tuple[list[np.ndarray], list[tuple[str, ...]]]:
     data, maps = with_attention_outputs(ir.to_proto(model).SerializeToString())
-    made = ORTSession(data, threads=1, what="test").run(feeds)
+    made = ORTSession(data, Loading("onnxruntime", 1, "test")).run(feeds)
     return [made[m.output] for m in maps], [m.keys for m in maps]
 
 
@@ -141,8 +142,8 @@ def test_outputs_that_were_there_stay_as_they_were():
     feeds = {k: raw_values(2)[k] for k in ("input_ids", "attention_mask")}
     plain = ir.to_proto(captured(text, {k: torch.from_numpy(v) for k, v in feeds.items()})).SerializeToString()
     watched, _ = with_attention_outputs(plain)
-    before = ORTSession(plain, threads=1, what="plain").run(feeds)["text_features"]
-    after = ORTSession(watched, threads=1, what="watched").run(feeds)["text_features"]
+    before = ORTSession(plain, Loading("onnxruntime", 1, "plain")).run(feeds)["text_features"]
+    after = ORTSession(watched, Loading("onnxruntime", 1, "watched")).run(feeds)["text_features"]
     np.testing.assert_allclose(after, before, atol=1e-5)  # an output in the middle may undo a fusion
 
 

@@ -13,11 +13,12 @@ from edgemm.graph.bundle import unfused_pairs
 from edgemm.graph.calibrate import Histogram
 from edgemm.graph.capture import capture_part
 from edgemm.graph.parity import OnnxGraph, cosine
-from edgemm.graph.qdq import Scheme, activation_scale, quantize_weight
+from edgemm.graph.qdq import activation_scale, quantize_weight
 from edgemm.graph.quantize import Quantization, quantize_onnx
 from edgemm.graph.ranges import choose_range
 from edgemm.graph.storage import compress_weights
 from edgemm.models.model import Part
+from edgemm.runtime.engines import Scheme
 from edgemm.runtime.errors import QuantizeError
 from edgemm.runtime.signature import Signature, TensorSpec
 

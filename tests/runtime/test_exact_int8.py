@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgemm.runtime import engine_onnxruntime, engine_openvino
 from edgemm.runtime.engine_onnxruntime import ORTSession, cpu_options
 from edgemm.runtime.engine_openvino import OpenVINOSession, ov
-from edgemm.runtime.session import Session
+from edgemm.runtime.engines import Loading, Session
 
 EXACT = "session.x64quantprecision"
 ENGINES: dict[str, Callable[..., Session]] = {
@@ -107,5 +107,5 @@ def test_openvino_multiplies_in_float_only_where_integers_would_saturate(
 
     monkeypatch.setattr(ov.Core, "compile_model", noted)
     data = quantized("MatMul", np.full((8, 8), largest, np.int8), [1, 8])
-    OpenVINOSession(data, threads=1, what="test", float32=True)
+    OpenVINOSession(data, Loading("openvino", 1, "test"))
     assert ("LP_TRANSFORMS_MODE" not in options) == integers

@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 
 from edgemm.pipeline.doctor import _WORKBENCH
 from edgemm.runtime import hints
+from edgemm.runtime.engines import ENGINES
 from edgemm.runtime.hints import pip_install
-from edgemm.runtime.session import ENGINES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ def test_a_hint_holds_the_version_that_the_project_asks_for() -> None:
 
 
 def test_every_engine_and_workbench_package_is_asked_for_with_a_version() -> None:
-    for names in (*(names for _, names in ENGINES.values()), _WORKBENCH):
+    for names in (*(engine.distributions for engine in ENGINES.values()), _WORKBENCH):
         assert pip_install(*names).count(">=") == len(names)
 
 

@@ -11,13 +11,13 @@ from edgemm.pipeline.key_inputs import portable
 from edgemm.pipeline.libraries import engines_of
 from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.recipe import TargetConfig
-from edgemm.runtime.manifest import PLAN_ENGINES
+from edgemm.runtime.engines import compiles
 from edgemm.stage import Context, Inputs
 
 
 def targets(job: Job) -> list[TargetConfig]:
     """The targets that it builds for."""
-    return [target for target in job.recipe.targets if target.engine in PLAN_ENGINES]
+    return [target for target in job.recipe.targets if compiles(target.engine)]
 
 
 def planned(job: Job, graphs: str) -> PlannedStage:

@@ -12,7 +12,7 @@ from edgemm.pipeline.key_inputs import machine, portable
 from edgemm.pipeline.libraries import DEVICE, engines_of
 from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.recipe import PackConfig, TargetConfig
-from edgemm.runtime.manifest import PLAN_ENGINES
+from edgemm.runtime.engines import compiles
 from edgemm.stage import Context, Inputs
 
 
@@ -29,7 +29,7 @@ def planned(job: Job, graphs: str) -> PlannedStage:
             "targets": [portable(target) for target in recipe.targets],
             "data": job.data,
             # plans answer where their GPU is, and then there are golden samples of them
-            "machine": machine() if any(t.engine in PLAN_ENGINES for t in recipe.targets) else None,
+            "machine": machine() if any(compiles(t.engine) for t in recipe.targets) else None,
         },
         partial(run, name=recipe.name, config=recipe.pack, targets=recipe.targets, dataset=job.dataset),
         libraries=(*DEVICE, *engines_of(recipe.targets)),

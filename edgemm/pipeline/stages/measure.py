@@ -10,7 +10,7 @@ from edgemm.data import Dataset
 from edgemm.measure.table import INT8_ONLY
 from edgemm.pipeline.job import Job
 from edgemm.pipeline.key_inputs import dataset_facts, machine, portable
-from edgemm.pipeline.libraries import DEVICE, ENGINES
+from edgemm.pipeline.libraries import ALL_ENGINES, DEVICE
 from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.pipeline.stages.quantize import REFUSED
 from edgemm.recipe import MeasureConfig
@@ -42,7 +42,7 @@ def planned(job: Job, graphs: Sequence[str]) -> PlannedStage:
             shipped=job.shipped,
             gallery_encoder="teacher" if job.teachers_gallery else None,
         ),
-        libraries=(*DEVICE, *ENGINES.values()),
+        libraries=(*DEVICE, *ALL_ENGINES),
         makes="latency, accuracy and size of every model",
     )
 
