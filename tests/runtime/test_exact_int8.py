@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,7 @@ from edgemm.runtime.engine_openvino import OpenVINOSession, ov
 from edgemm.runtime.engines import Loading, Session
 
 EXACT = "session.x64quantprecision"
-ENGINES: dict[str, Callable[..., Session]] = {
-    "onnxruntime": ORTSession,
-    "openvino": partial(OpenVINOSession, float32=True),
-}
+ENGINES: dict[str, Callable[[bytes, Loading], Session]] = {"onnxruntime": ORTSession, "openvino": OpenVINOSession}
 
 
 def quantized(op: str, weights: np.ndarray, shape: list[int], *, step: float | None = None) -> bytes:
@@ -64,7 +60,7 @@ def test_products_of_the_largest_int8_values_are_exact(engine: str, largest: int
     values = rng.integers(200, 256, (4, 512)).astype(np.float32) / 255
     signs = rng.choice([-1, 1], (1, 64)) * np.ones((512, 1))  # a column's products all pull one way
     weights = (largest * signs).astype(np.int8)
-    session = ENGINES[engine](quantized("MatMul", weights, [4, 512]), threads=1, what="test")
+    session = ENGINES[engine](quantized("MatMul", weights, [4, 512]), Loading(engine, 1))
     np.testing.assert_allclose(session.run({"x": values})["y"], values @ (weights / np.float32(127)), rtol=1e-5)
 
 
@@ -73,7 +69,7 @@ def test_convolutions_of_the_largest_int8_values_are_exact(engine: str) -> None:
     values = np.random.default_rng(0).integers(200, 256, (1, 32, 8, 8)).astype(np.float32) / 255
     weights = np.full((16, 32, 1, 1), 127, np.int8)
     step = 32 / 255
-    session = ENGINES[engine](quantized("Conv", weights, [1, 32, 8, 8], step=step), threads=1, what="test")
+    session = ENGINES[engine](quantized("Conv", weights, [1, 32, 8, 8], step=step), Loading(engine, 1))
     expected = np.broadcast_to(values.sum(axis=1, keepdims=True), (1, 16, 8, 8))
     np.testing.assert_allclose(session.run({"x": values})["y"], expected, rtol=1e-5, atol=step / 2)
 

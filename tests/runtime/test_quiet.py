@@ -52,4 +52,4 @@ def test_nothing_else_changes_warnings_and_streams_of_the_whole_process() -> Non
         for path in PACKAGE.rglob("*.py")
         if any(word in path.read_text(encoding="utf-8") for word in words)
     }
-    assert found <= {"cli.py"}  # the program itself, before anything runs
+    assert found <= {"cli.py", "pipeline/announce.py"}  # the program itself, around all that it runs
