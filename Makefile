@@ -4,11 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help quickstart test check fuzz lock clean
+.PHONY: help quickstart test quick check fuzz lock clean
 
 help:
 	@echo "make quickstart   install what it needs (1.7 GB), then compress the emoji-search teacher into a bundle"
 	@echo "make test         install what it needs (2.6 GB), then run every check and test"
+	@echo "make quick        linters, types, import floors and the tests that are quick"
 	@echo "make check        linters, types and import floors only"
 	@echo "make fuzz         open mutants of bundles until interrupted; what fails is kept in fuzz-failures/"
 	@echo "make lock         renew both locks from pyproject.toml"
@@ -19,8 +20,14 @@ quickstart:
 	@$(PYTHON) install.py quickstart $(VENV)
 	$(BIN)/edgemm run export/recipes/emoji-search.toml --target cpu-int8 --target openvino-int8 --out out/emoji-search
 
+# Two processes, one thread each; a process with nothing left to do takes tests from the other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=20
+	$(PYTEST) --durations=20
+
+quick: check
+	$(PYTEST) -m "not corridor and not docs and not slow"
 
 check:
 	@$(PYTHON) install.py test $(VENV)

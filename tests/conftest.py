@@ -6,6 +6,7 @@ A test that needs what no Python package brings names it, as ``install.THINGS`` 
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import islice
 
 import pytest
 
@@ -14,8 +15,36 @@ from install import THINGS, missing_things
 _MISSING = "needs "
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(thing): needs what install.THINGS names")
+SECONDS = {"docs": 30, "corridor": 20, "slow": 8}
+"""Mark -> about how long such a test takes."""
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k have chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the long tests, so that no process is left with one at the end while the others wait.
+
+    ``--dist worksteal`` cuts the list into one piece for each process. Each piece starts with its share of the long
+    tests. Those of one file stay together, since they share what they are made with.
+    """
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    files: dict[str, list[pytest.Item]] = defaultdict(list)
+    short = []
+    for item in items:
+        (files[item.nodeid.partition("::")[0]] if _seconds(item) else short).append(item)
+    shares: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    for long in sorted(files.values(), key=lambda tests: -sum(map(_seconds, tests))):
+        min(shares, key=lambda share: sum(map(_seconds, share))).extend(long)
+    rest = iter(short)
+    left, ordered = len(items), []
+    for index, share in enumerate(shares):
+        piece = left // (processes - index)
+        ordered += share + list(islice(rest, max(0, piece - len(share))))
+        left = len(items) - len(ordered)
+    items[:] = [*ordered, *rest]
+
+
+def _seconds(item: pytest.Item) -> int:
+    return max((SECONDS.get(mark.name, 0) for mark in item.iter_markers()), default=0)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -8,6 +8,7 @@ import fuzz
 import pytest
 
 
+@pytest.mark.slow
 def test_a_thousand_mutants_end_in_an_answer_or_in_one_line() -> None:
     """``make fuzz`` runs more, for as long as one likes."""
     failed = fuzz.fuzz(0, 1000)

@@ -27,6 +27,7 @@ def quiet_environment(home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_every_verb_and_the_device_side_leave_home_empty_and_look_up_no_name(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     environment = quiet_environment(tmp_path / "home")

@@ -65,6 +65,7 @@ def trained(scratch: Path, out: Path, *die_at: int) -> int:
     return subprocess.run(command, env=environment, timeout=120).returncode
 
 
+@pytest.mark.slow
 def test_a_run_killed_three_times_ends_in_the_same_bits_as_an_undisturbed_one(tmp_path: Path) -> None:
     assert trained(tmp_path / "a", tmp_path / "a.safetensors") == 0
     for count in (7, 8, 9):  # before the third checkpoint, when it is written but not in place, when it is in place

@@ -44,19 +44,16 @@ def plan(model: ir.Model, **changes) -> bytes:
 
 @pytest.mark.parametrize("capability", ["8.6", "8.9"])
 def test_an_int8_plan_is_built_without_a_gpu(image_graph, capability):
-    pytest.importorskip("tensorrt_rtx")
     int8 = quantize_onnx(image_graph, [{"pixels": pixels(4)}], Quantization(engine="tensorrt-rtx"))
     assert len(plan(int8, compute_capability=capability)) > 1000
 
 
 def test_a_float16_plan_of_a_transformer_is_built_without_a_gpu(text_graph):
-    pytest.importorskip("tensorrt_rtx")
     half, _ = float16_from_onnx(text_graph)
     assert plan(half, precision="float16", profiles={"batch": BATCH, "tokens": DimRange(1, 8, 12)})
 
 
 def test_what_the_engine_refuses_is_one_line_with_the_node(image_graph):
-    pytest.importorskip("tensorrt_rtx")
     asymmetric = quantize_onnx(image_graph, [{"pixels": pixels(4)}])
     with pytest.raises(EngineError, match=r"node '.*' \((Dequantize|Quantize)Linear\)") as caught:
         plan(asymmetric)
@@ -72,7 +69,6 @@ def test_what_the_engine_refuses_is_one_line_with_the_node(image_graph):
     ],
 )
 def test_impossible_requests_are_refused(image_graph, changes, message):
-    pytest.importorskip("tensorrt_rtx")
     with pytest.raises(EngineError, match=message):
         plan(image_graph, **changes)
 
@@ -143,7 +139,6 @@ TARGETS = [
 
 
 def test_a_bundle_is_quantized_and_built_for_every_target_and_still_opens(tmp_path: Path):
-    pytest.importorskip("tensorrt_rtx")
     source, samples = captured(tmp_path)
     context = Context(tmp_path / "scratch")
     quantize_bundle(source, iter(samples), tmp_path / "int8", targets=TARGETS, context=context)
@@ -166,7 +161,6 @@ def test_a_bundle_is_quantized_and_built_for_every_target_and_still_opens(tmp_pa
 
 
 def test_the_quantize_verb_builds_a_bundle_for_tensorrt_and_asks_for_the_gpu(tmp_path: Path, capsys):
-    pytest.importorskip("tensorrt_rtx")
     from edgemm.pipeline.verbs import quantize
 
     source, _ = captured(tmp_path)

@@ -56,6 +56,7 @@ def test_inputs_and_outputs_carry_the_signatures_names_and_dimensions(text_graph
     }
 
 
+@pytest.mark.slow
 def test_a_bicubic_frontend_passes_on_noise_as_long_as_its_range_goes():
     config = {"size": 96, "fit": "crop", "shortest": 96, "resample": "bicubic"}  # 16 to 96: positions have rounding
     noise = torch.from_numpy(RNG.integers(0, 256, (1, 128, 128, 3), dtype=np.uint8))

@@ -46,7 +46,6 @@ class Listening(Silent):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measurements, Listening]:
-    pytest.importorskip("tensorrt_rtx")
     root = tmp_path_factory.mktemp("measured")
     teacher = retriever(root / "teacher", wide=64)
     small = retriever(root / "small", noise=0.5, engines=("onnxruntime", "openvino", "tensorrt-rtx"))
@@ -225,7 +224,6 @@ def test_a_target_carried_along_with_the_same_bytes_is_one_row(tmp_path: Path) -
 def test_an_engine_that_is_not_installed_is_an_error_also_where_it_needs_a_gpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
 ) -> None:
-    pytest.importorskip("tensorrt_rtx")
     bundle = classifier(tmp_path / "b", engines=("onnxruntime", missing))
     from edgemm.runtime import session
 
@@ -240,7 +238,6 @@ def test_an_engine_that_is_not_installed_is_an_error_also_where_it_needs_a_gpu(
 
 
 def test_what_was_never_built_is_no_plan_of_another_machine(tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx")
     bundle = classifier(tmp_path / "b", engines=("onnxruntime", "tensorrt-rtx"))
     manifest = open_archive(bundle).manifest
     cpu, gpu = manifest.targets

@@ -16,6 +16,8 @@ from tests.pipeline.corridors import CALIBRATED, CONV, corridor, measurements, r
 from tests.pipeline.small import REVERSED, VOCABULARY, write_blip, write_pairs, write_text_weights
 from tests.pipeline.world import write_world
 
+pytestmark = pytest.mark.corridor
+
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -23,6 +23,8 @@ from tests.pipeline.corridors import CALIBRATED, corridor, measurements, raws, r
 from tests.pipeline.small import write_pairs, write_text_weights
 from tests.pipeline.world import write_world
 
+pytestmark = pytest.mark.corridor
+
 ONCE = {"epochs": 1, "learning_rate": 1e-3}
 LEAN = {"stem": 16, "blocks": [1], "channels": [8], "features": 16}
 AUDIO: Mapping[str, Callable[[Path], Any]] = {

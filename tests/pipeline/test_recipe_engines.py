@@ -15,6 +15,8 @@ from PIL import Image
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.engine_tensorrt import unbuilt
 
+pytestmark = pytest.mark.corridor
+
 ROOT = Path(__file__).parents[2]
 TARGETS = {f"sm{sm}-{precision}": (f"8.{sm[1]}", precision) for sm in ("86", "89") for precision in ("int8", "float16")}
 CUT = (
@@ -60,7 +62,6 @@ def write_vqa_rad(folder: Path) -> Path:
 
 @pytest.mark.parametrize("recipe", ["emoji-search", "vqa-rad"])
 def test_a_recipe_that_ships_is_built_for_both_generations_in_both_precisions(recipe: str, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx")
     command = [sys.executable, "-m", "edgemm", "run", str(ROOT / "export" / "recipes" / f"{recipe}.toml")]
     command += ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
     for value in CUT:

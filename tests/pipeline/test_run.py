@@ -30,6 +30,7 @@ from tests.offline import run_offline
 from tests.pipeline.disks import mounted, mounted_read_only, needs_mount
 from tests.pipeline.small import write_clip, write_recipe
 
+pytestmark = pytest.mark.corridor
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 UNMEASURED = (

@@ -254,7 +254,6 @@ def test_bytes_that_are_no_graph_are_refused_by_each_engine() -> None:
 
 
 def test_a_plan_without_a_gpu_is_one_clear_line() -> None:
-    pytest.importorskip("tensorrt_rtx")
     if Path("/dev/nvidia0").exists():
         pytest.skip("there is a GPU")
     with pytest.raises(EngineError, match="target 'rtx': tensorrt-rtx needs an NVIDIA GPU") as caught:
@@ -263,7 +262,6 @@ def test_a_plan_without_a_gpu_is_one_clear_line() -> None:
 
 
 def test_a_plan_of_another_version_or_system_is_refused_before_loading() -> None:
-    pytest.importorskip("tensorrt_rtx")
     for key, value in (("engine_version", "0.0.1"), ("os", "beos")):
         with pytest.raises(EngineError, match=f"built for tensorrt-rtx {key} {value}, this machine has .*rebuild"):
             open_session("tensorrt-rtx", b"plan", what="x", fingerprint={key: value})

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import bundles
+import jsonschema
 import pytest
 
 from edgemm.runtime.errors import BundleError
 from edgemm.runtime.manifest import Manifest
 
-jsonschema = pytest.importorskip("jsonschema")
 SCHEMA = json.loads((Path(__file__).parents[2] / "export" / "bundle.schema.json").read_text())
 
 
