@@ -28,9 +28,10 @@ from edgemm.compress.feeds import feeds_of
 from edgemm.compress.teach import teach_
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, Sample, open_dataset
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.models.model import Model
 from edgemm.recipe import Recipe, load_recipe
+from edgemm.runtime.outputs import answer_of, answers_in
 from edgemm.stage import Context
 
 CACHE = Path(".edgemm/cross-validation")
@@ -40,7 +41,7 @@ def outputs(
     model: Model, dataset: Dataset, split: str, context: Context
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What the model makes of every sample of a split, and (N,) bool which samples have each modality."""
-    corpus = corpus_of(dataset, split, labels=model.labels, task=model.task)
+    corpus = corpus_of(dataset, split, answer=next(iter(answers_in(model.outputs).values()), None))
     frozen = [part.name for part in model.chain if part.role in ("frontend", "tower")]
     feeds = feeds_of(model, corpus, context, frozen=frozen, title="teacher")
     present = {m: corpus.present(m, torch.arange(len(corpus))) for m in feeds.modalities}
@@ -76,7 +77,7 @@ def retrieved(
 def taught(recipe: Recipe, dataset: Dataset, texts: list[str], seed: int, context: Context) -> Model:
     """The recipe's teacher, taught on split ``train``."""
     model = build_model(
-        recipe.teacher, family=recipe.family, answer=Answer(dataset.labels, recipe.task), texts=texts, seed=seed
+        recipe.teacher, family=recipe.family, answer=answer_of(recipe.task, dataset.labels), texts=texts, seed=seed
     )
     teach_(model, recipe.teach, Training(dataset, context, seed=seed), section=recipe.teacher)
     return model.requires_grad_(False)

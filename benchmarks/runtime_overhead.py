@@ -27,7 +27,7 @@ from onnx import helper
 
 from edgemm.runtime import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
-from edgemm.runtime.manifest import ImageInput
+from edgemm.runtime.manifest import ClassesEntry, ImageInput
 from edgemm.runtime.packages import switch_off_telemetry_
 from edgemm.runtime.session import CheckedSession
 from edgemm.runtime.timing import Ratio, paired_ratio, sample_latencies, warm_until_stable
@@ -72,9 +72,8 @@ def predict_overhead(folder: Path, *, seconds: float) -> tuple[float, float, Rat
             "image": ("tower", "image", tower(np.random.default_rng(0))),
         },
         inputs={"image": ImageInput()},
-        outputs=("logits",),
+        outputs={"logits": ClassesEntry()},
         golden=[],
-        labels=True,
         targets=("cpu",),
     )
     bundle = Bundle.open(folder, threads=1)

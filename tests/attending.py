@@ -16,7 +16,8 @@ from edgemm.models.frontend import ImageFrontend
 from edgemm.models.fusion import CrossAttention
 from edgemm.models.model import Model, Part
 from edgemm.models.text import Layer, TextTransformer
-from edgemm.runtime.manifest import AudioInput, ImageInput, Task, TextInput
+from edgemm.runtime.manifest import AudioInput, ImageInput, TextInput
+from edgemm.runtime.outputs import Embedding, answer_of
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
 from tests.bundles import WORDS, tokenizer_json
@@ -88,7 +89,7 @@ def part(name: str, role: str, modality: str | None, module: nn.Module, ins: lis
     return Part(name, role, modality, "test", {}, signature, module.eval())  # type: ignore[arg-type]
 
 
-def attending_model(seed: int = 0, *, task: Task = "single-label") -> Model:
+def attending_model(seed: int = 0, *, task: str = "single-label") -> Model:
     torch.manual_seed(seed)
     output, width = ("value", 1) if task == "regression" else ("logits", len(LABELS))
     text = TextTransformer(vocab=len(WORDS), layers=2, width=WIDTH, heads=2, max_tokens=8)
@@ -119,8 +120,7 @@ def attending_model(seed: int = 0, *, task: Task = "single-label") -> Model:
         "text": TextInput("tokenizer.json", 8),
         "audio": AudioInput(sample_rate=RATE),
     }
-    labels = () if task == "regression" else LABELS
-    model = Model("fusion-classifier", chain, inputs=inputs, outputs=(output,), labels=labels, task=task)
+    model = Model("fusion-classifier", chain, inputs=inputs, outputs={output: answer_of(task, LABELS)})
     model.tokenizer_json = tokenizer_json()
     return model
 
@@ -135,7 +135,7 @@ def attending_embedder(seed: int = 0) -> Model:
         _frontend(),
         part("image", "tower", "image", tower, [spec("pixels", "batch", 3, 32, 32)], spec("embedding", "batch", WIDTH)),
     ]
-    return Model("embedder", chain, inputs={"image": ImageInput()}, outputs=("embedding",))
+    return Model("embedder", chain, inputs={"image": ImageInput()}, outputs={"embedding": Embedding()})
 
 
 def _frontend() -> Part:
@@ -156,7 +156,7 @@ def raw_values(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def write_attending(folder: Path, *, seed: int = 0, task: Task = "single-label") -> Path:
+def write_attending(folder: Path, *, seed: int = 0, task: str = "single-label") -> Path:
     """The model as a float32 bundle."""
     return _write(attending_model(seed, task=task), raw_values(2), folder)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,20 @@ from edgemm.runtime.archive import seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.manifest import (
     AudioInput,
+    ClassesEntry,
     Gallery,
     GoldenOutputs,
     GoldenSample,
     ImageInput,
     Manifest,
+    OutputEntry,
     PartEntry,
     RawInput,
     TargetEntry,
-    Task,
     TensorInput,
     TextInput,
 )
+from edgemm.runtime.outputs import JOINT, Embedding, Quantity, Values
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
 SIDE = 8
@@ -152,20 +155,23 @@ def sensor_tower(output: str, rng: np.random.Generator) -> tuple[Signature, byte
     return sig, graph(nodes, sig, {"w": rng.normal(size=(6, WIDTH)).astype(np.float32)})
 
 
-def fusion() -> tuple[Signature, bytes]:
-    sig = signature(
-        [("image_features", "float32", ("batch", WIDTH)), ("text_features", "float32", ("batch", WIDTH))],
-        ("fused", ("batch", WIDTH)),
-    )
-    return sig, graph([helper.make_node("Mul", ["image_features", "text_features"], ["fused"])], sig, {})
+def fusion(*takes: str) -> tuple[Signature, bytes]:
+    takes = takes or ("image_features", "text_features")
+    sig = signature([(name, "float32", ("batch", WIDTH)) for name in takes], ("fused", ("batch", WIDTH)))
+    return sig, graph([helper.make_node("Mul", [*takes], ["fused"])], sig, {})
 
 
 def head(
-    rng: np.random.Generator, *, takes: str = "fused", makes: str = "logits", wide: int = len(LABELS)
+    rng: np.random.Generator,
+    *,
+    takes: str = "fused",
+    makes: str = "logits",
+    width: int = WIDTH,
+    wide: int = len(LABELS),
 ) -> tuple[Signature, bytes]:
-    sig = signature([(takes, "float32", ("batch", WIDTH))], (makes, ("batch", wide)))
+    sig = signature([(takes, "float32", ("batch", width))], (makes, ("batch", wide)))
     nodes = [helper.make_node("MatMul", [takes, "w"], [makes])]
-    return sig, graph(nodes, sig, {"w": rng.normal(size=(WIDTH, wide)).astype(np.float32)})
+    return sig, graph(nodes, sig, {"w": rng.normal(size=(width, wide)).astype(np.float32)})
 
 
 def tokenizer_json() -> str:
@@ -191,12 +197,10 @@ def write_bundle(
     family: str,
     parts: dict[str, tuple[str, str | None, tuple[Signature, bytes]]],
     inputs: dict[str, RawInput],
-    outputs: tuple[str, ...],
+    outputs: Mapping[str, OutputEntry],
     golden: list[dict[str, str | bytes]],
     targets: tuple[str, ...] = ("cpu", "openvino"),
-    labels: bool = False,
     gallery_of: str | None = None,
-    task: Task | None = None,
     placeholders: Mapping[str, np.ndarray] | None = None,
 ) -> Manifest:
     """Write graphs, tokenizer, labels, gallery and golden samples, run the golden samples, and seal."""
@@ -206,7 +210,7 @@ def write_bundle(
         (folder / "graphs" / f"{name}.onnx").write_bytes(data)
     if any(isinstance(raw, TextInput) for raw in inputs.values()):
         (folder / "tokenizer.json").write_text(tokenizer_json())
-    if labels:
+    if any(isinstance(output, ClassesEntry) for output in outputs.values()):
         (folder / "labels.json").write_text(json.dumps(LABELS))
     for name, value in (placeholders or {}).items():
         np.save(folder / f"{name}.npy", value)
@@ -227,20 +231,19 @@ def write_bundle(
             for name, (role, modality, (sig, _)) in parts.items()  # type: ignore[arg-type]
         ),
         inputs=inputs,
-        outputs=outputs,
+        outputs={
+            name: replace(output, labels="labels.json") if isinstance(output, ClassesEntry) else output
+            for name, output in outputs.items()
+        },
         targets=tuple(
             TargetEntry(name, ENGINES[name], "float32", {part: f"graphs/{part}.onnx" for part in parts}, threads=1)  # type: ignore[arg-type]
             for name in targets
         ),
-        labels="labels.json" if labels else None,
         golden=tuple(samples),
-        task=task,
         placeholders={name: f"{name}.npy" for name in placeholders or {}},
     )
     seal(folder, manifest)
     made = Bundle.open(folder).run_golden() if golden else {}
-    from dataclasses import replace
-
     if golden:
         np.savez(folder / "golden" / "outputs.npz", **made)
         tolerances = GoldenOutputs("golden/outputs.npz", dict.fromkeys(made, 0.0001))
@@ -248,7 +251,7 @@ def write_bundle(
     if gallery_of is not None:
         np.save(folder / "gallery.npy", made[gallery_of].astype(np.float16))
         (folder / "gallery.json").write_text(json.dumps([f"entry {i}" for i in range(len(golden))]))
-        manifest = replace(manifest, gallery=Gallery("gallery.npy", "gallery.json"))
+        manifest = replace(manifest, galleries={JOINT: Gallery("gallery.npy", "gallery.json")})
     return seal(folder, manifest)
 
 
@@ -264,7 +267,7 @@ def dual_encoder(folder: Path, *, seed: int = 0, targets: tuple[str, ...] = ("cp
             "text": ("tower", "text", text_tower("text_embedding", rng, normalise=True)),
         },
         inputs={"image": ImageInput(), "text": TextInput("tokenizer.json", max_tokens=8)},
-        outputs=("image_embedding", "text_embedding"),
+        outputs={"image_embedding": Embedding(), "text_embedding": Embedding()},
         golden=[{"image": png(i), "text": text} for i, text in enumerate(["a cat", "red house", "blue sky"])],
         gallery_of="image_embedding",
         targets=targets,
@@ -285,9 +288,8 @@ def fusion_classifier(folder: Path, *, seed: int = 0, placeholders: bool = False
             "head": ("head", None, head(rng)),
         },
         inputs={"image": ImageInput(), "text": TextInput("tokenizer.json", max_tokens=8)},
-        outputs=("logits",),
+        outputs={"logits": ClassesEntry()},
         golden=[{"image": png(i), "text": text} for i, text in enumerate(["what is this ?", "is this a dog ?"])],
-        labels=True,
         placeholders={
             name: np.full((1, WIDTH), value, np.float32)
             for name, value in ({"image_features": 0.5, "text_features": -1.5} if placeholders else {}).items()
@@ -306,7 +308,7 @@ def embedder(folder: Path, *, seed: int = 0) -> Manifest:
             "image": ("tower", "image", image_tower("image_embedding", rng, normalise=True)),
         },
         inputs={"image": ImageInput()},
-        outputs=("image_embedding",),
+        outputs={"image_embedding": Embedding()},
         golden=[{"image": png(i)} for i in range(2)],
     )
 
@@ -322,9 +324,8 @@ def regression(folder: Path, *, seed: int = 0) -> Manifest:
             "head": ("head", None, head(rng, takes="text_features", makes="value", wide=1)),
         },
         inputs={"text": TextInput("tokenizer.json", max_tokens=8)},
-        outputs=("value",),
+        outputs={"value": Quantity()},
         golden=[{"text": "a cat"}],
-        task="regression",
     )
 
 
@@ -339,9 +340,8 @@ def sensor_classifier(folder: Path, *, seed: int = 0) -> Manifest:
             "head": ("head", None, head(rng, takes="sensor_features")),
         },
         inputs={"sensor": TensorInput("sensor")},
-        outputs=("logits",),
+        outputs={"logits": ClassesEntry()},
         golden=[],
-        labels=True,
     )
 
 
@@ -356,6 +356,39 @@ def audio_and_sensor(folder: Path, *, seed: int = 0) -> Manifest:
             "sensor": ("tower", "sensor", sensor_tower("sensor_embedding", rng)),
         },
         inputs={"audio": AudioInput(sample_rate=16000), "sensor": TensorInput("sensor")},
-        outputs=("audio_embedding", "sensor_embedding"),
+        outputs={"audio_embedding": Embedding(), "sensor_embedding": Embedding()},
         golden=[],
+    )
+
+
+def every_output(folder: Path, *, seed: int = 0, targets: tuple[str, ...] = ("cpu", "openvino")) -> Manifest:
+    """Image and text: an embedding of each, and of both together an answer, what it is about, an amount and features.
+
+    The amount is told from the answer.
+    """
+    rng = np.random.default_rng(seed)
+    return write_bundle(
+        folder,
+        family="fusion-classifier",
+        parts={
+            "image_frontend": ("frontend", "image", image_frontend()),
+            "image": ("tower", "image", image_tower("image_embedding", rng, normalise=True)),
+            "text": ("tower", "text", text_tower("text_embedding", rng, normalise=True)),
+            "fusion": ("fusion", None, fusion("image_embedding", "text_embedding")),
+            "head": ("head", None, head(rng, makes="answer")),
+            "subject_head": ("head", None, head(rng, makes="subjects")),
+            "amount_head": ("head", None, head(rng, takes="answer", width=len(LABELS), makes="amount", wide=1)),
+        },
+        inputs={"image": ImageInput(), "text": TextInput("tokenizer.json", max_tokens=8)},
+        outputs={
+            "answer": ClassesEntry(),
+            "subjects": ClassesEntry(independent=True),
+            "amount": Quantity(mean=2.5, spread=0.5),
+            "image_embedding": Embedding(),
+            "text_embedding": Embedding(),
+            "fused": Values(),
+        },
+        golden=[{"image": png(i), "text": text} for i, text in enumerate(["a cat", "red house", "blue sky"])],
+        gallery_of="image_embedding",
+        targets=targets,
     )

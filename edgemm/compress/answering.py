@@ -7,16 +7,17 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgemm.compress import losses
 from edgemm.compress.feeds import Feeds
 from edgemm.compress.objectives import Drawn, Fed, weighted
+from edgemm.compress.outputs import answer_of_model, learnt
 from edgemm.models.model import Model, Part
 from edgemm.models.tokenizer import limit_, tokenizer_from_json
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime import chain
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Classes, task_of
 
 USUAL_DROPOUT = 0.2
 
@@ -31,19 +32,11 @@ class _Answering(Fed):
         own = {m: [p for p in self.model.chain if p.role == "tower" and p.modality == m] for m in self.model.inputs}
         stand_ins = set(self.model.placeholders)
         self.replaceable = {m for m, parts in own.items() if parts and stand_ins >= {*parts[-1].signature.output_names}}
-        self.task = self.model.task or "single-label"
-        if not {"logits", "value"} & set(self.model.outputs):
-            raise ModelError(f"the model ends in {list(self.model.outputs)}; a classifier ends in 'logits' or 'value'")
+        self.output, self.answer = answer_of_model(self.model)
         self.spread = torch.ones(())
-        if self.corpus.truth is not None and self.task == "regression":
-            # quantities come in any scale: the loss sees them in units of their spread
+        if self.corpus.truth is not None:  # quantities come in any scale: the loss sees them in units of their spread
             known = self.corpus.known(torch.arange(len(self.corpus)))
-            self.spread = self.corpus.truth[known].std().clamp(min=1e-6)
-
-    @property
-    def output(self) -> str:
-        """The value that answers."""
-        return "value" if self.task == "regression" else "logits"
+            self.spread = learnt(self.answer).spread(self.corpus.truth[known])
 
     def kept(self, drawn: Mapping[str, Drawn], generator: torch.Generator) -> dict[str, Tensor]:
         """Modality -> (B,) bool: present, and not taken away by modality dropout, which leaves at least one."""
@@ -105,7 +98,7 @@ def pieces(model: Model, texts: Sequence[str]) -> list[list[str]]:
 
 
 class AnswerTeaching(_Answering):
-    """Cross-entropy, binary cross-entropy or squared error, by task.
+    """Cross-entropy, binary cross-entropy or squared error, by what the model answers.
 
     Rare classes count for more where ``balance`` is ``"weights"``, and come more often where it is ``"sampling"``.
     """
@@ -116,12 +109,12 @@ class AnswerTeaching(_Answering):
         self.class_weights: Tensor | None = None
         self.sample_weights: Tensor | None = None
         if config.balance != "none":
-            if self.task != "single-label":
+            if not isinstance(self.answer, Classes) or self.answer.independent:
                 raise ModelError(
-                    f"teach.balance: '{config.balance}' is for single-label classes, the task is {self.task}"
+                    f"teach.balance: '{config.balance}' is for single-label classes, the task is {task_of(self.answer)}"
                 )
             known = self.corpus.label >= 0
-            counts = torch.bincount(self.corpus.label[known], minlength=len(self.model.labels)).clamp(min=1).float()
+            counts = torch.bincount(self.corpus.label[known], minlength=len(self.answer.labels)).clamp(min=1).float()
             weights = known.sum() / (len(counts) * counts)  # their mean over the samples is 1
             if config.balance == "weights":
                 self.class_weights = weights
@@ -137,11 +130,11 @@ class AnswerTeaching(_Answering):
         return self.error(answer, rows)
 
     def error(self, answer: Tensor, rows: Tensor) -> Tensor:
-        """The task's loss of (B, classes) for samples ``rows``."""
-        return task_loss(self, answer, rows, label_smoothing=self.label_smoothing, weights=self.class_weights)
+        """The loss of an answer (B, classes) for samples ``rows``."""
+        return answer_loss(self, answer, rows, label_smoothing=self.label_smoothing, weights=self.class_weights)
 
 
-def task_loss(
+def answer_loss(
     objective: _Answering,
     answer: Tensor,
     rows: Tensor,
@@ -149,25 +142,17 @@ def task_loss(
     label_smoothing: float = 0.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy with labels, or by task what stands for it; of samples whose truth is known."""
+    """The loss of an answer, by its kind; of samples whose truth is known."""
     corpus = objective.corpus
     known = corpus.known(rows)
     if not known.any():
         return answer.sum() * 0
     if not known.all():
         answer, rows = answer.index_select(0, known.nonzero().flatten().to(answer.device)), rows[known]
-    if objective.task == "single-label":
-        return F.cross_entropy(
-            answer,
-            corpus.label[rows].to(answer.device),
-            weight=None if weights is None else weights.to(answer.device),
-            label_smoothing=label_smoothing,
-        )
-    assert corpus.truth is not None
-    truth = corpus.truth[rows].to(answer.device)
-    if objective.task == "multi-label":
-        return F.binary_cross_entropy_with_logits(answer, truth)
-    return F.mse_loss(answer / objective.spread, truth / objective.spread)
+    truth = (corpus.label if corpus.truth is None else corpus.truth)[rows].to(answer.device)
+    return learnt(objective.answer).error(
+        answer, truth, spread=objective.spread, label_smoothing=label_smoothing, weights=weights
+    )
 
 
 class AnswerDistillation(_Answering):
@@ -195,7 +180,7 @@ class AnswerDistillation(_Answering):
         object.__setattr__(self, "teacher", teacher)  # no submodule: it is neither trained nor saved
         if config.mixed and teacher_feeds is None:
             raise ModelError("distill.mixed: this teacher joins its modalities in one part; set distill.mixed = 0")
-        options = {"task": self.task, "spread": self.spread}
+        options = {"output": self.answer, "task": task_of(self.answer), "spread": self.spread}
         self.of_answers = weighted(config, "answers", **options)
         self.of_voices = weighted(config, "voices", **options)
         self.of_features = weighted(config, "features", **options)
@@ -270,7 +255,7 @@ class AnswerDistillation(_Answering):
                 target = self._teacher(given)
         loss: Tensor = answered[self.output].new_zeros(())
         if config.task:
-            loss = loss + config.task * task_loss(self, answered[self.output], rows)
+            loss = loss + config.task * answer_loss(self, answered[self.output], rows)
         for weight, compare in self.of_answers:
             loss = loss + weight * compare(answered[self.output], target[self.output])
         for name in self.voices:

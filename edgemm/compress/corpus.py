@@ -7,14 +7,16 @@ with five names and six pictures is thirty pairs that nobody has to list.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from edgemm.compress.outputs import learnt
 from edgemm.data import Dataset, Sample
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.outputs import Answer, Classes
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,7 @@ def corpus_of(
     dataset: Dataset,
     split: str = "train",
     *,
-    labels: Sequence[str] = (),
-    task: str | None = None,
+    answer: Answer | None = None,
     extra_texts: Sequence[str] = (),
     unlabelled: bool = False,
     names: bool = False,
@@ -113,8 +114,7 @@ def corpus_of(
     Args:
         names: with all other texts of a sample's label for each.
         unlabelled: with the dataset's unlabelled samples after the split's.
-        labels: a classifier's classes in its own order; empty: the dataset's.
-        task: of a model that answers; ``"multi-label"`` and ``"regression"`` fill ``truth``.
+        answer: what a model answers, with its classes in its own order; None of one that does not.
 
     Raises:
         DataError: a sample without the value, or with the labels of another task than this; or none with any.
@@ -134,7 +134,10 @@ def corpus_of(
     texts = {text: row for row, text in enumerate(dict.fromkeys(text for own in said for text in own))}
     extra = [text for text in dict.fromkeys(extra_texts) if text not in texts]
     most = max((len(own) for own in said), default=0)
-    classes = {label: index for index, label in enumerate(labels or dataset.labels)}
+    if isinstance(answer, Classes) and not answer.labels:
+        answer = replace(answer, labels=dataset.labels)
+    labels = answer.labels if isinstance(answer, Classes) else dataset.labels
+    classes = {label: index for index, label in enumerate(labels)}
     concepts: dict[tuple[str, str], int] = {}
     keys = [_meaning(sample) for sample in samples]
     padded = [[texts[t] for t in own] + [texts[own[0]] if own else 0] * (most - len(own)) for own in said]
@@ -147,7 +150,7 @@ def corpus_of(
         rows={m: torch.tensor([_row(known, s.file(m)) for s in samples]) for m, known in files.items()},
         names=torch.tensor(padded) if texts else None,
         name_counts=torch.tensor([len(own) for own in said]) if texts else None,
-        truth=_truth(dataset.split(split), split, task, classes, more=len(more)),
+        truth=_truth(dataset.split(split), split, answer, more=len(more)),
         extra=len(extra),
         unlabelled=len(more),
     )
@@ -163,36 +166,10 @@ def _row(known: Mapping[Path, int], path: Path | None) -> int:
     return -1 if path is None else known[path]
 
 
-def _truth(
-    samples: Sequence[Sample], split: str, task: str | None, classes: Mapping[str, int], *, more: int
-) -> Tensor | None:
+def _truth(samples: Sequence[Sample], split: str, answer: Answer | None, *, more: int) -> Tensor | None:
     """With ``more`` rows at the end of which nothing is known."""
-    if task == "regression":
-        if lacking := next((s for s in samples if s.value is None), None):
-            raise DataError(f"split '{split}', sample '{lacking.id}': no value, which a regression learns from")
-        return torch.tensor([*([s.value] for s in samples), *([0.0] for _ in range(more))], dtype=torch.float32)
-    if task is not None:
-        _check_labels(samples, split, task)
-    if task == "multi-label":
-        right = torch.zeros(len(samples) + more, len(classes))
-        for row, sample in enumerate(samples):
-            for label in sample.labels:
-                right[row, classes[label]] = 1
-        return right
-    return None
-
-
-def _check_labels(samples: Sequence[Sample], split: str, task: str) -> None:
-    """A sample may be of no class, but not all: where they have what another task learns from, the error says so."""
-    wanted, other = ("labels", "label") if task == "multi-label" else ("label", "labels")
-    if any(getattr(s, wanted) for s in samples):
-        return
-    if mistaken := next((s for s in samples if getattr(s, other)), None):
-        raise DataError(
-            f"split '{split}', sample '{mistaken.id}': {other} and no {wanted}, which a {task} classifier learns from; "
-            f'data.columns = {{ {wanted} = "..." }} maps a column, or set another task'
-        )
-    raise DataError(f"split '{split}': no sample has {wanted}, which a {task} classifier learns from")
+    truth = None if answer is None else learnt(answer).truth(samples, split)
+    return None if truth is None else torch.cat((truth, truth.new_zeros(more, *truth.shape[1:])))
 
 
 def made_up_texts(

@@ -16,6 +16,7 @@ from edgemm.models.model import Model
 from edgemm.models.store import load_model, save_model
 from edgemm.recipe import DistillConfig, StudentSection
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Classes
 
 
 def run(
@@ -76,11 +77,13 @@ def distillation(student: Model, teacher: Model, config: DistillConfig, training
         raise ModelError(
             f"distill: the student takes {list(student.inputs)}, the teacher {list(teacher.inputs)}; expected the same"
         )
-    if student.labels != teacher.labels:
-        raise ModelError(
-            f"distill: the student's {len(student.labels)} classes and the teacher's {len(teacher.labels)} are not the "
-            "same in the same order; build the student from this teacher"
-        )
+    for name, ours in student.outputs.items():
+        theirs = teacher.outputs.get(name)
+        if isinstance(ours, Classes) and isinstance(theirs, Classes) and ours.labels != theirs.labels:
+            raise ModelError(
+                f"distill: the student's {len(ours.labels)} classes and the teacher's {len(theirs.labels)} are not the "
+                "same in the same order; build the student from this teacher"
+            )
     distilling = distilling_of(student.family)
     with torch.random.fork_rng(devices=[]):  # what the losses draw for themselves depends on the seed alone
         torch.manual_seed(training.seed)

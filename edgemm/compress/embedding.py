@@ -18,6 +18,7 @@ from edgemm.models.model import Model
 from edgemm.models.structure import features_before
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime.errors import DataError, ModelError
+from edgemm.runtime.outputs import embeddings_in
 
 LENGTHS = 4  # groups that the texts of a batch are sorted into by length
 FEWEST = 2  # samples that a contrastive loss needs
@@ -239,7 +240,7 @@ def scattered(made: Tensor, there: Tensor, count: int) -> Tensor:
 def embedding_width(model: Model) -> int:
     """Dimensions of the model's embeddings."""
     made = {spec.name: spec.shape[-1] for part in model.chain for spec in part.signature.outputs}
-    width = made[model.outputs[0]]
+    width = made[next(iter(embeddings_in(model.outputs)))]
     assert isinstance(width, int)
     return width
 

@@ -20,6 +20,7 @@ from edgemm.compress.embedding import (
 )
 from edgemm.compress.feeds import Feeds, feeds_of, joint_answers, view_parameters
 from edgemm.compress.objectives import augmentation_of
+from edgemm.compress.outputs import answer_of_model
 from edgemm.compress.trainer import Objective
 from edgemm.compress.training import Training
 from edgemm.data.dataset import UNLABELLED
@@ -128,7 +129,8 @@ def answering(student: Model, teacher: Model, config: DistillConfig, training: T
             "set distill.extra_texts = 0"
         )
     extra = extra_texts(teacher, training, count=config.extra_texts)
-    corpus = corpus_of(training.dataset, labels=student.labels, task=student.task, extra_texts=extra, unlabelled=True)
+    _, answer = answer_of_model(student)
+    corpus = corpus_of(training.dataset, answer=answer, extra_texts=extra, unlabelled=True)
     for model in (student, teacher):
         if not model.placeholders:
             corpus.require(model.inputs, stage="distill")

@@ -239,40 +239,6 @@ def multi_label_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> T
     return temperature**2 * F.binary_cross_entropy_with_logits(student / temperature, target)
 
 
-def answer_kd(student: Tensor, teacher: Tensor, *, task: str, temperature: float, spread: Tensor) -> Tensor:
-    """``classifier_kd`` or ``multi_label_kd``, by task; of quantities the squared difference in units of their spread.
-
-    Args:
-        student, teacher: (B, C) float32 logits, or (B, 1) quantities; the teacher's detached.
-        task: ``"single-label"``, ``"multi-label"`` or ``"regression"``.
-        temperature: > 0; of logits only.
-        spread: scalar, standard deviation of the quantities, > 0; of quantities only.
-
-    Returns:
-        Scalar: nats times temperature squared, or of quantities without a unit; mean over rows.
-    """
-    if task == "single-label":
-        return classifier_kd(student, teacher, temperature=temperature)
-    if task == "multi-label":
-        return multi_label_kd(student, teacher, temperature=temperature)
-    return F.mse_loss(student / spread, teacher / spread)
-
-
-def voice_kd(student: Tensor, teacher: Tensor, *, task: str, temperature: float, spread: Tensor) -> Tensor:
-    """``unimodal_kd``, or ``answer_kd`` where the answer is no single class.
-
-    Args:
-        student, teacher: (B, C) float32 logits, or (B, 1) quantities, of one modality alone; the teacher's detached.
-        task, temperature, spread: as of ``answer_kd``.
-
-    Returns:
-        Scalar: nats times temperature squared, or of quantities without a unit; mean over rows.
-    """
-    if task == "single-label":
-        return unimodal_kd(student, teacher, temperature=temperature)
-    return answer_kd(student, teacher, task=task, temperature=temperature, spread=spread)
-
-
 def angular_margin(embedding: Tensor, prototypes: Tensor, identity: Tensor, *, margin: float, scale: float) -> Tensor:
     """Cross-entropy over identities in which the angle to one's own prototype is made wider by a margin.
 

@@ -18,13 +18,14 @@ from edgemm.compress.objectives import augmentation_of
 from edgemm.compress.trainer import Schedule, train_
 from edgemm.compress.training import Training
 from edgemm.data import Dataset
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.models.model import Model
 from edgemm.models.store import save_model
 from edgemm.models.structure import HasUnits
-from edgemm.recipe import Task, TeachConfig, TeacherSection, TrainingSection
+from edgemm.recipe import TeachConfig, TeacherSection, TrainingSection
 from edgemm.recipe.families import family_of
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Quantity, answer_of, answers_in
 
 
 def run(
@@ -34,13 +35,13 @@ def run(
     *,
     teacher: TeacherSection,
     family: str,
-    task: Task = "single-label",
+    task: str = "single-label",
 ) -> None:
     """Make the teacher and save it in ``out``.
 
     Args:
         teacher: its towers and what joins them, or where a trained one is.
-        task: of a fusion-classifier.
+        task: what a fusion-classifier answers; see ``outputs.TASKS``.
 
     Raises:
         ModelError: a section that contradicts itself, weights that don't fit, a loss that is not finite.
@@ -54,12 +55,12 @@ def run(
     save_model(model, out)
 
 
-def _model(section: TeacherSection, dataset: Dataset, *, family: str, task: Task, seed: int) -> Model:
+def _model(section: TeacherSection, dataset: Dataset, *, family: str, task: str, seed: int) -> Model:
     if section.source is not None:
         from edgemm.models.outside import teacher_from_source  # transformers takes seconds to import
 
         return teacher_from_source(section.source, family=family, labels=dataset.labels, task=task)
-    answer = Answer(dataset.labels, task)
+    answer = answer_of(task, dataset.labels)
     model = build_model(section, family=family, answer=answer, texts=dataset.all_texts(), seed=seed)
     answer_in_units_of_(model, dataset)
     return model
@@ -78,9 +79,14 @@ def answer_in_units_of_(model: Model, dataset: Dataset) -> None:
     In units of their spread; a head that has units already, inherited from a teacher, keeps them.
     """
     values = torch.tensor([s.value for s in dataset.split("train") if s.value is not None], dtype=torch.float64)
+    if len(values):
+        mean, spread = float(values.mean()), float(values.std(correction=0)) or 1.0
+        for name, output in model.outputs.items():
+            if output == Quantity():
+                model.outputs[name] = Quantity(mean, spread)
     for part in model.chain:
         if isinstance(part.module, HasUnits) and len(values):
-            part.module.set_units_(float(values.mean()), float(values.std(correction=0)) or 1.0)
+            part.module.set_units_(mean, spread)
 
 
 def teach_(model: Model, config: TeachConfig, training: Training, *, section: TeacherSection) -> None:
@@ -109,7 +115,8 @@ def teach_(model: Model, config: TeachConfig, training: Training, *, section: Te
         )
     # any text of a label is as good as a sample's own, where texts are searched for; a classifier's are questions
     names = not family_of(model.family).answers
-    corpus = corpus_of(training.dataset, labels=model.labels, task=model.task, names=names)
+    answer = next(iter(answers_in(model.outputs).values()), None)
+    corpus = corpus_of(training.dataset, answer=answer, names=names)
     feeds = feeds_of(
         model, corpus, training.context, frozen=frozen, views=config.views, augmented=augmentation_of(config),
         seed=training.seed, title="teacher",

@@ -159,6 +159,7 @@ def quantize_bundle(
                                     engine=PORTABLE if compiles(entry.engine) else entry.engine,
                                     threads=entry.threads,
                                     arithmetic=known,
+                                    classes=[n for n, o in manifest.outputs.items() if o.kind == "classes"],
                                 )
                             )
                         label = precision_label("int8", [known])

@@ -27,7 +27,8 @@ from edgemm.runtime.disk import write_array
 from edgemm.runtime.engines import PORTABLE
 from edgemm.runtime.errors import CaptureError
 from edgemm.runtime.fields import one_line
-from edgemm.runtime.manifest import Manifest, PartEntry, TargetEntry
+from edgemm.runtime.manifest import ClassesEntry, Manifest, OutputEntry, PartEntry, TargetEntry
+from edgemm.runtime.outputs import Classes, answers_in
 from edgemm.runtime.quiet import Quiet
 from edgemm.runtime.signature import Signature, TensorSpec
 from edgemm.stage import Context
@@ -137,10 +138,7 @@ def capture_model(
         if model.tokenizer_json is not None:
             (folder / "tokenizer.json").write_text(model.tokenizer_json, encoding="utf-8")
             inputs = {k: replace(v, tokenizer="tokenizer.json") if v.kind == "text" else v for k, v in inputs.items()}
-        if model.labels:
-            (folder / "labels.json").write_text(
-                json.dumps(list(model.labels), ensure_ascii=False, indent=0), encoding="utf-8"
-            )
+        outputs = {name: _write_output(folder, model, name) for name in model.outputs}
         placeholders = {value: f"placeholders/{value}.npy" for value in sorted(model.placeholders)}
         for value, path in placeholders.items():
             (folder / path).parent.mkdir(exist_ok=True)
@@ -152,13 +150,25 @@ def capture_model(
                 family=model.family,
                 parts=tuple(entries),
                 inputs=inputs,
-                outputs=model.outputs,
+                outputs=outputs,
                 targets=(TargetEntry("cpu-float32", PORTABLE, "float32", files),),
-                labels="labels.json" if model.labels else None,
-                task=model.task,
                 placeholders=placeholders,
             ),
         )
+
+
+def _write_output(folder: Path, model: Model, name: str) -> OutputEntry:
+    """What a bundle says of one output; the names of its classes are written beside."""
+    output = model.outputs[name]
+    if not isinstance(output, Classes):
+        return output
+    if not output.labels:
+        return ClassesEntry(None, output.independent)
+    several = len(answers_in(model.outputs)) > 1
+    path = f"labels/{name}.json" if several else "labels.json"
+    (folder / path).parent.mkdir(exist_ok=True)
+    (folder / path).write_text(json.dumps(list(output.labels), ensure_ascii=False, indent=0), encoding="utf-8")
+    return ClassesEntry(path, output.independent)
 
 
 # --- export ----------------------------------------------------------------------------------------------------------

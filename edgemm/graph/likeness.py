@@ -5,7 +5,7 @@ Both are opened and run by the engine that was asked for, not by the one that ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,13 +16,12 @@ from edgemm.graph.race import latency_ratio
 from edgemm.runtime.arithmetic import Arithmetic, float_lines, part_line, percent
 from edgemm.runtime.engines import Session
 from edgemm.runtime.errors import QuantizeError
+from edgemm.runtime.outputs import VALUES
 from edgemm.runtime.session import open_session
 from edgemm.runtime.timing import Ratio
 
 SAMPLES = 64
 """Compared at most."""
-
-LOGITS = "logits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Likeness:
         samples: that were compared.
         cosines: output -> cosine to float32; outputs of floats alone.
         equal: output -> share of its numbers that are float32's; outputs of integers and truth values.
-        same_class: share of rows of ``logits`` with the largest value in the same place; None without logits.
+        same_class: output of classes -> share of its rows with the largest value in the same place.
         ratio: of the quantized form's time to float32's, calls in turns.
     """
 
@@ -56,7 +55,7 @@ class Likeness:
     samples: int
     cosines: Mapping[str, Cosines]
     equal: Mapping[str, float]
-    same_class: float | None
+    same_class: Mapping[str, float]
     ratio: Ratio
 
 
@@ -69,8 +68,12 @@ def likeness(
     engine: str,
     threads: int,
     arithmetic: Arithmetic,
+    classes: Collection[str] = (VALUES["classes"],),
 ) -> Likeness:
     """Run both forms on real samples (at most ``SAMPLES``) and time them in turns.
+
+    Args:
+        classes: names of the outputs that are scores of classes.
 
     Raises:
         EngineNotInstalled: naming the extra.
@@ -82,7 +85,7 @@ def likeness(
     after = open_session(engine, quantized, threads=threads, what=f"{what}, int8")
     found: dict[str, list[float]] = {}
     equal: dict[str, list[float]] = {}
-    same: list[bool] = []
+    same: dict[str, list[bool]] = {}
     first: Mapping[str, np.ndarray] | None = None
     count = 0
     for feed in islice(feeds, SAMPLES):
@@ -93,8 +96,8 @@ def likeness(
                 equal.setdefault(name, []).append(float((got == expected).mean()))
                 continue
             found.setdefault(name, []).extend(cosine(got[i : i + 1], row[None]) for i, row in enumerate(expected))
-            if name == LOGITS and expected.ndim == 2:
-                same += list(got.argmax(1) == expected.argmax(1))
+            if name in classes and expected.ndim == 2:
+                same.setdefault(name, []).extend(got.argmax(1) == expected.argmax(1))
     if first is None:
         raise QuantizeError(f"{what}: no sample to compare on")
     return Likeness(
@@ -105,7 +108,7 @@ def likeness(
         count,
         {name: Cosines(float(np.mean(values)), min(values)) for name, values in found.items()},
         {name: float(np.mean(shares)) for name, shares in equal.items()},
-        float(np.mean(same)) if same else None,
+        {name: float(np.mean(alike)) for name, alike in same.items()},
         latency_ratio(quantized, float32, first, engine=engine, threads=threads, what=what),
     )
 
@@ -138,7 +141,7 @@ def likeness_lines(found: Likeness) -> list[str]:
     lines = [f"{found.part}: {part_line(found.arithmetic, found.size_bytes)}"]
     lines += [f"  {line}" for line in float_lines(found.arithmetic)]
     for name, cosines in found.cosines.items():
-        same = f"; same class in {found.same_class:.1%}" if name == LOGITS and found.same_class is not None else ""
+        same = f"; same class in {found.same_class[name]:.1%}" if name in found.same_class else ""
         lines.append(
             f"  {name}: cosine to float32 {cosines.mean:.4f} on average, {cosines.worst:.4f} at worst "
             f"({found.samples} calibration samples){same}"

@@ -1,7 +1,7 @@
 """Accuracy of a bundle through its own runtime: raw files and strings in, ranks or answers out, nothing reimplemented.
 
-What is measured follows from what the bundle makes. A bundle that ends in ``logits`` or ``value`` is measured by its
-answers; one modality that leads to an embedding by verification; several by retrieval in every direction.
+What is measured follows from what the bundle makes. A bundle with classes or a quantity is measured by its answers; one
+modality that leads to an embedding by verification; several by retrieval in every direction.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemm.measure.answers import answers, check_modalities, check_truth, distinct_raws
+from edgemm.measure.answers import answers, check_modalities, distinct_raws
+from edgemm.measure.outputs import answer_among, scoring_of
 from edgemm.measure.retrieval import check_one_label, check_pairs, embedded, embeddings, retrieval
 from edgemm.measure.scores import Scored
 from edgemm.measure.verification import check_identities, verification
 from edgemm.measure.zeroshot import zero_shot, zero_shot_labels
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.outputs import Answer
 
 if TYPE_CHECKING:
     from edgemm.data.dataset import Pair, Sample
@@ -61,13 +63,13 @@ def score(
         BundleError: outputs that are not finite, or nothing that can be scored.
     """
     _check_any(split, samples)
-    if {"logits", "value"} & set(bundle.manifest.outputs):
+    if answer_among(bundle.outputs) is not None:
         return answers(bundle, split, samples, advance=advance)
     towers = embedded(bundle)
     if not towers:
         raise DataError(
             f"bundle '{bundle.manifest.name}', split '{split}': its outputs {list(bundle.manifest.outputs)} can't be "
-            "scored; expected 'logits', 'value', or embeddings that one modality each leads to"
+            "scored; expected classes, a quantity, or embeddings that one modality each leads to"
         )
     if len(towers) == 1:
         check_identities(split, samples, next(iter(towers)), pairs)
@@ -89,7 +91,7 @@ class Needed:
         split: its name, for messages.
         samples: of the split.
         modalities: that the model takes.
-        task: of a model that answers.
+        answer: of a model that answers.
         may_lack: modalities that a placeholder will stand in for.
         pairs: that an embedder will be verified on.
     """
@@ -97,7 +99,7 @@ class Needed:
     split: str
     samples: Sequence[Sample]
     modalities: Sequence[str]
-    task: str = "single-label"
+    answer: Answer | None = None
     may_lack: Collection[str] = ()
     pairs: Sequence[Pair] = ()
 
@@ -123,7 +125,8 @@ def check_verification(needed: Needed) -> None:
 def check_answers(needed: Needed) -> None:
     """Raise DataError naming the sample that lacks a modality or the truth."""
     check_modalities(needed.split, needed.samples, needed.modalities, needed.may_lack)
-    check_truth(needed.split, needed.samples, needed.task)
+    if needed.answer is not None:
+        scoring_of(needed.answer).check(needed.split, needed.samples)
 
 
 def encodings(bundle: Bundle, samples: Sequence[Sample], *, prompts: Sequence[str] = ()) -> int:

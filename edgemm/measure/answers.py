@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgemm.measure.encode import Rows, can_average, combine, encode, split_chain, stand_ins, weighted_mean
+from edgemm.measure.outputs import answer_among, scoring_of
 from edgemm.measure.scores import ANSWERS, Scored
 from edgemm.measure.shuffle import other_items
 from edgemm.runtime.bundle import Bundle, Part
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.outputs import Answer, Classes
 
 if TYPE_CHECKING:
     from edgemm.data.dataset import Sample
 
 SHUFFLES = 3
-KINDS = {"single-label": "answers", "multi-label": "probabilities", "regression": "values"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,31 +87,6 @@ def check_modalities(
         raise DataError(f"split '{split}', sample '{bare.id}': has none of {', '.join(modalities)}")
 
 
-def check_truth(split: str, samples: Sequence[Sample], task: str) -> None:
-    """Raises DataError naming a sample without the truth that the task is measured by."""
-    if task == "regression":
-        if all(s.value is None for s in samples):
-            raise DataError(
-                f"split '{split}': no sample has a value, which a regression is measured by{_mapped('value')}"
-            )
-        if empty := next((s for s in samples if s.value is None), None):
-            raise DataError(f"split '{split}', sample '{empty.id}': no value, which a regression is measured by")
-    elif task == "multi-label":
-        if not any(s.labels for s in samples):
-            raise DataError(
-                f"split '{split}': no sample has labels, which a multi-label classifier is measured by"
-                f"{_mapped('labels')}"
-            )
-    elif all(s.label is None for s in samples):
-        raise DataError(f"split '{split}': no sample has a label, which a classifier is measured by{_mapped('label')}")
-    elif empty := next((s for s in samples if s.label is None), None):
-        raise DataError(f"split '{split}', sample '{empty.id}': no label, which a classifier is measured by")
-
-
-def _mapped(column: str) -> str:
-    return f'; is the column called otherwise? data.columns = {{ {column} = "..." }} maps it'
-
-
 def answers(
     bundle: Bundle, split: str, samples: Sequence[Sample], *, advance: Callable[[int], None] = lambda _: None
 ) -> list[Scored]:
@@ -120,36 +96,37 @@ def answers(
         DataError: a sample that lacks the truth, or a modality that nothing stands in for.
         BundleError: outputs that are not finite.
     """
-    task = bundle.manifest.task or "single-label"
-    held = bundle.manifest.labels
-    labels = bundle.archive.read_strings(held) if held and task != "regression" else ()
-    if not labels and task != "regression":
+    found = answer_among(bundle.outputs)
+    assert found is not None
+    output, answer = found
+    labels = answer.labels if isinstance(answer, Classes) else ()
+    if isinstance(answer, Classes) and not labels:
         raise DataError(f"bundle '{bundle.manifest.name}', split '{split}': a classifier needs labels; it has none")
-    check_truth(split, samples, task)
+    scoring = scoring_of(answer)
+    scoring.check(split, samples)
     missable = droppable(bundle)
     check_modalities(split, samples, tuple(bundle.manifest.inputs), missable)
-    encoded = _encoded(bundle, samples, "value" if task == "regression" else "logits", advance)
-    kind = KINDS[task]
-    shared = _shared(split, samples, task, labels)
+    encoded = _encoded(bundle, samples, output, advance)
+    shared = _shared(split, samples, answer)
 
     def scored(name: str, made: Sequence[np.ndarray], **details: Any) -> Scored:
-        taken = tuple(x for output in made for x in _raw(output, task))
-        return Scored(kind, split, name, taken, {**shared, "task": name, **details})
+        taken = tuple(x for each in made for x in scoring.kept(each))
+        return Scored(scoring.recorded(), split, name, taken, {**shared, "task": name, **details})
 
     whole = encoded.answer(encoded.values(encoded.which))
-    found = [scored(ANSWERS, [whole], **({"labels": list(labels)} if labels else {}))]
+    results = [scored(ANSWERS, [whole], **({"labels": list(labels)} if labels else {}))]
     there = [m for m, which in encoded.which.items() if (which >= 0).any()]
     if len(there) < 2:
-        return found
+        return results
     for kept in there:
         others = [m for m in there if m != kept]
         shuffles = [_shuffled(encoded.which, others, seed) for seed in range(SHUFFLES)]
         name = f"{kept} only ({' and '.join(others)} shuffled)"
         made = [encoded.answer(encoded.values(which)) for which in shuffles]
-        found.append(scored(name, made, repeats=SHUFFLES))
+        results.append(scored(name, made, repeats=SHUFFLES))
         if all(can_average(values) for m in others for values in encoded.rows[m].values()):
             name = f"{kept} only ({' and '.join(others)} mean)"
-            found.append(scored(name, [encoded.answer(_averaged(encoded, others))]))
+            results.append(scored(name, [encoded.answer(_averaged(encoded, others))]))
     droppable_here = [m for m in there if m in missable]
     for size in (1, 2):
         for missing in combinations(droppable_here, size):
@@ -157,8 +134,8 @@ def answers(
                 continue
             which = {m: np.full_like(w, -1) if m in missing else w for m, w in encoded.which.items()}
             name = f"{ANSWERS}, without {' and '.join(missing)}"
-            found.append(scored(name, [encoded.answer(encoded.values(which))]))
-    return found
+            results.append(scored(name, [encoded.answer(encoded.values(which))]))
+    return results
 
 
 def _encoded(bundle: Bundle, samples: Sequence[Sample], output: str, advance: Callable[[int], None]) -> _Encoded:
@@ -181,34 +158,17 @@ def distinct_raws(samples: Sequence[Sample], modality: str) -> list[Any]:
     return list(dict.fromkeys(raw for s in samples if (raw := s.raw(modality)) is not None))
 
 
-def _shared(split: str, samples: Sequence[Sample], task: str, labels: Sequence[str]) -> dict[str, Any]:
-    index = {label: i for i, label in enumerate(labels)}
-    truth: list[Any]
-    if task == "regression":
-        truth = [s.value for s in samples]
-    elif task == "multi-label":
-        truth = [sorted(index.get(label, -1) for label in s.labels) for s in samples]
-    else:
-        truth = [index.get(str(s.label), -1) for s in samples]
+def _shared(split: str, samples: Sequence[Sample], answer: Answer) -> dict[str, Any]:
     drawn = [s.drawn_with() for s in samples]
     names = {one: f"c{i}" for i, one in enumerate(dict.fromkeys(drawn))}  # paths themselves say nothing
+    details = scoring_of(answer).details(samples)
     shared = {
         "split": split,
-        "truth": truth,
+        "truth": details.pop("truth"),
         "groups": [s.group for s in samples],
         "clusters": [names[one] for one in drawn],
     }
-    return {**shared, "classes": len(labels)} if task == "multi-label" else shared
-
-
-def _raw(output: np.ndarray, task: str) -> list[float]:
-    """What is kept of (N, C) logits or (N, 1) values; six figures of a probability or a value."""
-    if task == "single-label":
-        return [float(c) for c in output.argmax(axis=1)]
-    values = output.astype(np.float64).reshape(-1)
-    if task == "multi-label":
-        values = np.exp(-np.logaddexp(0, -values))  # sigmoid without overflow
-    return [float(f"{x:.6g}") for x in values]
+    return shared | details
 
 
 def _shuffled(which: Mapping[str, np.ndarray], others: Collection[str], seed: int) -> dict[str, np.ndarray]:

@@ -132,14 +132,14 @@ def _mixture(small: Archive, whole: Archive, chosen: TargetEntry, donor: TargetE
     keep = {*chosen.files.values()}
     manifest = small.manifest
     keep |= {raw.tokenizer for raw in manifest.inputs.values() if raw.kind == "text"}
-    keep |= {manifest.labels} if manifest.labels else set()
+    keep |= set(manifest.labels.values())
     keep |= set(manifest.placeholders.values())
     for name in keep:
         _write(root / name, small.read(name))
     restored = f"restored/{Path(donor.files[part]).name}"
     _write(root / restored, whole.read(donor.files[part]))
     target = replace(chosen, files={**chosen.files, part: restored})
-    only = replace(manifest, targets=(target,), gallery=None, golden=(), golden_outputs={}, measurements=None, files={})
+    only = replace(manifest, targets=(target,), galleries={}, golden=(), golden_outputs={}, measurements=None, files={})
     seal(root, only)
     return root
 

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemm.measure import as_text
-from edgemm.measure.answers import check_truth
 from edgemm.measure.encode import Rows, can_average, combine, encode, split_chain, stand_ins, weighted_mean
 from edgemm.measure.metrics import Statistic, mean_of
+from edgemm.measure.outputs import ACCURACY, PROBABILITY, PerSample, answer_among, scoring_of
 from edgemm.measure.shuffle import other_items
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError
-from edgemm.runtime.manifest import Task
+from edgemm.runtime.outputs import Answer
 
 if TYPE_CHECKING:
     from edgemm.data.dataset import Sample
@@ -36,14 +35,9 @@ MOST: Final = 4  # modalities: 16 coalitions
 SHUFFLED: Final = "another sample's"
 PLACEHOLDER: Final = "placeholder"
 MEAN: Final = "the mean"
-ACCURACY: Final = "accuracy"
-PROBABILITY: Final = "probability of the truth"
-ERROR: Final = "negative absolute error"
-R_SQUARED: Final = "R²"
 SHARES: Final = (ACCURACY, PROBABILITY)
 
 Coalition = frozenset[str]
-PerSample = NDArray[np.float64]  # (samples,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +46,20 @@ class Contributions:
 
     Args:
         modalities: those that the samples have, in the bundle's order.
-        task: what the bundle answers.
+        answer: what the bundle answers.
         values: (what stands in for the absent, measure) -> coalition -> value of each sample, mean over the shuffles.
             Of a regression ``ERROR`` in the unit of the truth, and ``R_SQUARED``, whose mean over all samples is R²;
             of classes ``ACCURACY`` and ``PROBABILITY``, 0..1.
         outputs: with every modality present, (samples, classes) logits or (samples, 1) values.
-        labels: of the classes.
         clusters: of each sample, for the bootstrap.
         groups: of each sample.
     """
 
     split: str
     modalities: tuple[str, ...]
-    task: Task
+    answer: Answer
     values: Mapping[tuple[str, str], Mapping[Coalition, PerSample]]
     outputs: NDArray[np.float32]
-    labels: tuple[str, ...]
     clusters: tuple[str, ...]
     groups: tuple[str | None, ...]
 
@@ -78,8 +70,8 @@ class Contributions:
 
     @property
     def measure(self) -> str:
-        """The measure that stands for the task."""
-        return ERROR if self.task == "regression" else ACCURACY
+        """The measure that stands for what is answered."""
+        return next(measure for _, measure in self.values)
 
     def full(self, absent: str, measure: str) -> PerSample:
         """The value with every modality; (samples,)."""
@@ -133,7 +125,7 @@ def contributions(
     shuffles: int = SHUFFLES,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Contributions:
-    """Measure every coalition of modalities of a bundle that ends in ``logits`` or ``value``.
+    """Measure every coalition of modalities of a bundle that answers: with classes or a quantity.
 
     A modality that a sample lacks is its placeholder in every coalition. The mean is that of the features over the
     samples, as in ``answers.answers``.
@@ -149,12 +141,13 @@ def contributions(
         DataError: more than four modalities, a sample that lacks one which has no placeholder, or no truth.
         BundleError: outputs that are not finite.
     """
-    task = bundle.manifest.task or "single-label"
+    answering = answer_among(bundle.outputs)
+    assert answering is not None
+    output, answer = answering
+    scoring = scoring_of(answer)
     players, which, raws = _items(bundle, split, samples)
-    labels = bundle.archive.read_strings(bundle.manifest.labels) if bundle.manifest.labels else ()
-    truth = _truth(bundle, split, samples, labels, task)
+    truth = scoring.truth(f"bundle '{bundle.manifest.name}', split '{split}'", split, samples)
     split_ = split_chain(bundle, list(bundle.manifest.inputs))
-    output = "value" if task == "regression" else "logits"
     rows: dict[str, Rows] = {}
     for modality, names in split_.alone.items():
         read = raws[modality]
@@ -184,7 +177,7 @@ def contributions(
         return np.full_like(own, -1) if absent == PLACEHOLDER else np.where(own < 0, own, len(raws[modality]))
 
     whole = outputs(which)
-    scored = _measures(whole, truth, task)
+    scored = scoring.measures(whole, truth)
     values: dict[tuple[str, str], dict[Coalition, PerSample]] = {}
     for absent, repeats in absences.items():
         for present in map(frozenset, _subsets(players)):
@@ -194,12 +187,12 @@ def contributions(
                     m: own if m in present or m not in players else absent_items(m, absent, seed)
                     for m, own in which.items()
                 }
-                drawn.append(_measures(outputs(choice), truth, task))
+                drawn.append(scoring.measures(outputs(choice), truth))
             for measure in scored:
                 mean = np.mean([d[measure] for d in drawn], axis=0) if drawn else scored[measure]
                 values.setdefault((absent, measure), {})[present] = mean
     clusters = tuple(s.drawn_with() for s in samples)
-    return Contributions(split, players, task, values, whole, labels, clusters, tuple(s.group for s in samples))
+    return Contributions(split, players, answer, values, whole, clusters, tuple(s.group for s in samples))
 
 
 def steps(bundle: Bundle, split: str, samples: Sequence[Sample], *, shuffles: int = SHUFFLES) -> int:
@@ -223,44 +216,24 @@ def mean_within(values: PerSample, inside: NDArray[np.bool_], *, signed: bool = 
 
 
 def losses(found: Contributions, samples: Sequence[Sample]) -> PerSample:
-    """Of classes the cross-entropy of each sample in nats, of a regression its absolute error; (samples,).
+    """Of classes the cross-entropy of each sample in nats, of a quantity its absolute error; (samples,).
 
     Over independent classes it is the mean. Where the bundle has no class for the truth it is infinite.
     """
-    if found.task == "regression":
-        return np.abs(_errors(found.outputs, samples))
-    independent = found.task == "multi-label"
-    truth = _one_hot(samples, found.labels, independent=independent)
-    logits = found.outputs.astype(np.float64)
-    if independent:
-        per_class = np.logaddexp(0.0, np.where(truth, -logits, logits))
-        return np.asarray(per_class.mean(axis=1))
-    log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    return np.asarray(np.where(truth.any(axis=1), -(log_p * truth).sum(axis=1), np.inf))
+    return scoring_of(found.answer).losses(found.outputs, samples)
 
 
 def right(found: Contributions) -> NDArray[np.bool_]:
-    """Which answers are right, (samples,); a value where its error is at most the bundle's mean absolute error."""
-    value = found.full(SHUFFLED, found.measure)
-    return np.asarray(value >= value.mean() if found.task == "regression" else value == 1.0)
+    """Which answers are right, (samples,); a quantity where its error is at most the bundle's mean absolute error."""
+    return scoring_of(found.answer).right(found.full(SHUFFLED, found.measure))
 
 
 def answers(found: Contributions, samples: Sequence[Sample]) -> list[tuple[str, str]]:
     """What the bundle says of each sample, and how sure or how wrong it is.
 
-    The likeliest class, or every class above one half, and its probability; a value, and its error with the sign.
+    The likeliest class, or every class above one half, and its probability; a quantity, and its error with the sign.
     """
-    if found.task == "regression":
-        said = [as_text.three_figures(float(value)) for value in found.outputs[:, 0]]
-        off = [f"error {as_text.signed_figures(float(e))}" for e in _errors(found.outputs, samples)]
-        return list(zip(said, off, strict=True))
-    p = _probabilities(found.outputs, independent=found.task == "multi-label")
-    if found.task == "single-label":
-        said, sure = [found.labels[int(i)] for i in p.argmax(axis=1)], p.max(axis=1)
-    else:
-        given = [[found.labels[i] for i in np.flatnonzero(row > 0.5)] for row in p]
-        said, sure = [", ".join(names) or "none" for names in given], np.where(p > 0.5, p, 1 - p).min(axis=1)
-    return [(name, f"probability {q:.2f}") for name, q in zip(said, sure, strict=True)]
+    return scoring_of(found.answer).said(found.outputs, samples)
 
 
 def _subsets(players: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -296,66 +269,3 @@ def _items(
             lacks = samples[int(np.argmax(which[modality] < 0))].id
             raise DataError(f"{where}, sample '{lacks}': no {modality}, and the bundle has no placeholder for it")
     return players, which, raws
-
-
-def _truth(
-    bundle: Bundle, split: str, samples: Sequence[Sample], labels: Sequence[str], task: Task
-) -> NDArray[np.bool_] | PerSample:
-    """(samples, classes) which are right; of a regression (samples,) the values."""
-    if task == "regression":
-        check_truth(split, samples, task)
-        return _values(samples)
-    if not labels or (task == "single-label" and any(s.label is None for s in samples)):
-        raise DataError(
-            f"bundle '{bundle.manifest.name}', split '{split}': contributions need labels, in bundle and samples"
-        )
-    return _one_hot(samples, labels, independent=task == "multi-label")
-
-
-def _values(samples: Sequence[Sample]) -> PerSample:
-    return np.array([s.value for s in samples], np.float64)
-
-
-def _errors(outputs: NDArray[np.floating], samples: Sequence[Sample]) -> PerSample:
-    """(samples,) what is predicted less what is true."""
-    return np.asarray(outputs[:, 0].astype(np.float64) - _values(samples))
-
-
-def _one_hot(samples: Sequence[Sample], labels: Sequence[str], *, independent: bool) -> NDArray[np.bool_]:
-    """(samples, classes): the right ones. A row is empty where the bundle doesn't know the answer."""
-    index = {label: i for i, label in enumerate(labels)}
-    right = np.zeros((len(samples), len(labels)), bool)
-    for row, sample in zip(right, samples, strict=True):
-        for label in sample.labels if independent else (sample.label,):
-            if label in index:
-                row[index[label]] = True
-    return right
-
-
-def _probabilities(logits: NDArray[np.floating], *, independent: bool) -> NDArray[np.float64]:
-    wide = logits.astype(np.float64)
-    if independent:
-        return np.asarray(np.exp(-np.logaddexp(0.0, -wide)))
-    return np.asarray(np.exp(wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)))
-
-
-def _measures(made: NDArray[np.floating], truth: NDArray[np.bool_] | PerSample, task: Task) -> dict[str, PerSample]:
-    """Accuracy and probability of the truth, per sample, of independent classes the mean over the classes; or errors.
-
-    R² is shared out so that its mean over the samples is R² itself; it is left out where the truth has no spread.
-    """
-    if task == "regression":
-        errors = made[:, 0].astype(np.float64) - truth
-        found = {ERROR: -np.abs(errors)}
-        return {**found, R_SQUARED: 1 - errors**2 / truth.var()} if np.ptp(truth) else found
-    p = _probabilities(made, independent=task == "multi-label")
-    if task == "multi-label":
-        return {
-            ACCURACY: ((p > 0.5) == truth).mean(axis=1),
-            PROBABILITY: np.where(truth, p, 1 - p).mean(axis=1),
-        }
-    rows = np.arange(len(p))
-    return {
-        ACCURACY: truth[rows, p.argmax(axis=1)].astype(np.float64),
-        PROBABILITY: (p * truth).sum(axis=1),
-    }

@@ -28,9 +28,10 @@ class Shown:
     scored: Sequence[Scored]
 
     def labels(self) -> tuple[str, ...]:
-        """Names of its classes; none of a regression."""
+        """Names of its classes; none of a quantity."""
         archive = open_archive(self.path)
-        return tuple(archive.read_strings(archive.manifest.labels)) if archive.manifest.labels else ()
+        held = next(iter(archive.manifest.labels.values()), None)
+        return archive.read_strings(held) if held is not None else ()
 
 
 def shown_examples(

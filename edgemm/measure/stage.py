@@ -309,7 +309,7 @@ def _latencies(
 
         taken = latency.fresh_latencies(
             opened, inputs, seconds=config.seconds, runs=config.runs, on_progress=on_progress,
-            gallery_of=next((name for name, e in reversed(distinct.items()) if e.manifest.gallery is not None), None),
+            gallery_of=next((name for name, e in reversed(distinct.items()) if e.manifest.galleries), None),
         )  # fmt: skip
     with context.progress.task("cold starts", total=len(opened) * config.cold_starts) as task:
         starts = latency.measure_cold_starts(

@@ -81,7 +81,7 @@ def embed(
     if not found:
         raise DataError(
             f"bundle '{bundle.manifest.name}', split '{split}': its outputs {list(bundle.manifest.outputs)} can't be "
-            "explained; expected 'logits', 'value', or embeddings that one modality each leads to"
+            "explained; expected classes, a quantity, or embeddings that one modality each leads to"
         )
     if len(found) == 1:
         (modality,) = found

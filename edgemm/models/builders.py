@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,16 +16,9 @@ from edgemm.recipe import FUSIONS, ModelSection
 from edgemm.recipe.families import family_of
 from edgemm.recipe.named import resolve
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import Task, TensorInput, TextInput
+from edgemm.runtime.manifest import TensorInput, TextInput
+from edgemm.runtime.outputs import VALUES, Answer, Classes, Embedding, Quantity
 from edgemm.runtime.signature import TensorSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a fusion-classifier says: which of the labels, how many of them, or (regression) a quantity."""
-
-    labels: tuple[str, ...] = ()
-    task: Task = "single-label"
 
 
 def dual_encoder(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:  # noqa: ARG001
@@ -48,7 +40,7 @@ def embedding_model(family: str, towers: Sequence[Tower], section: ModelSection)
             raise ModelError(f'{family}: the {tower.modality} tower needs output = "pooled"')
         if tower.features.name != f"{tower.modality}_embedding":
             parts.append(_projection(tower, section))
-    outputs = [f"{tower.modality}_embedding" for tower in towers]
+    outputs = {f"{tower.modality}_embedding": Embedding() for tower in towers}
     return Model(family, parts, inputs={tower.modality: tower.raw for tower in towers}, outputs=outputs)
 
 
@@ -65,12 +57,12 @@ def _projection(tower: Tower, section: ModelSection) -> Part:
 
 def fusion_classifier(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:
     """Towers, then one fusion and its head; or a head for each modality and a decision of them; or both."""
-    if answer.task != "regression" and not answer.labels:
+    if isinstance(answer, Classes) and not answer.labels:
         raise ModelError("fusion-classifier: the data has no labels; name a label column")
     mode = section.fusion.mode
     joining = FUSIONS[mode]
     parts = [part for tower in towers for part in tower.parts]
-    output = "value" if answer.task == "regression" else "logits"
+    output = VALUES[answer.kind]
     voices: list[TensorSpec] = []
     if joining.made_by is not None:
         fused = _fusion(towers, section)
@@ -101,9 +93,10 @@ def fusion_classifier(towers: Sequence[Tower], section: ModelSection, answer: An
                 )
             )
             voices.append(parts[-1].signature.outputs[0])
+        one = isinstance(answer, Classes) and not answer.independent
         decided = TensorSpec(output, "float32", voices[0].shape)
         parts.append(
-            part("decision", "fusion", None, "decision", {"voices": len(voices), "task": answer.task}, voices, decided)
+            part("decision", "fusion", None, "decision", {"voices": len(voices), "one_of_all": one}, voices, decided)
         )
     placeholders = {}
     if section.fusion.missing == "placeholder":
@@ -114,9 +107,7 @@ def fusion_classifier(towers: Sequence[Tower], section: ModelSection, answer: An
         "fusion-classifier",
         parts,
         inputs={tower.modality: tower.raw for tower in towers},
-        outputs=(output,),
-        labels=answer.labels if answer.task != "regression" else (),
-        task=answer.task,
+        outputs={output: answer},
         placeholders=placeholders,
     )
 
@@ -156,18 +147,20 @@ def _fusion(towers: Sequence[Tower], section: ModelSection) -> Part:
 def _head(
     name: str, modality: str | None, features: TensorSpec, section: ModelSection, answer: Answer, output: str
 ) -> Part:
-    classes = 1 if answer.task == "regression" else len(answer.labels)
+    classes = len(answer.labels) if isinstance(answer, Classes) else 1
     config = {
         "width": features.shape[-1],
         "classes": classes,
         "hidden": section.head_hidden,
         "dropout": section.dropout,
-        "quantity": answer.task == "regression",
+        "quantity": isinstance(answer, Quantity),
     }
     return part(
         name, "head", modality, "mlp-head", config, [features], TensorSpec(output, "float32", ("batch", classes))
     )
 
+
+UNNAMED = Classes()
 
 Builder = Callable[[Sequence[Tower], ModelSection, Answer], Model]
 """What joins the towers of a family into a Model."""
@@ -177,7 +170,7 @@ def build_model(
     section: ModelSection,
     *,
     family: str,
-    answer: Answer = Answer(),
+    answer: Answer = UNNAMED,
     texts: Sequence[str] = (),
     tokenizer_json: str | None = None,
     token_order: Sequence[str] = (),

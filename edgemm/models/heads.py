@@ -89,20 +89,20 @@ class Decision(nn.Module):
 
     Args:
         voices: how many decide.
-        task: ``"single-label"``, ``"multi-label"`` or ``"regression"``.
+        one_of_all: one class of several is right; else the classes are independent, or it is a quantity.
 
     Source: Kittler et al. 1998, "On combining classifiers" (sum rule).
     """
 
-    def __init__(self, *, voices: int, task: str = "single-label") -> None:
+    def __init__(self, *, voices: int, one_of_all: bool = True) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.zeros(voices))
-        self.task = task
+        self.one_of_all = one_of_all
 
     def forward(self, *decisions: Tensor) -> Tensor:
         """(B, classes) of each voice to (B, classes)."""
         weights = torch.softmax(self.weights, dim=0)
-        if self.task != "single-label":
+        if not self.one_of_all:
             return torch.stack([w * x for w, x in zip(weights.unbind(), decisions, strict=True)]).sum(0)
         mixed = torch.stack([w * torch.softmax(x, -1) for w, x in zip(weights.unbind(), decisions, strict=True)]).sum(0)
         return torch.log(mixed + 1e-9)

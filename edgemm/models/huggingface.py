@@ -37,6 +37,7 @@ from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import json_value, one_line
 from edgemm.runtime.hints import pip_install
 from edgemm.runtime.manifest import RawInput, Role
+from edgemm.runtime.outputs import Classes, Embedding, recognised
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
 AUDIO_BATCH = DimRange(1, 1, 8)
@@ -125,7 +126,10 @@ def model_from_hub(name: str, *, family: str | None = None, answers: Sequence[st
     encoder = encoder_from_hub(name, modality=modality, output="pooled", whole=True)
     parts = [part for part in (encoder.frontend, encoder.tower) if part is not None]
     model = Model(
-        f"{modality}-encoder", parts, inputs={modality: encoder.raw}, outputs=encoder.tower.signature.output_names
+        f"{modality}-encoder",
+        parts,
+        inputs={modality: encoder.raw},
+        outputs=recognised(encoder.tower.signature.outputs),
     )
     model.tokenizer_json = encoder.tokenizer_json
     return model.eval()
@@ -200,7 +204,7 @@ def _dual_encoder(checkpoint: _Checkpoint) -> Model:
             parts.append(frontend)
         value = f"{modality}_embedding"
         parts.append(_tower(checkpoint, f"{kind}-{modality}", modality, "embedding", frontend, value, tokens=tokens))
-    model = Model("dual-encoder", parts, inputs=inputs, outputs=[f"{m}_embedding" for m in inputs])
+    model = Model("dual-encoder", parts, inputs=inputs, outputs={f"{m}_embedding": Embedding() for m in inputs})
     model.tokenizer_json = tokenizer
     return model.eval()
 
@@ -236,8 +240,7 @@ def _classifier(checkpoint: _Checkpoint, answers: Sequence[str]) -> Model:
         "fusion-classifier",
         [*parts, fusion],
         inputs={"image": image, "text": text},
-        outputs=("logits",),
-        labels=labels,
+        outputs={"logits": Classes(tuple(labels))},
     )
     model.tokenizer_json = tokenizer
     return model.eval()

@@ -8,13 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.models.heads import Projection
 from edgemm.models.model import Model
 from edgemm.models.smaller import inheriting
 from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import nearest_tokens, tokenizer_from_json
 from edgemm.recipe import StudentSection
+from edgemm.runtime.outputs import Classes, answers_in
 
 
 def build_student(
@@ -44,7 +45,7 @@ def build_student(
     student = build_model(
         section,
         family=family,
-        answer=Answer(teacher.labels, teacher.task or "single-label"),
+        answer=next(iter(answers_in(teacher.outputs).values()), Classes()),
         texts=texts,
         tokenizer_json=teacher.tokenizer_json,
         token_order=token_order(teacher, texts),

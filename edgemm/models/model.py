@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from edgemm.runtime import chain
 from edgemm.runtime.chain import BrokenChain, Placeholders
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import RawInput, Role, Task, fed_values
+from edgemm.runtime.manifest import RawInput, Role, fed_values
+from edgemm.runtime.outputs import Output
 from edgemm.runtime.signature import Signature
 
 
@@ -65,9 +66,7 @@ class Model(nn.Module):
         family: a name in ``edgemm.recipe.FAMILIES``, or another of one's own that is only exported.
         parts: in an order in which every input is a raw value or an earlier part's output.
         inputs: modality -> how its raw form becomes values.
-        outputs: names of the values that the model is asked for.
-        labels: class names where a value ``logits`` is among the outputs.
-        task: of a classifier or regressor; what its output means.
+        outputs: name of a value that the model is asked for -> what it means.
         placeholders: value -> (1, ...) that stands in for it where its modality is missing; learnt like a weight.
 
     Raises:
@@ -80,18 +79,14 @@ class Model(nn.Module):
         parts: Iterable[Part],
         *,
         inputs: Mapping[str, RawInput],
-        outputs: Iterable[str],
-        labels: Iterable[str] = (),
-        task: Task | None = None,
+        outputs: Mapping[str, Output],
         placeholders: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.family = family
         self.chain = tuple(parts)
         self.inputs = dict(inputs)
-        self.outputs = tuple(outputs)
-        self.labels = tuple(labels)
-        self.task = task
+        self.outputs = dict(outputs)
         self.placeholders = nn.ParameterDict(dict(placeholders or {}))
         self.tokenizer_json: str | None = None  # content of tokenizer.json where a modality is text
         self.modules_by_part = nn.ModuleDict()

@@ -15,12 +15,13 @@ from edgemm.models.model import Model, Part
 from edgemm.models.store import load_model
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import one_line
-from edgemm.runtime.manifest import Task, TensorInput
+from edgemm.runtime.manifest import TensorInput
+from edgemm.runtime.outputs import TASKS, Classes, answers_in, embeddings_in, recognised
 from edgemm.runtime.signature import Signature
 
 
 def teacher_from_source(
-    source: str, *, family: str | None = None, labels: Sequence[str] = (), task: Task | None = None
+    source: str, *, family: str | None = None, labels: Sequence[str] = (), task: str | None = None
 ) -> Model:
     """The model that ``source`` names.
 
@@ -30,7 +31,7 @@ def teacher_from_source(
             ``signature``, which becomes a model of one part.
         family: what the recipe expects, and of BLIP what it is taken for; None takes any.
         labels: the data's classes, which a classifier has to share, in an order of its own; empty takes any.
-        task: of a classifier that doesn't say it itself.
+        task: of a model from a module without a word of its own on what its answer means; see ``outputs.TASKS``.
 
     Raises:
         ModelError: what, where, and what was expected.
@@ -38,56 +39,70 @@ def teacher_from_source(
     scheme, _, rest = source.partition(":")
     if scheme == "hf" and rest:
         model = model_from_hub(rest, family=family, answers=labels)
+        _independent_as_(model, task)
     elif scheme == "folder" and rest:
         model = load_model(Path(rest))
     elif scheme == "python" and rest.count(":") == 1 and all(rest.split(":")):
-        model = _from_factory(rest, where=f"teacher.source '{source}'")
+        model = _from_factory(rest, task=task, where=f"teacher.source '{source}'")
     else:
         raise ModelError(
             f"teacher.source: got '{source}', expected hf:NAME_OR_FOLDER, folder:PATH or python:module:factory"
         )
     if model.family == "outside" and family is not None:
         model.family = _family_of(model)
-    if not model.labels and "logits" in model.outputs and labels:
+    if labels:
         _take_labels_(model, labels, source=source)
-    if model.family == "fusion-classifier" and model.task is None:
-        model.task = task
     if family is not None and model.family != family:
         raise ModelError(f"teacher.source '{source}' is of family '{model.family}', the recipe says '{family}'")
-    if model.labels and labels and (odd := sorted(set(model.labels) ^ set(labels))):
-        few = f"; expected {', '.join(repr(label) for label in model.labels)}" if len(model.labels) < 10 else ""
-        raise ModelError(
-            f"teacher.source '{source}': its {len(model.labels)} classes are not the data's {len(labels)}; '{odd[0]}' "
-            f"is in only one of them{few}; label the data as the teacher does, or leave those samples out"
-        )
+    for output in model.outputs.values():
+        if isinstance(output, Classes) and labels and (odd := sorted(set(output.labels) ^ set(labels))):
+            few = f"; expected {', '.join(repr(label) for label in output.labels)}" if len(output.labels) < 10 else ""
+            raise ModelError(
+                f"teacher.source '{source}': its {len(output.labels)} classes are not the data's {len(labels)}; "
+                f"'{odd[0]}' is in only one of them{few}; label the data as the teacher does, or leave those samples "
+                "out"
+            )
     return model
 
 
 def _family_of(model: Model) -> str:
-    """What a model of unknown family is, by the names of what it puts out."""
-    if {"logits", "value"} & set(model.outputs):
+    """What a model of unknown family is, by what it puts out."""
+    if answers_in(model.outputs):
         return "fusion-classifier"
-    embeddings = [name for name in model.outputs if name.endswith("_embedding")]
+    embeddings = [name for name in embeddings_in(model.outputs) if name.endswith("_embedding")]
     return "dual-encoder" if len(embeddings) > 1 else "embedder" if embeddings else "outside"
+
+
+def _independent_as_(model: Model, task: str | None) -> None:
+    """Take the classes of a checkpoint, which says nothing of it, for independent ones where the task says so."""
+    wanted = TASKS[task] if task is not None else None
+    for name, output in model.outputs.items():
+        if isinstance(output, Classes) and isinstance(wanted, Classes):
+            model.outputs[name] = replace(output, independent=wanted.independent)
 
 
 def _take_labels_(model: Model, labels: Sequence[str], *, source: str) -> None:
     """Name the classes of a classifier that doesn't name them itself, in place."""
-    width = next(s.shape[-1] for part in model.chain for s in part.signature.outputs if s.name == "logits")
-    if width != len(labels):
-        raise ModelError(f"teacher.source '{source}': its logits have {width} classes, the data {len(labels)} labels")
-    model.labels = tuple(labels)
+    widths = {spec.name: spec.shape[-1] for part in model.chain for spec in part.signature.outputs}
+    for name, output in model.outputs.items():
+        if not isinstance(output, Classes) or output.labels:
+            continue
+        if widths[name] != len(labels):
+            raise ModelError(
+                f"teacher.source '{source}': its {name} have {widths[name]} classes, the data {len(labels)} labels"
+            )
+        model.outputs[name] = replace(output, labels=tuple(labels))
 
 
 # --- python ----------------------------------------------------------------------------------------------------------
 
 
-def _from_factory(path: str, *, where: str) -> Model:
+def _from_factory(path: str, *, task: str | None, where: str) -> Model:
     made = _call(path, where=where)
     if isinstance(made, Model):
         model = Model(
-            made.family, _named_after(path, made), inputs=made.inputs, outputs=made.outputs, labels=made.labels,
-            task=made.task, placeholders=dict(made.placeholders.items()),
+            made.family, _named_after(path, made), inputs=made.inputs, outputs=made.outputs,
+            placeholders=dict(made.placeholders.items()),
         )  # fmt: skip
         model.tokenizer_json = made.tokenizer_json
         return model.eval()
@@ -100,7 +115,7 @@ def _from_factory(path: str, *, where: str) -> Model:
     made.eval()
     part = Part("model", "tower", None, "python", {"factory": path}, signature, made)
     inputs = {spec.name: TensorInput(spec.name) for spec in signature.inputs}
-    return Model("outside", [part], inputs=inputs, outputs=signature.output_names)
+    return Model("outside", [part], inputs=inputs, outputs=recognised(signature.outputs, task=task))
 
 
 def _named_after(path: str, made: Model) -> list[Part]:

@@ -22,17 +22,24 @@ from torch import Tensor, nn
 from edgemm.models.kinds import module_from_config
 from edgemm.models.model import Model, Part
 from edgemm.runtime.disk import replacing
-from edgemm.runtime.errors import ModelError
+from edgemm.runtime.errors import BundleError, ModelError
 from edgemm.runtime.fields import json_value
-from edgemm.runtime.manifest import AudioInput, ImageInput, RawInput, Task, TensorInput, TextInput
+from edgemm.runtime.manifest import AudioInput, ImageInput, RawInput, TensorInput, TextInput
+from edgemm.runtime.outputs import TASKS, Classes, Embedding, Output, Quantity, Values, recognised
 from edgemm.runtime.signature import Signature
 
-FORMAT = 1
+FORMAT = 2
 _INPUTS: Mapping[str, type[RawInput]] = {
     "image": ImageInput,
     "text": TextInput,
     "audio": AudioInput,
     "tensor": TensorInput,
+}
+_OUTPUTS: Mapping[str, type[Output]] = {
+    "classes": Classes,
+    "quantity": Quantity,
+    "embedding": Embedding,
+    "values": Values,
 }
 
 
@@ -57,9 +64,7 @@ def save_model(model: Model, folder: Path) -> None:
             for part in model.chain
         ],
         "inputs": {modality: asdict(raw) for modality, raw in model.inputs.items()},
-        "outputs": list(model.outputs),
-        "labels": list(model.labels),
-        "task": model.task,
+        "outputs": {name: asdict(output) for name, output in model.outputs.items()},
         "placeholders": sorted(model.placeholders),
     }
     state = {f"placeholders/{name}": value.detach().clone() for name, value in model.placeholders.items()}
@@ -87,9 +92,7 @@ class _Saved:
     family: str
     parts: list[dict[str, Any]]
     inputs: dict[str, RawInput]
-    outputs: list[str]
-    labels: list[str]
-    task: Task | None
+    outputs: dict[str, Output]
     placeholders: list[str]
 
 
@@ -144,8 +147,6 @@ def load_model(folder: Path, *, factories: Collection[str] = ()) -> Model:
         parts,
         inputs=saved.inputs,
         outputs=saved.outputs,
-        labels=saved.labels,
-        task=saved.task,
         placeholders=placeholders,
     )
     tokenizer = folder / "tokenizer.json"
@@ -177,8 +178,9 @@ def _read(folder: Path) -> _Saved:
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error})") from error
     try:
-        if content["format"] != FORMAT:
-            raise ModelError(f"{path}: format {content['format']}, this edgemm reads {FORMAT}")
+        if content["format"] not in (1, FORMAT):
+            raise ModelError(f"{path}: format {content['format']}, this edgemm reads 1 and {FORMAT}")
+        content = _of_format_1(content) if content["format"] == 1 else content
         inputs = {
             modality: _INPUTS[raw["kind"]](**{k: v for k, v in raw.items() if k != "kind"})
             for modality, raw in content["inputs"].items()
@@ -188,12 +190,30 @@ def _read(folder: Path) -> _Saved:
                 entry[key]
             if not isinstance(entry["config"], dict):
                 raise TypeError(f"config of part '{entry['name']}' is no object")
-        return _Saved(
-            content["family"], content["parts"], inputs, content["outputs"], content["labels"],
-            content.get("task"), content.get("placeholders", []),
-        )  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
+        outputs = {
+            name: _OUTPUTS[saved["kind"]](**{key: _tuple(value) for key, value in saved.items() if key != "kind"})
+            for name, saved in content["outputs"].items()
+        }
+        return _Saved(content["family"], content["parts"], inputs, outputs, content.get("placeholders", []))
+    except (KeyError, TypeError, AttributeError, BundleError) as error:
         raise ModelError(f"{path}: not a model description ({type(error).__name__}: {error})") from error
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _of_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a model.json of format 1, which had names of outputs, one list of labels and one task."""
+    specs = [spec for entry in content["parts"] for spec in Signature.from_json(entry["signature"]).outputs]
+    kinds = recognised(specs, task=content.get("task"), labels=content["labels"])
+    parts = [dict(entry) for entry in content["parts"]]
+    for entry in parts:
+        if entry["kind"] == "decision":
+            config = dict(entry["config"])
+            task = config.pop("task", "single-label")
+            entry["config"] = config | {"one_of_all": TASKS[task] == Classes()}
+    return {**content, "parts": parts, "outputs": {name: asdict(kinds[name]) for name in content["outputs"]}}
 
 
 def fit_shapes_(module: nn.Module, state: Mapping[str, Tensor], *, groups: Mapping[str, int], where: str) -> None:

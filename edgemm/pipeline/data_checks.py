@@ -12,6 +12,7 @@ from edgemm.pipeline.pack import gallery_samples, golden_samples
 from edgemm.recipe import DataConfig, ModelSection, Recipe
 from edgemm.recipe.named import resolve
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.outputs import Classes, answer_of
 
 
 def data_notes(recipe: Recipe, dataset: Dataset) -> list[str]:
@@ -61,7 +62,7 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
                     split,
                     dataset.split(split),
                     modalities,
-                    task=recipe.task,
+                    answer=answer_of(recipe.task),
                     may_lack=modalities if recipe.student.fusion.missing == "placeholder" else (),
                     pairs=dataset.pairs.get(split, ()),
                 )
@@ -73,9 +74,12 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
 
 def check_classes(recipe: Recipe, dataset: Dataset) -> None:
     """Raise DataError where there is nothing to tell apart, or nothing of a split that can be told."""
-    if recipe.task == "single-label" and len(dataset.labels) == 1:
+    answer = answer_of(recipe.task)
+    if not isinstance(answer, Classes):
+        return
+    if not answer.independent and len(dataset.labels) == 1:
         raise DataError(f"every training sample is of class '{dataset.labels[0]}'; a classifier needs two at least")
-    for split in dataset.evaluate if recipe.task != "regression" else ():
+    for split in dataset.evaluate:
         if (names := set(distinct_labels(dataset.split(split)))) and names.isdisjoint(dataset.labels):
             raise DataError(
                 f"split '{split}': no sample is of a class that a training sample has; expected the same classes, "

@@ -11,6 +11,7 @@ from edgemm.graph.attention import patch_grid, with_attention_outputs
 from edgemm.measure import contribution, swapped_towers
 from edgemm.measure.attention import Watched
 from edgemm.measure.contribution import Contributions
+from edgemm.measure.outputs import answer_among, name_of
 from edgemm.measure.retrieval import distinct, embedded
 from edgemm.measure.swapped_towers import Embedded, Search
 from edgemm.measure.table import Cell
@@ -125,7 +126,7 @@ def explain_bundles(
     sections: list[Section] = []
     for split, samples in splits.items():
         shown = split == next(iter(splits))
-        if kind in ("classifier", "multi-label classifier", "regression"):
+        if answer_among(first.outputs) is not None:
             contributions[split] = {}
             for name, bundle in bundles.items():
                 total = contribution.steps(bundle, split, samples)
@@ -160,9 +161,8 @@ def explain_bundles(
 
 def _kind(bundle: Bundle) -> str:
     """What a bundle is, for messages and for what can be explained of it."""
-    if {"logits", "value"} & set(bundle.manifest.outputs):
-        task = bundle.manifest.task or "single-label"
-        return {"single-label": "classifier", "multi-label": "multi-label classifier"}.get(task, task)
+    if (found := answer_among(bundle.outputs)) is not None:
+        return name_of(found[1])
     return "embedder" if len(embedded(bundle)) == 1 else "retriever"
 
 

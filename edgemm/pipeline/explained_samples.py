@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from edgemm.measure import as_text
 from edgemm.measure.attention import Watched, grid, look, word_weights
 from edgemm.measure.contribution import Contributions, answers, losses, right
 from edgemm.measure.examples import Answer, Example, hit, media
+from edgemm.measure.outputs import scoring_of
 from edgemm.measure.swapped_towers import Embedded, Search
 from edgemm.report import figures
 from edgemm.report.cards import Seen
@@ -106,30 +107,26 @@ def answer_cases(
 ) -> list[Section]:
     """Where the models look in ordinary samples, and what the last gets most wrong.
 
-    Of a classifier first what only the last gets wrong; of a regression at the end where it got worse than the first.
+    Of classes first what only the last gets wrong; of a quantity at the end where it got worse than the first.
     """
     said = {name: answers(each, samples) for name, each in found.items()}
     lost = {name: losses(each, samples) for name, each in found.items()}
     good = {name: right(each) for name, each in found.items()}
-    task = next(iter(found.values())).task
+    answer = next(iter(found.values())).answer
+    drawing = _DRAWING[answer.kind]
     may = [i for i, s in enumerate(samples) if not shown_groups or s.group in shown_groups]
-    sections = _worst_values(lost, good, may) if task == "regression" else _wrong_answers(lost, good, may)
+    sections = drawing.sections(lost, good, may)
     if any(viewer.watched for viewer in viewers.values()):
         rng = np.random.default_rng(0)
         drawn = sorted(int(i) for i in rng.permutation(may)[:ORDINARY])
         sections.insert(0, ("Where they look", _LOOK, drawn))
 
     def detail(name: str, i: int) -> str:
-        if task == "regression":
-            return said[name][i][1]
-        loss = f"loss {lost[name][i]:.2f}" if np.isfinite(lost[name][i]) else "no class for the right answer"
-        return f"{said[name][i][1]}, {loss}"
+        return drawing.detail(said[name][i][1], float(lost[name][i]))
 
     def case(i: int) -> Case:
         sample = samples[i]
-        truth = ", ".join(sample.labels) if task == "multi-label" else str(sample.label)
-        if task == "regression":
-            truth = f"{sample.value:g}"
+        truth = scoring_of(answer).expected(sample)
         told = tuple(Answer(name, said[name][i][0], bool(good[name][i]), detail(name, i)) for name in viewers)
         seen = [viewer.see(_given(viewer.bundle, sample)) for viewer in viewers.values()]
         shown = _shown(_given(viewers[list(viewers)[-1]].bundle, sample), sample.id)
@@ -184,6 +181,30 @@ def _worst_values(
         sections.append((f"Where “{last}” got worse", note, chosen))
     return sections
 
+
+def _with_loss(sure: str, loss: float) -> str:
+    return f"{sure}, " + (f"loss {loss:.2f}" if np.isfinite(loss) else "no class for the right answer")
+
+
+class _Drawing(NamedTuple):
+    """How the cases of one kind of answer are chosen and captioned.
+
+    Args:
+        sections: (losses by model, right ones by model, samples that may be shown) -> title, note and samples.
+        detail: (how sure or how wrong, loss) -> what stands under an answer.
+    """
+
+    sections: Callable[
+        [Mapping[str, NDArray[np.float64]], Mapping[str, NDArray[np.bool_]], Sequence[int]],
+        list[tuple[str, str, list[int]]],
+    ]
+    detail: Callable[[str, float], str]
+
+
+_DRAWING: Final[Mapping[str, _Drawing]] = {
+    "classes": _Drawing(_wrong_answers, _with_loss),
+    "quantity": _Drawing(_worst_values, lambda sure, _: sure),
+}
 
 _LOOK: Final = (
     "Samples drawn by a fixed seed and not by result. Attention is rolled out over the layers: orange is more. "

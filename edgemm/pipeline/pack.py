@@ -18,7 +18,6 @@ import numpy as np
 from edgemm.data.dataset import Dataset, Sample, strided_samples
 from edgemm.measure.encode import BATCH
 from edgemm.measure.golden import add_golden_outputs
-from edgemm.measure.retrieval import embedded
 from edgemm.recipe import PackConfig
 from edgemm.runtime.archive import Archive, open_archive, seal
 from edgemm.runtime.bundle import Bundle
@@ -26,6 +25,7 @@ from edgemm.runtime.disk import write_array
 from edgemm.runtime.engines import compiles
 from edgemm.runtime.errors import BundleError, DataError
 from edgemm.runtime.manifest import Gallery, GoldenSample, Manifest, TargetEntry, TextInput
+from edgemm.runtime.outputs import embeddings_in
 from edgemm.runtime.paths import MANIFEST
 from edgemm.runtime.zips import zip_bundle
 from edgemm.stage import Progress, Silent
@@ -74,7 +74,7 @@ def assemble(
     seal(out, manifest)  # from here on it opens, so that gallery and golden outputs come from its own bytes
     if dataset is not None:
         runs_here = [t.name for t in manifest.targets if not compiles(t.engine)]
-        if runs_here and config.gallery != "none" and len(embedded(Bundle.open(out, target=runs_here[0]))) > 1:
+        if runs_here and config.gallery != "none" and len(embeddings_in(manifest.outputs)) > 1:
             manifest = _add_gallery(
                 out,
                 manifest,
@@ -157,7 +157,7 @@ def _join(first: Archive, sources: Sequence[Source], out: Path) -> Manifest:
                 if path.endswith(".onnx"):
                     _copy(archive, path, out, digests, apart=source.name)
     texts = [raw for raw in manifest.inputs.values() if isinstance(raw, TextInput)]
-    labels = [manifest.labels] if manifest.labels else []
+    labels = manifest.labels.values()
     for path in [*(raw.tokenizer for raw in texts), *labels, *manifest.placeholders.values()]:
         if _copy(first, path, out, digests, apart="") != path:
             raise BundleError(f"{path}: taken by a graph; no other file can share its name")
@@ -166,7 +166,7 @@ def _join(first: Archive, sources: Sequence[Source], out: Path) -> Manifest:
         targets=tuple(targets),
         golden=(),
         golden_outputs={},
-        gallery=None,
+        galleries={},
         measurements=None,
         provenance={},
         files={},
@@ -242,12 +242,15 @@ def _add_gallery(
             chunk = [found[label] for label in labels[start : start + BATCH]]
             given: dict[str, Any] = {modality: chunk}
             made = bundle.predict(**given).outputs
-            rows.append(next(iter(made.values())))
+            name = next(name for name in embeddings_in(bundle.manifest.outputs) if name in made)
+            rows.append(made[name])
             task.advance(len(chunk))
     embeddings = np.concatenate(rows)
     if not np.isfinite(embeddings).all():
         raise BundleError(f"pack.gallery: target '{bundle.target.name}' gives embeddings that are not finite")
-    widths = {spec.shape[-1] for part in manifest.parts for spec in part.signature.outputs if spec.name in made}
+    space = embeddings_in(bundle.manifest.outputs)[name].space
+    searching = [n for n, output in embeddings_in(manifest.outputs).items() if output.space == space]
+    widths = {spec.shape[-1] for part in manifest.parts for spec in part.signature.outputs if spec.name in searching}
     if widths - {embeddings.shape[1]}:
         raise BundleError(
             f"pack.gallery_encoder: the teacher's embeddings have {embeddings.shape[1]} dimensions, the bundle's "
@@ -256,7 +259,7 @@ def _add_gallery(
     (out / "gallery").mkdir()
     write_array(out / "gallery" / "embeddings.npy", embeddings.astype(np.float16))
     (out / "gallery" / "labels.json").write_text(json.dumps(labels, ensure_ascii=False, indent=0), encoding="utf-8")
-    return replace(manifest, gallery=Gallery("gallery/embeddings.npy", "gallery/labels.json"))
+    return replace(manifest, galleries={space: Gallery("gallery/embeddings.npy", "gallery/labels.json")})
 
 
 def _add_golden(out: Path, manifest: Manifest, dataset: Dataset, config: PackConfig) -> Manifest:

@@ -43,6 +43,7 @@ from edgemm.recipe import (
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engines import compiles
 from edgemm.runtime.errors import EdgemmError
+from edgemm.runtime.outputs import answer_of
 from edgemm.stage import Context, Inputs, Silent
 
 _Section = TypeVar("_Section", bound=ModelSection)
@@ -211,7 +212,7 @@ def _untrained(node: PlannedStage, recipe: Recipe, dataset: Dataset) -> PlannedS
     def draw(inputs: Inputs, out: Path, context: Context) -> None:  # noqa: ARG001
         from edgemm.compress.teach import answer_in_units_of_, see_in_range_of_, teach_
         from edgemm.compress.training import Training
-        from edgemm.models.builders import Answer, build_model
+        from edgemm.models.builders import build_model
         from edgemm.models.store import save_model
         from edgemm.models.towers import weightless
 
@@ -219,7 +220,7 @@ def _untrained(node: PlannedStage, recipe: Recipe, dataset: Dataset) -> PlannedS
         model = build_model(
             section,
             family=recipe.family,
-            answer=Answer(dataset.labels, recipe.task),
+            answer=answer_of(recipe.task, dataset.labels),
             texts=dataset.all_texts(),
             tokenizer_json=tokenizer,
             seed=recipe.seed,

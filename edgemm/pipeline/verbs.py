@@ -25,6 +25,7 @@ from edgemm.pipeline.store import writing_out
 from edgemm.recipe import MeasureConfig, load_recipe
 from edgemm.runtime.disk import beside
 from edgemm.runtime.errors import BundleError, InputError
+from edgemm.runtime.outputs import Classes
 from edgemm.stage import Context
 
 Answer = dict[str, Any]
@@ -335,10 +336,11 @@ def _check_model(path: Path, recipe: Recipe, dataset: Dataset) -> None:
     model = load_model(path, factories=recipe.factories)
     if model.family != recipe.family:
         raise InputError(f"{path}: a model of family '{model.family}', the recipe says '{recipe.family}'")
-    if model.labels and (odd := sorted(set(model.labels) ^ set(dataset.labels))):
-        raise InputError(
-            f"{path}: the classes that it answers with are not those of the data; only one of them has '{odd[0]}'"
-        )
+    for output in model.outputs.values():
+        if isinstance(output, Classes) and (odd := sorted(set(output.labels) ^ set(dataset.labels))):
+            raise InputError(
+                f"{path}: the classes that it answers with are not those of the data; only one of them has '{odd[0]}'"
+            )
 
 
 def _random_values(chain: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

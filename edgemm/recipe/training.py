@@ -108,7 +108,7 @@ class DistillConfig(TrainingSection):
         description="Weight of the same within each modality; of a sample's tokens where student and teacher have the "
         "same ones (fusion-classifier).",
     )
-    unimodal: Annotated[float, Loss("edgemm.compress.losses:voice_kd", "voices")] = Field(
+    unimodal: Annotated[float, Loss("edgemm.compress.outputs:voice_kd", "voices")] = Field(
         0.0,
         ge=0,
         description="Weight of the divergence between single modalities' decisions, less where the teacher's is unsure "
@@ -120,7 +120,7 @@ class DistillConfig(TrainingSection):
         description="Weight of the same between features before the projections (dual-encoder).",
     )
     task: float = Field(0.5, ge=0, description="Weight of cross-entropy with the labels (fusion-classifier).")
-    kd: Annotated[float, Loss("edgemm.compress.losses:answer_kd", "answers")] = Field(
+    kd: Annotated[float, Loss("edgemm.compress.outputs:answer_kd", "answers")] = Field(
         0.5, ge=0, description="Weight of the softened divergence to the teacher (fusion-classifier)."
     )
     temperature: float = Field(4.0, gt=0, description="Temperature of that divergence.")

@@ -14,9 +14,10 @@ import numpy as np
 
 from edgemm import __version__
 from edgemm.measure import as_text, metrics
-from edgemm.measure.contribution import ERROR, SHARES, SHUFFLED, Contributions, mean_within
+from edgemm.measure.contribution import SHARES, SHUFFLED, Contributions, mean_within
 from edgemm.measure.examples import Example
 from edgemm.measure.metrics import Estimate
+from edgemm.measure.outputs import ERROR
 from edgemm.measure.swapped_towers import Search
 from edgemm.report.cards import Seen, card
 from edgemm.report.fill import fill, write_page

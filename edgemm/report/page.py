@@ -171,7 +171,7 @@ def render(
 def _ships(manifest: Manifest) -> Facts:
     """What goes in, what comes out, and where it runs."""
     takes = ", ".join(f"{name} ({raw.kind})" if name != raw.kind else name for name, raw in manifest.inputs.items())
-    searches = manifest.gallery is not None
+    searches = bool(manifest.galleries)
     return [
         ("takes", f"any of {takes}" if searches and len(manifest.inputs) > 1 else takes),
         (

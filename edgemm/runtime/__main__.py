@@ -103,7 +103,7 @@ def inspect(options: argparse.Namespace) -> int:
     files = f"{len(manifest.files)} file{'' if len(manifest.files) == 1 else 's'}"
     print(f"{manifest.name}: {manifest.family}, {files}, {bundle_bytes(archive):,} bytes with all targets and samples")
     print(f"takes {', '.join(f'{name} ({raw.kind})' for name, raw in manifest.inputs.items())}")
-    print(f"gives {', '.join(manifest.outputs)}")
+    print(f"gives {', '.join(f'{name} ({output.kind})' for name, output in manifest.outputs.items())}")
     rows = [["part", "role", "parameters", *(f"{t.name} bytes" for t in manifest.targets), "takes", "gives"]]
     for part in manifest.parts:
         sizes = [f"{manifest.files[target.files[part.name]].bytes:,}" for target in manifest.targets]

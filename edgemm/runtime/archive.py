@@ -222,7 +222,7 @@ def seal(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
     root = Path(folder)
     inside = _Folder(root)
     names = inside.names()
-    labels = {manifest.labels, manifest.gallery.labels if manifest.gallery else None}
+    labels = {*manifest.labels.values(), *(gallery.labels for gallery in manifest.galleries.values())}
     entries: dict[str, FileEntry] = {}
     for name in names:
         check_path(name, str(root))

@@ -68,8 +68,8 @@ def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, se
     for name, asked in requests.items():
         given_to = {m: decoded[m] for m in asked}
         made = ask(bundle, given_to)
-        if bundle.manifest.gallery is not None and made.named:
-            calls["search"] = lambda p=made: p.matches_of(p.named[0])  # type: ignore[misc]
+        if searching := [name for name in made.named if name in bundle.searched]:
+            calls["search"] = lambda p=made, n=searching[0]: p.matches_of(n)  # type: ignore[misc]
         calls[f"end to end, {name}"] = asking(bundle, given_to)
 
     warm_ups = {name: warm_until_stable(call, max_seconds=max(1.0, seconds)) for name, call in calls.items()}

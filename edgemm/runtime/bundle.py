@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,16 @@ from edgemm.runtime.errors import BundleError, EdgemmError, InputError
 from edgemm.runtime.inputs import InputReader, Samples, Value, check_feed, check_finite, join
 from edgemm.runtime.manifest import (
     MOST_THREADS,
+    ClassesEntry,
+    Gallery,
     GoldenSample,
     Manifest,
+    OutputEntry,
     PartEntry,
     TargetEntry,
     fed_values,
 )
+from edgemm.runtime.outputs import Classes, Embedding, Output, embeddings_in
 from edgemm.runtime.prediction import GallerySet, LabelSet, Prediction, Ranker, unit
 from edgemm.runtime.session import CheckedSession, open_session
 
@@ -152,6 +156,9 @@ class Bundle:
             self._stand_ins = Placeholders(self.manifest.placeholders, self._repeated)
         self._rankers: dict[tuple[str, ...], Mapping[str, Ranker]] = {}
         self._plans: dict[tuple[str, ...], Plan] = {}
+        self._names_any = bool(self.manifest.labels or self.manifest.galleries)
+        self._outputs: Mapping[str, Output] | None = None
+        self._galleries: dict[str, GallerySet] = {}
         self._once = threading.RLock()  # what is read once for all threads: placeholders, galleries, plans
         self._threads = 0
         self._parts: dict[str, Part] = {}
@@ -185,6 +192,7 @@ class Bundle:
         self._threads = threads
         self._plans.clear()
         self._rankers.clear()
+        self._galleries = {}
         self._parts = {
             entry.name: Part(self.archive, entry, self.target, threads=threads) for entry in self.manifest.parts
         }
@@ -369,10 +377,10 @@ class Bundle:
 
     def _read_names(self) -> None:
         """Read labels, gallery and placeholders, which the golden samples may never ask for; raise where unusable."""
-        if self.manifest.labels is not None:
-            self.archive.read_strings(self.manifest.labels)
-        if self.manifest.gallery is not None:
-            self.gallery()
+        for path in self.manifest.labels.values():
+            self.archive.read_strings(path)
+        for space in self.manifest.galleries:
+            self.gallery(space)
         for name in self.manifest.placeholders:
             self.placeholder(name)
 
@@ -465,7 +473,7 @@ class Bundle:
 
     def _ranker(self, outputs: tuple[str, ...], made: Mapping[str, Array]) -> Mapping[str, Ranker]:
         """What names each output; empty where the bundle has neither labels nor a gallery for them."""
-        if self.manifest.labels is None and self.manifest.gallery is None:
+        if not self._names_any:
             return {}
         if outputs not in self._rankers:
             with self._once:
@@ -474,35 +482,83 @@ class Bundle:
         return self._rankers[outputs]
 
     def _read_ranker(self, outputs: tuple[str, ...], made: Mapping[str, Array]) -> Mapping[str, Ranker]:
-        if self.manifest.labels is not None and "logits" in outputs:
-            labels = self.archive.read_strings(self.manifest.labels)
-            if made["logits"].shape[-1:] != (len(labels),):
-                raise BundleError(
-                    f"{self.manifest.labels}: {len(labels)} labels for logits of shape {made['logits'].shape}"
-                )
-            return {"logits": LabelSet("logits", labels, independent=self.manifest.task == "multi-label")}
-        gallery = self.gallery()
-        if gallery is None:
-            return {}
-        searched = [n for n in outputs if made[n].ndim == 2 and made[n].shape[1] == gallery.vectors.shape[1]]
-        return dict.fromkeys(searched, gallery)
+        found: dict[str, Ranker] = {}
+        for name in outputs:
+            naming = _NAMING.get(self.manifest.outputs[name].kind)
+            if naming is not None and (ranker := naming(self, name, made[name])) is not None:
+                found[name] = ranker
+        return found
 
-    def gallery(self) -> GallerySet | None:
-        """What it searches in, read from its files; None where it has none.
+    def _label_set(self, name: str, scores: Array) -> LabelSet | None:
+        """The names of the classes of one output, where it has some; ``scores``: (batch, classes) that it made."""
+        output = self.outputs[name]
+        assert isinstance(output, Classes)
+        if not output.labels:
+            return None
+        if scores.shape[-1:] != (len(output.labels),):
+            raise BundleError(
+                f"{self.manifest.labels[name]}: {len(output.labels)} labels for {name} of shape {scores.shape}"
+            )
+        return LabelSet(name, output.labels, independent=output.independent)
+
+    def _gallery_set(self, name: str, embedding: Array) -> GallerySet | None:
+        """What one output searches in; None where its space has no gallery, or one of another width."""
+        output = self.manifest.outputs[name]
+        assert isinstance(output, Embedding)
+        gallery = self.gallery(output.space)
+        if gallery is None or embedding.ndim != 2 or embedding.shape[1] != gallery.vectors.shape[1]:
+            return None
+        return gallery
+
+    @property
+    def outputs(self) -> Mapping[str, Output]:
+        """What every output means, with the names of its classes. Raises BundleError where these can't be read."""
+        if self._outputs is None:
+            with self._once:
+                if self._outputs is None:
+                    self._outputs = {name: self._typed(entry) for name, entry in self.manifest.outputs.items()}
+        return self._outputs
+
+    def _typed(self, entry: OutputEntry) -> Output:
+        if not isinstance(entry, ClassesEntry):
+            return entry
+        labels = self.archive.read_strings(entry.labels) if entry.labels is not None else ()
+        return Classes(labels, entry.independent)
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The outputs that are embeddings of a space with a gallery."""
+        embeddings = embeddings_in(self.manifest.outputs)
+        return tuple(name for name, output in embeddings.items() if output.space in self.manifest.galleries)
+
+    def gallery(self, space: str | None = None) -> GallerySet | None:
+        """What is searched in a space of embeddings, read from its files; None where the space has no gallery.
+
+        Args:
+            space: None: the first that has one.
 
         Raises:
             BundleError: embeddings that are no floats, or not one row for each label.
         """
-        if self.manifest.gallery is None:
+        if space is None:
+            space = next(iter(self.manifest.galleries), None)
+        if space is None or space not in self.manifest.galleries:
             return None
-        vectors = load_array(self.archive.read(self.manifest.gallery.embeddings), self.manifest.gallery.embeddings)
-        labels = self.archive.read_strings(self.manifest.gallery.labels)
+        if space not in self._galleries:
+            with self._once:
+                if space not in self._galleries:
+                    self._galleries[space] = self._read_gallery(self.manifest.galleries[space])
+        return self._galleries[space]
+
+    def _read_gallery(self, entry: Gallery) -> GallerySet:
+        vectors = load_array(self.archive.read(entry.embeddings), entry.embeddings)
+        labels = self.archive.read_strings(entry.labels)
         if vectors.ndim != 2 or len(vectors) != len(labels) or vectors.dtype.kind != "f":
             raise BundleError(
-                f"{self.manifest.gallery.embeddings}: got {vectors.dtype} {vectors.shape}, expected floats "
+                f"{entry.embeddings}: got {vectors.dtype} {vectors.shape}, expected floats "
                 f"({len(labels)}, D): one row for each label"
             )
-        check_finite(vectors, where=self.manifest.gallery.embeddings, error=BundleError)
+        check_finite(vectors, where=entry.embeddings, error=BundleError)
         return GallerySet(unit(vectors), labels, self.threads)
 
 
@@ -534,6 +590,13 @@ def _run_rows(part: Part, feeds: Mapping[str, Value]) -> dict[str, Value]:
 def _uneven(part: Part, feeds: Mapping[str, Value]) -> InputError:
     counts = {name: len(value) for name, value in feeds.items()}
     return InputError(f"part '{part.name}': its inputs have different numbers of samples: {counts}")
+
+
+# kind of output -> what names it; of the other kinds nothing does
+_NAMING: Mapping[str, Callable[[Bundle, str, Array], Ranker | None]] = {
+    "classes": Bundle._label_set,
+    "embedding": Bundle._gallery_set,
+}
 
 
 def _largest_error(made: Array | None, expected: Array | None) -> float:

@@ -137,6 +137,20 @@ class Fields:
         """An integer between ``minimum`` and ``maximum``."""
         return check_integer(self.take(key, default), self.path(key), minimum=minimum, maximum=maximum)
 
+    def number(self, key: str, default: object = _MISSING) -> float:
+        """A finite number of any sign, as float."""
+        value = self.take(key, default)
+        if type(value) not in (int, float) or not -1e300 < value < 1e300:  # type: ignore[operator]
+            raise BundleError(f"{self.path(key)}: got {show(value)}, expected a finite number")
+        return float(value)  # type: ignore[arg-type]
+
+    def boolean(self, key: str, default: object = _MISSING) -> bool:
+        """True or false."""
+        value = self.take(key, default)
+        if not isinstance(value, bool):
+            raise BundleError(f"{self.path(key)}: got {show(value)}, expected true or false")
+        return value
+
     def choice(self, key: str, options: Sequence[T], default: object = _MISSING) -> T:
         """One of a few values."""
         value = self.take(key, default)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import Any, Literal, get_args
 
 from edgemm.runtime.arithmetic import Arithmetic, arithmetic_from_json, precision_label
@@ -18,11 +19,20 @@ from edgemm.runtime.chain import BrokenChain, makers
 from edgemm.runtime.engines import ENGINES, PORTABLE
 from edgemm.runtime.errors import BundleCorrupt, BundleError
 from edgemm.runtime.fields import Fields, check_number, check_string, parse_json, show
+from edgemm.runtime.outputs import (
+    JOINT,
+    TASKS,
+    Classes,
+    Embedding,
+    Quantity,
+    Values,
+    recognised,
+)
 from edgemm.runtime.paths import check_names, check_path
 from edgemm.runtime.signature import Signature, TensorSpec
 from edgemm.runtime.sizes import TOTAL_LIMIT
 
-FORMAT = 1
+FORMAT = 2
 MOST_THREADS = 64  # an engine starts as many for each part; five parts of 256 hung where addresses are limited to 6 GiB
 MOST_TOKENS = 2**20  # of one text
 SAMPLE_RATES = (1_000, 768_000)  # Hz
@@ -31,7 +41,6 @@ RESERVED = ("top",)  # no name for a modality: predict(top=5, **modalities)
 
 Role = Literal["frontend", "tower", "fusion", "head", "decoder"]
 Precision = Literal["float32", "float16", "int8"]
-Task = Literal["single-label", "multi-label", "regression"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +144,20 @@ class TargetEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassesEntry:
+    """An output of scores of classes; ``labels`` is the path of a JSON list of their names. See ``outputs.Classes``."""
+
+    labels: str | None = None
+    independent: bool = False
+    kind: Literal["classes"] = "classes"
+
+
+OutputEntry = ClassesEntry | Quantity | Embedding | Values
+
+
+@dataclass(frozen=True, slots=True)
 class Gallery:
-    """Embeddings to search with any modality of a joint space: ``embeddings`` (N, D) float16 ``.npy``, N labels."""
+    """Embeddings to search with any output of their space: ``embeddings`` (N, D) float16 ``.npy``, N labels."""
 
     embeddings: str
     labels: str
@@ -173,18 +194,15 @@ class Manifest:
     family: str
     parts: tuple[PartEntry, ...]
     inputs: Mapping[str, RawInput]  # modality -> how its raw form becomes values
-    outputs: tuple[str, ...]
+    outputs: Mapping[str, OutputEntry]  # name of a value -> what it means
     targets: tuple[TargetEntry, ...]
-    labels: str | None = None  # path of a JSON list of class names for value "logits"
-    task: Task | None = None  # "logits" are of one class (None: too) or of any number of them; regression makes "value"
     placeholders: Mapping[str, str] = field(default_factory=dict)  # value -> .npy (1, ...) that stands in where missing
-    gallery: Gallery | None = None
+    galleries: Mapping[str, Gallery] = field(default_factory=dict)  # space of embeddings -> what is searched in it
     golden: tuple[GoldenSample, ...] = ()
     golden_outputs: Mapping[str, GoldenOutputs] = field(default_factory=dict)  # target name -> outputs
     measurements: str | None = None  # path of a JSONL of raw measurements
     provenance: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)  # every file but manifest.json
-    format: int = FORMAT
 
     def part(self, name: str) -> PartEntry:
         """The part of that name. Raises BundleError naming the ones there are."""
@@ -192,6 +210,15 @@ class Manifest:
             if part.name == name:
                 return part
         raise BundleError(f"bundle '{self.name}': no part '{name}'; it has {[part.name for part in self.parts]}")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Output -> path of the names of its classes, for each that has some."""
+        return {
+            name: output.labels
+            for name, output in self.outputs.items()
+            if isinstance(output, ClassesEntry) and output.labels is not None
+        }
 
     def target(self, name: str | None) -> TargetEntry:
         """The target of that name; None means the default one. Raises BundleError naming the ones there are."""
@@ -208,13 +235,13 @@ class Manifest:
         for modality, raw in self.inputs.items():
             if isinstance(raw, TextInput):
                 yield raw.tokenizer, f"inputs.{modality}.tokenizer"
-        if self.labels is not None:
-            yield self.labels, "labels"
+        for name, path in self.labels.items():
+            yield path, f"outputs.{name}.labels"
         for value, path in self.placeholders.items():
             yield path, f"placeholders.{value}"
-        if self.gallery is not None:
-            yield self.gallery.embeddings, "gallery.embeddings"
-            yield self.gallery.labels, "gallery.labels"
+        for space, gallery in self.galleries.items():
+            yield gallery.embeddings, f"galleries.{space}.embeddings"
+            yield gallery.labels, f"galleries.{space}.labels"
         for i, sample in enumerate(self.golden):
             for modality, path in sample.inputs.items():
                 if not isinstance(self.inputs[modality], TextInput):
@@ -227,7 +254,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in the order of the specification."""
         return {
-            "format": self.format,
+            "format": FORMAT,
             "name": self.name,
             "family": self.family,
             "parts": [
@@ -241,7 +268,7 @@ class Manifest:
                 for part in self.parts
             ],
             "inputs": {modality: raw_to_json(raw) for modality, raw in self.inputs.items()},
-            "outputs": list(self.outputs),
+            "outputs": {name: output_to_json(output) for name, output in self.outputs.items()},
             "targets": [
                 {
                     "name": target.name,
@@ -255,10 +282,11 @@ class Manifest:
                 }
                 for target in self.targets
             ],
-            "labels": self.labels,
-            "task": self.task,
             "placeholders": dict(self.placeholders),
-            "gallery": self.gallery and {"embeddings": self.gallery.embeddings, "labels": self.gallery.labels},
+            "galleries": {
+                space: {"embeddings": gallery.embeddings, "labels": gallery.labels}
+                for space, gallery in self.galleries.items()
+            },
             "golden": [{"inputs": dict(sample.inputs)} for sample in self.golden],
             "golden_outputs": {
                 name: {"file": golden.file, "max_abs_error": dict(golden.max_abs_error)}
@@ -280,7 +308,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: object, *, file: str = "manifest.json") -> Manifest:
-        """Read and check a parsed manifest.
+        """Read and check a parsed manifest, of this format or an earlier one; what comes back is of this one.
 
         Args:
             value: what ``json.loads`` gave.
@@ -292,24 +320,24 @@ class Manifest:
         """
         fields = Fields(value, file)
         version = fields.integer("format", minimum=1)
-        if version != FORMAT:
+        if version > FORMAT:
             raise BundleError(
-                f"{file}: format: got version {version}, expected {FORMAT}; this bundle needs another edgemm"
+                f"{file}: format: got version {version}, expected at most {FORMAT}; this bundle needs a newer edgemm"
             )
+        parts = tuple(_part(part) for part in fields.objects("parts"))
+        outputs, galleries = _outputs_of_format_1(fields, parts) if version == 1 else _outputs(fields)
         manifest = cls(
             name=fields.string("name"),
             family=fields.string("family"),
-            parts=tuple(_part(part) for part in fields.objects("parts")),
+            parts=parts,
             inputs={name: raw_from_json(raw, where=where) for name, raw, where in fields.mapping("inputs")},
-            outputs=fields.strings("outputs"),
+            outputs=outputs,
             targets=tuple(_target(target) for target in fields.objects("targets")),
-            labels=_optional_path(fields, "labels"),
-            task=_task(fields),
             placeholders={
                 name: check_path(check_string(path, where), where)
                 for name, path, where in fields.mapping("placeholders", {})
             },
-            gallery=_gallery(fields),
+            galleries=galleries,
             golden=tuple(_golden(sample) for sample in fields.objects("golden", [])),
             golden_outputs={
                 name: _golden_outputs(Fields(raw, where)) for name, raw, where in fields.mapping("golden_outputs", {})
@@ -320,7 +348,6 @@ class Manifest:
                 check_path(path, f"{file}: files"): _file(Fields(raw, where))
                 for path, raw, where in fields.mapping("files", {})
             },
-            format=version,
         )
         fields.done()
         _check_files(manifest, file)
@@ -436,24 +463,76 @@ def _target(fields: Fields) -> TargetEntry:
     return target
 
 
-def _task(fields: Fields) -> Task | None:
-    value = fields.optional_string("task")
-    known: tuple[Task, ...] = get_args(Task)
-    for task in known:
-        if value == task:
-            return task
-    if value is not None:
-        raise BundleError(f"{fields.path('task')}: got '{value}', expected null or one of {', '.join(get_args(Task))}")
-    return None
+def output_to_json(output: OutputEntry) -> dict[str, Any]:
+    """Law: ``output_from_json(output_to_json(o)) == o``."""
+    return {"kind": output.kind} | {
+        field.name: getattr(output, field.name) for field in dataclass_fields(output) if field.name != "kind"
+    }
 
 
-def _gallery(fields: Fields) -> Gallery | None:
-    value = fields.take("gallery", None)
-    if value is None:
-        return None
-    inner = Fields(value, fields.path("gallery"))
-    gallery = Gallery(embeddings=_path(inner, "embeddings"), labels=_path(inner, "labels"))
-    inner.done()
+def output_from_json(value: object, *, where: str = "outputs") -> OutputEntry:
+    """Read what one output means. Raises BundleError naming ``where`` and the key."""
+    fields = Fields(value, where)
+    output = _OUTPUTS[fields.choice("kind", tuple(_OUTPUTS))](fields)
+    fields.done()
+    return output
+
+
+def _classes(fields: Fields) -> ClassesEntry:
+    return ClassesEntry(_optional_path(fields, "labels"), fields.boolean("independent", default=False))
+
+
+def _quantity(fields: Fields) -> Quantity:
+    mean, spread = (fields.number(key, default) for key, default in (("mean", 0.0), ("spread", 1.0)))
+    if spread <= 0:
+        raise BundleError(f"{fields.path('spread')}: got {spread}, expected more than 0")
+    return Quantity(mean, spread)
+
+
+_OUTPUTS: Mapping[str, Callable[[Fields], OutputEntry]] = {
+    "classes": _classes,
+    "quantity": _quantity,
+    "embedding": lambda fields: Embedding(fields.string("space", JOINT)),
+    "values": lambda _: Values(),
+}
+
+
+def _outputs(fields: Fields) -> tuple[dict[str, OutputEntry], dict[str, Gallery]]:
+    """What the outputs mean, and what is searched by those that are embeddings."""
+    outputs = {name: output_from_json(raw, where=where) for name, raw, where in fields.mapping("outputs")}
+    spaces = {output.space for output in outputs.values() if isinstance(output, Embedding)}
+    galleries: dict[str, Gallery] = {}
+    for space, raw, where in fields.mapping("galleries", {}):
+        if outputs and space not in spaces:
+            raise BundleError(f"{where}: no output is an embedding of this space; expected one of {sorted(spaces)}")
+        galleries[space] = _gallery(Fields(raw, where))
+    return outputs, galleries
+
+
+def _outputs_of_format_1(
+    fields: Fields, parts: Sequence[PartEntry]
+) -> tuple[dict[str, OutputEntry], dict[str, Gallery]]:
+    """The same of a manifest of format 1, which had names of outputs, one list of labels, one task and one gallery."""
+    names = fields.strings("outputs")
+    labels = _optional_path(fields, "labels")
+    task = fields.optional_string("task")
+    if task is not None and task not in TASKS:
+        raise BundleError(f"{fields.path('task')}: got '{task}', expected null or one of {', '.join(TASKS)}")
+    searched = fields.take("gallery", None)
+    gallery = None if searched is None else _gallery(Fields(searched, fields.path("gallery")))
+    specs = {spec.name: spec for part in parts for spec in part.signature.outputs}
+    kinds = recognised(specs.values(), task=task)
+    outputs: dict[str, OutputEntry] = {}
+    for name in names:
+        kind = kinds.get(name, Values())  # of a name that no part makes, which is refused later
+        outputs[name] = ClassesEntry(labels, kind.independent) if isinstance(kind, Classes) else kind
+    spaces = {output.space for output in outputs.values() if isinstance(output, Embedding)}
+    return outputs, {space: gallery for space in spaces if gallery is not None}
+
+
+def _gallery(fields: Fields) -> Gallery:
+    gallery = Gallery(embeddings=_path(fields, "embeddings"), labels=_path(fields, "labels"))
+    fields.done()
     return gallery
 
 
@@ -567,9 +646,9 @@ def _check_chain(manifest: Manifest, file: str) -> None:
             raise BundleError(f"{file}: placeholders.{value}: no part makes it; values known: {sorted(made)}")
     if not manifest.outputs:
         raise BundleError(f"{file}: outputs: got none, expected at least one value that a part makes")
-    for i, name in enumerate(manifest.outputs):
+    for name in manifest.outputs:
         if not made.get(name, "").startswith("part "):
-            raise BundleError(f"{file}: outputs[{i}]: no part makes '{name}'; values known: {sorted(made)}")
+            raise BundleError(f"{file}: outputs: no part makes '{name}'; values known: {sorted(made)}")
 
 
 def _check_targets(manifest: Manifest, file: str) -> None:

@@ -11,7 +11,7 @@ def files_run(manifest: Manifest, target: TargetEntry) -> dict[str, str]:
     files = {f"part:{part}": path for part, path in target.files.items()}
     files |= {f"tokenizer:{m}": raw.tokenizer for m, raw in manifest.inputs.items() if isinstance(raw, TextInput)}
     files |= {f"placeholder:{value}": path for value, path in manifest.placeholders.items()}
-    return files | ({"labels": manifest.labels} if manifest.labels else {})
+    return files | {f"labels:{name}": path for name, path in manifest.labels.items()}
 
 
 def target_bytes(manifest: Manifest, target: TargetEntry) -> int:
@@ -20,9 +20,9 @@ def target_bytes(manifest: Manifest, target: TargetEntry) -> int:
 
 
 def gallery_bytes(manifest: Manifest) -> int:
-    """Bytes of the embeddings that a dual encoder searches in and of their labels; 0 without them."""
-    gallery = manifest.gallery
-    return sum(manifest.files[path].bytes for path in {gallery.embeddings, gallery.labels}) if gallery else 0
+    """Bytes of the galleries that a bundle's embeddings search in, and of their labels; 0 without them."""
+    paths = {path for gallery in manifest.galleries.values() for path in (gallery.embeddings, gallery.labels)}
+    return sum(manifest.files[path].bytes for path in paths)
 
 
 def bundle_bytes(archive: Archive) -> int:

@@ -39,6 +39,7 @@ from edgemm.runtime import Bundle
 from edgemm.runtime.__main__ import main as run_verb
 from edgemm.runtime.errors import EdgemmError
 from edgemm.runtime.manifest import AudioInput, ImageInput, TensorInput, TextInput
+from edgemm.runtime.outputs import Embedding
 
 Files = dict[str, bytes]
 HANG_SECONDS = 60  # far more than a mutant takes: a busy machine isn't a hang
@@ -82,7 +83,7 @@ def everything(folder: Path) -> None:
             "audio": AudioInput(sample_rate=16000),
             "sensor": TensorInput("sensor"),
         },
-        outputs=("image_embedding", "text_embedding", "audio_embedding", "sensor_embedding"),
+        outputs={f"{m}_embedding": Embedding() for m in ("image", "text", "audio", "sensor")},
         golden=[{"image": bundles.png(1), "text": "a cat", "audio": _wav(), "sensor": _npy(6)}],  # type: ignore[list-item]
         gallery_of="image_embedding",
     )

@@ -110,14 +110,15 @@ def setting(file: str, **fields: object) -> Callable[[Path], object]:
 
 def other_classes(place: Path) -> None:
     """A classifier of other classes than the data's, saved by edgemm, as the recipe's teacher."""
-    from edgemm.models.builders import Answer, build_model
+    from edgemm.models.builders import build_model
     from edgemm.models.store import save_model
     from edgemm.recipe import load_recipe
+    from edgemm.runtime.outputs import Classes
 
     table(label=parity)(place)
     recipe()(place)
     section = load_recipe(place / "recipe.toml").teacher
-    answer = Answer(("even", "uneven"), "single-label")
+    answer = Classes(("even", "uneven"))
     save_model(build_model(section, family="fusion-classifier", answer=answer, seed=0), place / "classifier")
     recipe(teacher=('source = "folder:classifier"',))(place)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgemm.__main__ import main
+from edgemm.runtime.outputs import Embedding
 from tests.bundles import audio_and_sensor
 from tests.cli import bad_families
 from tests.data.media import png, write
@@ -65,7 +66,7 @@ def _write_bundle(folder: Path, graph: Path) -> None:
         "test",
         (PartEntry("head", "head", None, signature, 32),),
         {"x": TensorInput("x")},
-        ("y",),
+        {"y": Embedding()},
         (TargetEntry("cpu", "onnxruntime", "float32", {"head": "graphs/head.onnx"}),),
     )
     seal(folder, manifest)

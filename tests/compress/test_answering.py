@@ -20,13 +20,15 @@ from edgemm.compress.corpus import corpus_of
 from edgemm.compress.distill import distillation
 from edgemm.compress.feeds import feeds_of
 from edgemm.compress.objectives import Drawn
+from edgemm.compress.outputs import answer_of_model
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import text_encoder
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.models.model import Model
 from edgemm.recipe import AugmentConfig, DataConfig, DistillConfig, Fusion, TeachConfig, TeacherSection
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Classes, answer_of
 from edgemm.stage import Context
 
 COUNTS = {"common": 12, "middle": 3, "rare": 1}
@@ -48,9 +50,9 @@ def uneven(table: Path) -> Dataset:
 def teaching(
     folder: Path, dataset: Dataset, section: TeacherSection, *, task: Any = "single-label", **config: Any
 ) -> AnswerTeaching:
-    model = build_model(section, family="fusion-classifier", answer=Answer(dataset.labels, task), seed=0)
+    model = build_model(section, family="fusion-classifier", answer=answer_of(task, dataset.labels), seed=0)
     still = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
-    corpus = corpus_of(dataset, labels=model.labels, task=task)
+    corpus = corpus_of(dataset, answer=answer_of_model(model)[1])
     feeds = feeds_of(model, corpus, Context(scratch=folder, cache=folder), frozen=("image", "text"), title="teacher")
     return AnswerTeaching(feeds, TeachConfig(augment=still, **config)).eval()
 
@@ -251,9 +253,9 @@ def test_features_of_texts_are_compared_without_their_padding(
 ) -> None:
     section, dataset = of_tokens(teacher_section), wordy
     student, teacher = (
-        build_model(section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0) for _ in "ab"
+        build_model(section, family="fusion-classifier", answer=Classes(dataset.labels), seed=0) for _ in "ab"
     )
-    pooled = build_model(teacher_section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0)
+    pooled = build_model(teacher_section, family="fusion-classifier", answer=Classes(dataset.labels), seed=0)
     still = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
     config = DistillConfig(task=0, kd=0, feature=1.0, gram=1.0, augment=still)
     context = Context(scratch=tmp_path, cache=tmp_path)
@@ -290,7 +292,7 @@ def test_grams_of_texts_are_of_one_formula_whatever_is_the_longest_of_a_batch(
 ) -> None:
     section = of_tokens(teacher_section)
     student, teacher = (
-        build_model(section, family="fusion-classifier", answer=Answer(wordy.labels), seed=0) for _ in "ab"
+        build_model(section, family="fusion-classifier", answer=Classes(wordy.labels), seed=0) for _ in "ab"
     )
     with torch.no_grad():
         for parameter in student.part("text").module.layers.parameters():
@@ -313,7 +315,7 @@ def test_texts_that_student_and_teacher_split_otherwise_are_compared_pooled(
 ) -> None:
     section = of_tokens(teacher_section)
     student, teacher = (
-        build_model(section, family="fusion-classifier", answer=Answer(wordy.labels), seed=0) for _ in "ab"
+        build_model(section, family="fusion-classifier", answer=Classes(wordy.labels), seed=0) for _ in "ab"
     )
     assert teacher.tokenizer_json is not None
     student.tokenizer_json = teacher.tokenizer_json.replace('"square"', '"squared"')  # as many tokens, one unknown

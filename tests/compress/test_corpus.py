@@ -10,6 +10,7 @@ import torch
 from edgemm.compress.corpus import corpus_of, made_up_texts
 from edgemm.data import Dataset, Sample
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.outputs import Classes, answer_of
 
 
 def dataset(samples: list[Sample], **more: dict[str, tuple[str, ...]]) -> Dataset:
@@ -66,14 +67,14 @@ def test_what_a_sample_lacks_is_marked_and_can_be_required() -> None:
 def test_several_labels_and_quantities_become_rows_of_numbers() -> None:
     several = [Sample("1", text="x", labels=("b", "a")), Sample("2", text="y", labels=())]
     data = Dataset({"train": several}, labels=("a", "b", "c"), evaluate=("train",))
-    truth = corpus_of(data, task="multi-label").truth
+    truth = corpus_of(data, answer=answer_of("multi-label")).truth
     assert truth is not None
     assert truth.tolist() == [[1, 1, 0], [0, 0, 0]]
     amounts = Dataset(
         {"train": [Sample("1", text="x", value=2.5), Sample("2", text="y")]}, labels=(), evaluate=("train",)
     )
     with pytest.raises(DataError, match="sample '2': no value"):
-        corpus_of(amounts, task="regression")
+        corpus_of(amounts, answer=answer_of("regression"))
 
 
 def test_labels_of_another_task_are_not_taken_for_none() -> None:
@@ -83,7 +84,7 @@ def test_labels_of_another_task_are_not_taken_for_none() -> None:
     def truth(task: str, *samples: Sample) -> object:
         splits = {"train": list(samples), "unlabelled": [bare]}
         data = Dataset(splits, labels=("a", "b"), evaluate=("train",))
-        made = corpus_of(data, task=task, unlabelled=True).truth
+        made = corpus_of(data, answer=answer_of(task), unlabelled=True).truth
         return None if made is None else made.tolist()
 
     with pytest.raises(DataError, match="sample '2': labels and no label, which a single-label classifier learns from"):
@@ -104,9 +105,9 @@ def test_classes_are_counted_in_the_order_of_the_model_that_learns_them() -> Non
         labels=("match", "no match"), evaluate=("train",),
     )  # fmt: skip
     assert corpus_of(data).label.tolist() == [1, 0]
-    assert corpus_of(data, labels=("no match", "match")).label.tolist() == [0, 1]
+    assert corpus_of(data, answer=Classes(("no match", "match"))).label.tolist() == [0, 1]
     several = Dataset({"train": [Sample("1", text="x", labels=("a",))]}, labels=("a", "b"), evaluate=("train",))
-    truth = corpus_of(several, labels=("b", "a"), task="multi-label").truth
+    truth = corpus_of(several, answer=answer_of("multi-label", ("b", "a"))).truth
     assert truth is not None
     assert truth.tolist() == [[0, 1]]
 
@@ -134,6 +135,6 @@ def test_made_up_texts_are_words_then_exchanged_and_random_ones_and_never_what_i
 def test_a_sample_of_no_class_is_one_among_others_whatever_else_it_has() -> None:
     samples = [Sample("1", text="x", label="group", labels=("a",)), Sample("2", text="y", label="group")]
     data = Dataset({"train": samples}, labels=("a", "b"), evaluate=("train",))
-    truth = corpus_of(data, task="multi-label").truth
+    truth = corpus_of(data, answer=answer_of("multi-label")).truth
     assert truth is not None
     assert truth.tolist() == [[1, 0], [0, 0]]

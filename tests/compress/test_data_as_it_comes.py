@@ -16,7 +16,7 @@ from edgemm.compress.feeds import feeds_of, view_parameters
 from edgemm.compress.objectives import Fed, augmentation_of
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.models.store import load_model
 from edgemm.recipe import (
     DataConfig,
@@ -29,6 +29,7 @@ from edgemm.recipe import (
     TensorTower,
 )
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Classes, answer_of
 from edgemm.stage import Context
 
 
@@ -74,7 +75,7 @@ def amounts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def explained(folder: Path, dataset: Dataset, scratch: Path) -> float:
     """R² on the test split."""
     model = load_model(folder).eval()
-    corpus = corpus_of(dataset, "test", task="regression")
+    corpus = corpus_of(dataset, "test", answer=answer_of("regression"))
     feeds = feeds_of(model, corpus, Context(scratch=scratch), frozen=[], title="")
     with torch.no_grad():
         answer = model(feeds.values("sensor", torch.arange(len(corpus))))["value"].double()
@@ -120,7 +121,7 @@ def test_a_modality_of_one_sample_in_a_batch_is_trained_on(tmp_path: Path) -> No
     ]
     dataset = written(tmp_path, rows, ("a", "b"))
     section = TeacherSection(tensors={"a": tower(), "b": tower()}, fusion=Fusion(missing="placeholder"))
-    model = build_model(section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0)
+    model = build_model(section, family="fusion-classifier", answer=Classes(dataset.labels), seed=0)
     teach.teach_(
         model,
         TeachConfig(freeze="none", epochs=2, batch=8),
@@ -176,7 +177,7 @@ def objective_of(
     folder: Path, dataset: Dataset, section: TeacherSection, family: str = "fusion-classifier", **config: object
 ) -> Fed:
     """Of a student like its teacher, but for the width of its image features."""
-    answer = Answer(dataset.labels)
+    answer = Classes(dataset.labels)
     teacher = build_model(section, family=family, answer=answer, seed=0)
     assert section.image is not None
     wider = section.model_copy(update={"image": section.image.model_copy(update={"features": 48})})

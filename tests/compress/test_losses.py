@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgemm.compress import losses
+from edgemm.compress import losses, outputs
+from edgemm.runtime.outputs import Quantity, answer_of
 
 # float32 sums over at most 64 terms of size 1..50 against float64
 TOLERANCE = 2e-5
@@ -105,8 +106,8 @@ def test_classifier_kd_is_the_divergence_of_softened_rows_times_the_squared_temp
 
 def test_a_quantitys_single_voices_are_compared_in_units_of_its_spread() -> None:
     student, teacher, spread = torch.tensor([[3.0], [7.0]]), torch.tensor([[1.0], [7.0]]), torch.tensor(2.0)
-    for compare in (losses.answer_kd, losses.voice_kd):
-        got = compare(student, teacher, task="regression", temperature=4.0, spread=spread)
+    for compare in (outputs.answer_kd, outputs.voice_kd):
+        got = compare(student, teacher, output=Quantity(), temperature=4.0, spread=spread)
         assert got.item() == pytest.approx(0.5)
 
 
@@ -240,9 +241,9 @@ def test_an_answer_is_compared_as_its_task_says() -> None:
     student, teacher, spread = random(0, 4, 5), random(1, 4, 5), torch.tensor(2.0)
     of_answers = {"single-label": losses.classifier_kd, "multi-label": losses.multi_label_kd}
     of_voices = {"single-label": losses.unimodal_kd, "multi-label": losses.multi_label_kd}
-    for of, by_task in ((losses.answer_kd, of_answers), (losses.voice_kd, of_voices)):
+    for of, by_task in ((outputs.answer_kd, of_answers), (outputs.voice_kd, of_voices)):
         for task, expected in by_task.items():
-            got = of(student, teacher, task=task, temperature=3.0, spread=spread)
+            got = of(student, teacher, output=answer_of(task), temperature=3.0, spread=spread)
             assert got.item() == expected(student, teacher, temperature=3.0).item()
 
 

@@ -13,18 +13,19 @@ from edgemm.compress.distill import distillation
 from edgemm.compress.learning import check_joints
 from edgemm.compress.training import Training
 from edgemm.data import Dataset
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.models.inherit import build_student
 from edgemm.models.model import Model
 from edgemm.recipe import AugmentConfig, DistillConfig, Fusion, StudentSection, TeacherSection
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Classes
 from edgemm.stage import Context
 
 STILL = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
 
 
 def teacher_of(section: TeacherSection, dataset: Dataset) -> Model:
-    return build_model(section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0)
+    return build_model(section, family="fusion-classifier", answer=Classes(dataset.labels), seed=0)
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_any_pair(
@@ -45,7 +46,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_any_pair(
 def test_no_loss_reaches_the_teacher(tmp_path: Path, questions: Dataset, teacher_section: TeacherSection) -> None:
     late = teacher_section.model_copy(update={"fusion": Fusion(mode="late")})
     teacher, student = (
-        build_model(late, family="fusion-classifier", answer=Answer(questions.labels), seed=seed) for seed in (0, 3)
+        build_model(late, family="fusion-classifier", answer=Classes(questions.labels), seed=seed) for seed in (0, 3)
     )
     config = DistillConfig(task=1, kd=1, mixed=2, feature=1, gram=1, unimodal=1, augment=STILL)
     objective = distillation(student, teacher, config, Training(questions, Context(scratch=tmp_path, cache=tmp_path)))
@@ -82,7 +83,7 @@ def test_classes_in_another_order_than_the_teachers_are_refused(
     tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
 ) -> None:
     teacher, student = teacher_of(teacher_section, questions), teacher_of(teacher_section, questions)
-    student.labels = student.labels[::-1]
+    student.outputs = {"logits": Classes(questions.labels[::-1])}
     with pytest.raises(ModelError, match=r"classes and the teacher's \d+ are not the same in the same order"):
         distillation(student, teacher, DistillConfig(), Training(questions, Context(scratch=tmp_path, cache=tmp_path)))
 
@@ -108,7 +109,7 @@ def test_an_image_asked_twice_in_a_batch_gives_the_loss_of_two_samples(
     tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
 ) -> None:
     teacher = teacher_of(teacher_section, questions)
-    student = build_model(teacher_section, family="fusion-classifier", answer=Answer(questions.labels), seed=3)
+    student = build_model(teacher_section, family="fusion-classifier", answer=Classes(questions.labels), seed=3)
     config = DistillConfig(task=1, kd=0, feature=0, augment=STILL)
     objective = distillation(student, teacher, config, Training(questions, Context(scratch=tmp_path, cache=tmp_path)))
     objective.eval()

@@ -15,9 +15,10 @@ from edgemm.compress.distill import distillation
 from edgemm.compress.objectives import weighted
 from edgemm.compress.training import Training
 from edgemm.data import Dataset
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.recipe import AugmentConfig, Compared, DistillConfig, Loss, TeacherSection
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Classes
 from edgemm.stage import Context
 
 STILL = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
@@ -71,7 +72,7 @@ def test_a_loss_of_voices_that_there_are_none_of_is_told_by_its_key(
     tmp_path: Path, questions: Dataset, teacher_section: TeacherSection
 ) -> None:
     teacher, student = (
-        build_model(teacher_section, family="fusion-classifier", answer=Answer(questions.labels), seed=0) for _ in "ab"
+        build_model(teacher_section, family="fusion-classifier", answer=Classes(questions.labels), seed=0) for _ in "ab"
     )
     with pytest.raises(ModelError, match=r"distill.of_voices: .* or set distill.of_voices = 0"):
         distillation(
@@ -102,7 +103,7 @@ def test_a_marked_key_weighs_its_function(
 ) -> None:
     fusion = teacher_section.fusion.model_copy(update={"mode": mode})
     section = teacher_section.model_copy(update={"fusion": fusion})
-    teacher, student = (build_model(section, family=family, answer=Answer(questions.labels), seed=0) for _ in "ab")
+    teacher, student = (build_model(section, family=family, answer=Classes(questions.labels), seed=0) for _ in "ab")
     objective = distillation(
         student,
         teacher,

@@ -15,13 +15,14 @@ from edgemm.compress.feeds import feeds_of
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import raw_value_stream
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.models.model import Model, Part
 from edgemm.models.parts import BATCH, audio_frontend_part
 from edgemm.models.store import load_model
 from edgemm.recipe import DataConfig, DistillConfig, StudentSection, TeachConfig, TeacherSection
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.manifest import AudioInput
+from edgemm.runtime.outputs import Classes, Values
 from edgemm.runtime.signature import Signature, TensorSpec
 from edgemm.stage import Context
 from tests.data import media
@@ -57,7 +58,9 @@ def test_a_sound_is_cached_by_the_rate_that_it_is_read_at(tmp_path: Path, datase
     )  # fmt: skip
     found = []
     for rate in (16000, 8000):  # the frontend doesn't know it
-        model = Model("outside", [frontend, tower], inputs={"audio": AudioInput(rate)}, outputs=("audio_features",))
+        model = Model(
+            "outside", [frontend, tower], inputs={"audio": AudioInput(rate)}, outputs={"audio_features": Values()}
+        )
         feeds = feeds_of(
             model, corpus_of(dataset), Context(scratch=tmp_path, cache=tmp_path), frozen=["audio"], title="x"
         )
@@ -84,7 +87,7 @@ def test_a_batch_of_sounds_of_many_lengths_is_seen_as_the_device_sees_each(
     tmp_path: Path, dataset: Dataset, speech: Path, output: str, freeze: str
 ) -> None:
     section = TeacherSection.model_validate(section_of(speech, output))
-    model = build_model(section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0)
+    model = build_model(section, family="fusion-classifier", answer=Classes(dataset.labels), seed=0)
     frozen = ["audio"] if freeze == "towers" else []
     feeds = feeds_of(model, corpus_of(dataset), Context(scratch=tmp_path, cache=tmp_path), frozen=frozen, title="x")
     objective = AnswerTeaching(feeds, TeachConfig()).eval()
@@ -131,7 +134,7 @@ def test_a_shape_that_the_model_does_not_leave_open_is_told(tmp_path: Path, data
     frontend = audio_frontend_part("waveform-frontend", {})
     fixed = TensorSpec("normalised_waveform", "float32", ("batch", 800))
     frontend = replace(frontend, signature=replace(frontend.signature, outputs=(fixed,)))
-    model = Model("outside", [frontend], inputs={"audio": AudioInput(16000)}, outputs=("normalised_waveform",))
+    model = Model("outside", [frontend], inputs={"audio": AudioInput(16000)}, outputs={"normalised_waveform": Values()})
     with pytest.raises(
         DataError, match=r"audio: a file makes 'normalised_waveform' of shape \[1600\], expected \[800\]"
     ):

@@ -17,7 +17,7 @@ from edgemm.compress.teach import teach_
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import raw_value_stream
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.models.store import load_model
 from edgemm.recipe import (
     DataConfig,
@@ -30,6 +30,7 @@ from edgemm.recipe import (
 )
 from edgemm.runtime.arrays import as_dtype
 from edgemm.runtime.errors import DataError, InputError, ModelError
+from edgemm.runtime.outputs import Classes
 from edgemm.stage import Context
 
 FRAMES = TensorTower(kind="frames-cnn", shape=(4, 8, 8, 3), hidden=(8, 16), features=16)
@@ -55,7 +56,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def test_numbers_reach_a_tower_as_they_are(dataset: Dataset, tmp_path: Path) -> None:
     section = TeacherSection(tensors={"film": FRAMES, "pressure": PRESSURE})
-    model = build_model(section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0)
+    model = build_model(section, family="fusion-classifier", answer=Classes(dataset.labels), seed=0)
     feeds = feeds_of(model, corpus_of(dataset), Context(scratch=tmp_path), frozen=(), title="model")
     for name in ("film", "pressure"):
         files = [sample.tensors[name] for sample in dataset.split("train")]
@@ -93,7 +94,7 @@ def test_a_modality_that_comes_with_no_other_is_told_unless_the_teacher_has_it_t
 
 def test_features_that_no_float16_holds_are_told(dataset: Dataset, tmp_path: Path) -> None:
     section = TeacherSection(tensors={"film": FRAMES, "pressure": PRESSURE})
-    model = build_model(section, family="fusion-classifier", answer=Answer(dataset.labels), seed=0)
+    model = build_model(section, family="fusion-classifier", answer=Classes(dataset.labels), seed=0)
     message = r"pressure: 'pressure_features' reaches .*e\+\d+ after part 'pressure', .* scale the values of pressure"
     with torch.no_grad():
         model.part("pressure").module.norm.running_var.fill_(1e-12)
@@ -161,7 +162,7 @@ def test_steps_of_frames_are_kept_as_tokens() -> None:
         tensors={"film": FRAMES.model_copy(update={"output": "tokens"}), "pressure": PRESSURE},
         fusion={"mode": "cross-attention", "query": "pressure", "width": 16, "heads": 2},
     )
-    model = build_model(section, family="fusion-classifier", answer=Answer(("a", "b")), seed=0)
+    model = build_model(section, family="fusion-classifier", answer=Classes(("a", "b")), seed=0)
     assert model.part("film").signature.outputs[0].shape == ("batch", 4, 16)
 
 
@@ -175,4 +176,4 @@ def test_steps_of_frames_are_kept_as_tokens() -> None:
 def test_a_shape_that_is_no_film_is_told(tower: TensorTower, message: str) -> None:
     section = TeacherSection(tensors={"film": tower})
     with pytest.raises(ModelError, match=message):
-        build_model(section, family="fusion-classifier", answer=Answer(("a", "b")), seed=0)
+        build_model(section, family="fusion-classifier", answer=Classes(("a", "b")), seed=0)

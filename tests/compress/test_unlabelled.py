@@ -16,10 +16,11 @@ from edgemm.compress.distill import distillation
 from edgemm.compress.learning import extra_texts
 from edgemm.compress.training import Training
 from edgemm.data import Dataset, open_dataset
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.pipeline.key_inputs import dataset_facts
 from edgemm.recipe import AugmentConfig, DataConfig, DistillConfig, TeacherSection
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.outputs import answer_of
 from edgemm.stage import Context
 
 STILL = AugmentConfig(zoom=0, shift=0, rotate=0, colour=0)
@@ -126,7 +127,7 @@ def test_what_is_not_known_of_them_is_no_part_of_the_tasks_loss(
     fusion = teacher_section.fusion.model_copy(update={"missing": "placeholder"})
     section = teacher_section.model_copy(update={"fusion": fusion})
     teacher, student = (
-        build_model(section, family="fusion-classifier", answer=Answer(dataset.labels, task), seed=seed)
+        build_model(section, family="fusion-classifier", answer=answer_of(task, dataset.labels), seed=seed)
         for seed in (0, 1)
     )
 

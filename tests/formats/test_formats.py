@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from edgemm.models.store import load_model
 from edgemm.runtime import Bundle
+from edgemm.runtime.outputs import Classes
 
 RELEASED = sorted(path.parent for path in Path(__file__).parent.glob("v*/bundle"))
 
@@ -28,3 +31,12 @@ def test_a_released_bundle_opens_verifies_and_predicts(folder: Path, target: str
     matches = bundle.predict(image=sample["image"]).matches
     assert matches is not None
     assert matches[0][0][0] == "entry 0"
+
+
+def test_a_model_folder_of_format_1_still_loads_and_answers_as_it_did() -> None:
+    model = load_model(Path(__file__).parent / "v1" / "model")
+    assert model.outputs == {"logits": Classes(("wet", "cold"), independent=True)}
+    with torch.no_grad():
+        made = model({"left": torch.tensor([[0.1, 0.2, 0.3]]), "right": torch.tensor([[1.0, -1.0]])})
+    answered = torch.tensor([[0.08277169, -0.07971847]])  # when it was saved
+    torch.testing.assert_close(made["logits"], answered)

@@ -25,6 +25,7 @@ from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
 from edgemm.runtime.engines import Loading
 from edgemm.runtime.errors import BundleError, EngineError
+from edgemm.runtime.outputs import Values
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
 from tests.attending import FRAMES, attending_model, attending_samples, raw_values, write_attending
@@ -208,7 +209,10 @@ def test_a_spectrogram_transformer_is_seen_over_time(tmp_path):
     encoder = encoder_from_hub(str(tmp_path / "ast"), modality="audio", output="pooled")
     assert encoder.frontend is not None
     model = Model(
-        "encoder", [encoder.frontend, encoder.tower], inputs={"audio": encoder.raw}, outputs=("audio_features",)
+        "encoder",
+        [encoder.frontend, encoder.tower],
+        inputs={"audio": encoder.raw},
+        outputs={"audio_features": Values()},
     )
     wave = np.random.default_rng(0).normal(0, 0.1, 9600).astype(np.float32)
     capture_model(

@@ -26,6 +26,7 @@ from edgemm.models.model import Model, Part
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import EngineError, EngineNotInstalled, InputError, QuantizeError
 from edgemm.runtime.manifest import ImageInput, TargetEntry
+from edgemm.runtime.outputs import Embedding
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context, Silent
 
@@ -123,7 +124,12 @@ def captured(tmp_path: Path) -> tuple[Path, list[dict[str, np.ndarray]]]:
         {"batch": BATCH, "height": SIDE, "width": SIDE},
     )
     frontend = Part("image_frontend", "frontend", "image", "image_frontend", {}, signature, ImageFrontend(size=16))
-    model = Model("dual_encoder", [frontend, image_part()], inputs={"image": ImageInput()}, outputs=["image_embedding"])
+    model = Model(
+        "dual_encoder",
+        [frontend, image_part()],
+        inputs={"image": ImageInput()},
+        outputs={"image_embedding": Embedding()},
+    )
     rng = np.random.default_rng(0)
     samples = [{"image": rng.integers(0, 256, (1, 20 + i, 24, 3), dtype=np.uint8)} for i in range(6)]
     capture_model(model, samples[:2], tmp_path / "captured", name="tiny", context=Context(tmp_path))

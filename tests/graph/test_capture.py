@@ -16,6 +16,7 @@ from edgemm.models.parts import frontend_part
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, CaptureError
 from edgemm.runtime.manifest import TensorInput, TextInput
+from edgemm.runtime.outputs import Embedding
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
 
@@ -160,7 +161,7 @@ def tiny_model() -> tuple[Model, list[dict[str, np.ndarray]]]:
         "dual_encoder",
         [image_part(), text_part()],
         inputs={"pixels": TensorInput("pixels"), "text": TextInput("elsewhere.json", 8)},
-        outputs=["image_embedding", "text_embedding"],
+        outputs={"image_embedding": Embedding(), "text_embedding": Embedding()},
     )
     model.tokenizer_json = "{}"
     samples = [{"pixels": pixels(1, seed=i), **tokens(1, seed=i)} for i in range(3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from edgemm.data.dataset import Sample
 from edgemm.graph.build import fingerprint
 from edgemm.runtime.archive import seal
-from edgemm.runtime.manifest import ImageInput, Manifest, PartEntry, TargetEntry, TextInput
+from edgemm.runtime.manifest import (
+    ClassesEntry,
+    ImageInput,
+    Manifest,
+    OutputEntry,
+    PartEntry,
+    TargetEntry,
+    TextInput,
+)
+from edgemm.runtime.outputs import Embedding
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
 COLOURS = {
@@ -101,7 +111,7 @@ INPUTS = {"image": ImageInput(), "text": TextInput("tokenizer.json", 8)}
 
 
 def _seal(
-    folder: Path, name: str, family: str, parts: list[PartEntry], outputs: tuple[str, ...], labels: str | None,
+    folder: Path, name: str, family: str, parts: list[PartEntry], outputs: Mapping[str, OutputEntry],
     engines: tuple[str, ...],
 ) -> Path:  # fmt: skip
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[PAD]"))
@@ -116,7 +126,7 @@ def _seal(
         targets[-1] = TargetEntry(
             "rtx-sm86", "tensorrt-rtx", "float32", plans, fingerprint=fingerprint("tensorrt-rtx", "8.6")
         )
-    seal(folder, Manifest(name, family, tuple(parts), INPUTS, outputs, tuple(targets), labels=labels))
+    seal(folder, Manifest(name, family, tuple(parts), INPUTS, outputs, tuple(targets)))
     return folder
 
 
@@ -149,7 +159,8 @@ def retriever(
         {**_text_weights(), "p": shared, "tilt": np.full(wide, 0.01, np.float32)},
     )  # fmt: skip
     parts = [_frontend(folder), image, text]
-    return _seal(folder, "colours", "dual_encoder", parts, ("image_embedding", "text_embedding"), None, engines)
+    embeddings = {name: Embedding() for name in ("image_embedding", "text_embedding")}
+    return _seal(folder, "colours", "dual_encoder", parts, embeddings, engines)
 
 
 def classifier(folder: Path, *, blind: bool = False, engines: tuple[str, ...] = ("onnxruntime",)) -> Path:
@@ -176,7 +187,12 @@ def classifier(folder: Path, *, blind: bool = False, engines: tuple[str, ...] = 
     )  # fmt: skip
     (folder / "labels.json").write_text(json.dumps(["no", "yes"]))
     return _seal(
-        folder, "asker", "fusion", [_frontend(folder), text, fusion, head], ("logits",), "labels.json", engines
+        folder,
+        "asker",
+        "fusion",
+        [_frontend(folder), text, fusion, head],
+        {"logits": ClassesEntry("labels.json")},
+        engines,
     )
 
 

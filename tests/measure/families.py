@@ -6,6 +6,7 @@ A sensor says a colour as three numbers; image and text say it as in ``colours``
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,22 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgemm.data.dataset import Sample
 from edgemm.runtime.archive import seal
-from edgemm.runtime.manifest import ImageInput, Manifest, PartEntry, TargetEntry, TensorInput
+from edgemm.runtime.manifest import (
+    ClassesEntry,
+    ImageInput,
+    Manifest,
+    OutputEntry,
+    PartEntry,
+    TargetEntry,
+    TensorInput,
+)
+from edgemm.runtime.outputs import Embedding, Quantity
 
 PURE = ("red", "green", "blue")
 THREE = ("image", "text", "sensor")
 
 
-def _sealed(folder: Path, family: str, parts: list[PartEntry], outputs: tuple[str, ...], **more: Any) -> Path:
+def _sealed(folder: Path, family: str, parts: list[PartEntry], outputs: Mapping[str, OutputEntry], **more: Any) -> Path:
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[PAD]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     inputs = more.pop("inputs", {**INPUTS, "sensor": TensorInput("sensor")})
@@ -80,14 +90,15 @@ def joint(folder: Path, task: str = "single-label", *, placeholders: bool = True
         {"heard": np.full(1, 0 if deaf else 1, np.float32), "w": weights,
          "b": np.full(weights.shape[1], 0 if task == "regression" else -2, np.float32)},
     )  # fmt: skip
-    more: dict[str, Any] = {"task": task}
+    more: dict[str, Any] = {}
+    answer: OutputEntry = Quantity()
     if task != "regression":
         (folder / "labels.json").write_text(json.dumps(PURE))
-        more["labels"] = "labels.json"
+        answer = ClassesEntry("labels.json", independent=task == "multi-label")
     if placeholders:
         np.save(folder / "zero.npy", np.zeros((1, 3), np.float32))
         more["placeholders"] = dict.fromkeys(features, "zero.npy")
-    return _sealed(folder, "fusion-classifier", [*_towers(folder), head], (output,), **more)
+    return _sealed(folder, "fusion-classifier", [*_towers(folder), head], {output: answer}, **more)
 
 
 def _embedding(folder: Path, source: str, name: str, modality: str, spoiled: np.ndarray | None = None) -> PartEntry:
@@ -109,14 +120,14 @@ def triple(folder: Path) -> Path:
     folder.mkdir(parents=True)
     sources = {"image": "pixels", "text": "text_features", "sensor": "sensor_features"}
     ends = [_embedding(folder, source, f"{m}_embedding", m) for m, source in sources.items()]
-    return _sealed(folder, "dual-encoder", [*_towers(folder), *ends], tuple(f"{m}_embedding" for m in sources))
+    return _sealed(folder, "dual-encoder", [*_towers(folder), *ends], {f"{m}_embedding": Embedding() for m in sources})
 
 
 def embedder(folder: Path, *, spoiled: np.ndarray | None = None) -> Path:
     """The mean colour of an image as a unit vector."""
     folder.mkdir(parents=True)
     parts = [_frontend(folder), _embedding(folder, "pixels", "embedding", "image", spoiled)]
-    return _sealed(folder, "embedder", parts, ("embedding",), inputs={"image": ImageInput()})
+    return _sealed(folder, "embedder", parts, {"embedding": Embedding()}, inputs={"image": ImageInput()})
 
 
 def said_by_three(folder: Path, count: int = 6) -> list[Sample]:

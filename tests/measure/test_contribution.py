@@ -14,12 +14,8 @@ from families import joint, said_by_three
 from edgemm.data.dataset import Sample
 from edgemm.measure import accuracy, contribution
 from edgemm.measure.contribution import (
-    ACCURACY,
-    ERROR,
     MEAN,
     PLACEHOLDER,
-    PROBABILITY,
-    R_SQUARED,
     SHUFFLED,
     answers,
     contributions,
@@ -30,11 +26,12 @@ from edgemm.measure.contribution import (
     steps,
 )
 from edgemm.measure.metrics import estimate
+from edgemm.measure.outputs import ACCURACY, ERROR, PROBABILITY, R_SQUARED
 from edgemm.measure.shuffle import other_items
 from edgemm.runtime.archive import seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError
-from edgemm.runtime.manifest import Manifest, TensorInput
+from edgemm.runtime.manifest import ClassesEntry, Manifest, TensorInput
 from tests.bundles import graph, signature, write_bundle
 
 BOTH, NONE = frozenset(("image", "text")), frozenset()
@@ -136,7 +133,7 @@ def sensors(folder: Path, weights: dict[str, float], *, placeholders: bool = Fal
         family="fusion_classifier",
         parts={**towers, "head": ("head", None, (sig, head))},  # type: ignore[dict-item]
         inputs={name: TensorInput(name) for name in names},
-        outputs=("logits",),
+        outputs={"logits": ClassesEntry()},
         golden=[],
         targets=("cpu",),
     )
@@ -146,7 +143,7 @@ def sensors(folder: Path, weights: dict[str, float], *, placeholders: bool = Fal
         for name in names:
             held[f"{name}_features"] = f"{name}.npy"
             np.save(folder / f"{name}.npy", np.zeros((1, 1), np.float32))
-    seal(folder, replace(manifest, labels="labels.json", placeholders=held))
+    seal(folder, replace(manifest, placeholders=held))
     return folder
 
 
@@ -211,7 +208,7 @@ def test_samples_without_labels_are_refused(good_classifier: Path, tmp_path: Pat
 def test_independent_classes_count_each_class(tmp_path: Path) -> None:
     folder = sensors(tmp_path / "many", {"a": 1.0})
     bundle = Bundle.open(folder)
-    seal(folder, replace(bundle.manifest, task="multi-label", files={}))
+    seal(folder, replace(bundle.manifest, outputs={"logits": ClassesEntry("labels.json", independent=True)}, files={}))
     samples = [replace(s, labels=(str(s.label),), label=None) for s in readings(tmp_path, ("a",), 8)]
     found = contributions(Bundle.open(folder), "test", samples)
     sigmoid = 1 / (1 + np.exp(-1.0))  # logits are -1 and 1, and the one above zero is right

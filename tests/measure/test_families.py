@@ -22,6 +22,7 @@ from edgemm.measure.scores import Scored, headline_metric, headline_task, statis
 from edgemm.measure.zeroshot import zero_shot
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError
+from edgemm.runtime.outputs import answer_of
 
 
 def value_of(scored: Scored, metric: str) -> float:
@@ -240,18 +241,18 @@ def test_blame_finds_the_spoiled_part_of_each_family(tmp_path: Path) -> None:
 def test_what_is_missing_is_said_before_training(tmp_path: Path) -> None:
     samples = said_by_three(tmp_path)
     three = ("image", "text", "sensor")
-    accuracy.check_answers(Needed("test", samples, three, task="regression"))
+    accuracy.check_answers(Needed("test", samples, three, answer=answer_of("regression")))
     accuracy.check_search(Needed("test", samples, three))
     accuracy.check_verification(Needed("test", samples, ("image",)))
     lacking = [replace(samples[0], text=None, label=None, labels=(), value=None), *samples[1:]]
     with pytest.raises(DataError, match="sample 'red0': no text"):
-        accuracy.check_answers(Needed("test", lacking, three, task="multi-label"))
-    accuracy.check_answers(Needed("test", lacking, three, task="multi-label", may_lack=("text",)))
+        accuracy.check_answers(Needed("test", lacking, three, answer=answer_of("multi-label")))
+    accuracy.check_answers(Needed("test", lacking, three, answer=answer_of("multi-label"), may_lack=("text",)))
     for task, said in (("single-label", "no label"), ("regression", "no value")):
         with pytest.raises(DataError, match=said):
-            accuracy.check_answers(Needed("t", lacking, ("image",), task=task))
+            accuracy.check_answers(Needed("t", lacking, ("image",), answer=answer_of(task)))
     with pytest.raises(DataError, match="no sample has labels"):
-        accuracy.check_answers(Needed("t", lacking[:1], ("image",), task="multi-label"))
+        accuracy.check_answers(Needed("t", lacking[:1], ("image",), answer=answer_of("multi-label")))
     with pytest.raises(DataError, match="the text 'red' stands under two labels"):
         accuracy.check_search(Needed("t", [replace(samples[0], image=None, label="x"), *samples], three))
     with pytest.raises(DataError, match="split 't': no samples to measure on"):

@@ -274,7 +274,10 @@ def test_a_variant_without_a_gallery_is_counted_with_the_one_that_the_others_sea
     teacher, ships = retriever(tmp_path / "teacher"), retriever(tmp_path / "ships", noise=0.5)
     np.save(ships / "gallery.npy", np.ones((3, 8), np.float16))
     (ships / "gallery.json").write_text('["a", "b", "c"]')
-    seal(ships, replace(open_archive(ships).manifest, gallery=Gallery("gallery.npy", "gallery.json"), files={}))
+    seal(
+        ships,
+        replace(open_archive(ships).manifest, galleries={"joint": Gallery("gallery.npy", "gallery.json")}, files={}),
+    )
     found = measure_bundles(
         {"teacher": teacher, "int8": ships}, splits={"unseen": retrieval_samples(tmp_path / "p")}, config=FAST,
         out=tmp_path / "out", context=Context(scratch=tmp_path),

@@ -30,6 +30,7 @@ from edgemm.models.parts import audio_frontend_part
 from edgemm.models.store import load_model, save_model
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Values
 from edgemm.runtime.waveforms import decode_audio
 from edgemm.stage import Context
 from install import find_sounds
@@ -254,7 +255,7 @@ def test_a_bundle_takes_files_of_any_rate_and_length_and_gives_the_frontends_num
     kind, arguments, raw = audio_frontend_from_extractor(
         {"feature_extractor_type": "WhisperFeatureExtractor", "chunk_length": 1}
     )
-    model = Model("sound", [audio_frontend_part(kind, arguments)], inputs={"audio": raw}, outputs=("log_mel",))
+    model = Model("sound", [audio_frontend_part(kind, arguments)], inputs={"audio": raw}, outputs={"log_mel": Values()})
     save_model(model, tmp_path / "model")
     model = load_model(tmp_path / "model")
     sample = {"waveform": voice(0.5, rate=16000, seed=1)[None]}

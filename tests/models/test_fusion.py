@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.models.fusion import Early, Fusion, fusion, fusion_class
 from edgemm.models.heads import Decision
 from edgemm.models.store import load_model, save_model
 from edgemm.recipe import FUSIONS, TeacherSection
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Classes, Quantity, answer_of
 
 WIDTHS = {"image": 6, "text": 4, "audio": 5}
 WIDE = {
@@ -96,7 +97,7 @@ def test_late_fusion_is_the_weighted_mean_of_the_voices() -> None:
     with torch.no_grad():
         decision.weights.copy_(torch.tensor([100.0, 0.0]))
     torch.testing.assert_close(torch.softmax(decision(a, b), -1), torch.softmax(a, -1))
-    torch.testing.assert_close(Decision(voices=2, task="regression")(a, b), (a + b) / 2)
+    torch.testing.assert_close(Decision(voices=2, one_of_all=False)(a, b), (a + b) / 2)
 
 
 def section(mode: str, **fusion_fields: object) -> TeacherSection:
@@ -123,7 +124,7 @@ def values(count: int = 2) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("mode", FUSIONS)
 def test_a_model_of_every_fusion_answers_and_is_what_was_saved(mode: str, tmp_path: Path) -> None:
-    model = build_model(section(mode), family="fusion-classifier", answer=Answer(("no", "yes", "maybe")), seed=0)
+    model = build_model(section(mode), family="fusion-classifier", answer=Classes(("no", "yes", "maybe")), seed=0)
     save_model(model, tmp_path)
     with torch.no_grad():
         made, again = model(values()), load_model(tmp_path)(values())
@@ -134,7 +135,7 @@ def test_a_model_of_every_fusion_answers_and_is_what_was_saved(mode: str, tmp_pa
 @pytest.mark.parametrize("mode", ["concat", "late", "hybrid", "early"])
 def test_a_placeholder_stands_in_for_what_is_missing(mode: str, tmp_path: Path) -> None:
     model = build_model(
-        section(mode, missing="placeholder"), family="fusion-classifier", answer=Answer(("a", "b")), seed=0
+        section(mode, missing="placeholder"), family="fusion-classifier", answer=Classes(("a", "b")), seed=0
     )
     with torch.no_grad():
         for value in model.placeholders.values():
@@ -148,7 +149,7 @@ def test_a_placeholder_stands_in_for_what_is_missing(mode: str, tmp_path: Path) 
         features = model.placeholders["audio_features"].expand(2, *model.placeholders["audio_features"].shape[1:])
         torch.testing.assert_close(part["logits"], model({**without, "audio_features": features})["logits"])
     assert not torch.allclose(whole, part["logits"])
-    strict = build_model(section(mode), family="fusion-classifier", answer=Answer(("a", "b")), seed=0)
+    strict = build_model(section(mode), family="fusion-classifier", answer=Classes(("a", "b")), seed=0)
     assert "logits" not in strict(without)
 
 
@@ -157,12 +158,12 @@ def test_features_of_the_wrong_form_are_told() -> None:
     assert changed.image is not None
     tokens = changed.model_copy(update={"image": changed.image.model_copy(update={"output": "tokens"})})
     with pytest.raises(ModelError, match=r"fusion.mode 'concat' needs image.output = \"pooled\""):
-        build_model(tokens, family="fusion-classifier", answer=Answer(("a",)), seed=0)
+        build_model(tokens, family="fusion-classifier", answer=Classes(("a",)), seed=0)
 
 
 def test_a_regression_ends_in_one_value() -> None:
-    model = build_model(section("gated"), family="fusion-classifier", answer=Answer((), "regression"), seed=0)
-    assert model.outputs == ("value",)
+    model = build_model(section("gated"), family="fusion-classifier", answer=answer_of("regression", ()), seed=0)
+    assert model.outputs == {"value": Quantity()}
     assert model(values())["value"].shape == (2, 1)
 
 

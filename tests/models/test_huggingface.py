@@ -23,6 +23,7 @@ from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.runtime import Bundle
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import TargetEntry
+from edgemm.runtime.outputs import Classes, Embedding, recognised
 from edgemm.stage import Context
 from tests.models.hf_folders import (
     IMAGES,
@@ -74,7 +75,7 @@ def as_model(encoder: Encoder) -> Model:
     parts = [part for part in (encoder.frontend, encoder.tower) if part is not None]
     model = Model(
         "encoder", parts, inputs={str(encoder.tower.modality): encoder.raw},
-        outputs=encoder.tower.signature.output_names,
+        outputs=recognised(encoder.tower.signature.outputs),
     )  # fmt: skip
     model.tokenizer_json = encoder.tokenizer_json
     return model.eval()
@@ -165,7 +166,7 @@ def test_a_dual_encoders_cosines_are_those_of_transformers(
 def test_clap_hears_and_reads_as_transformers_does(fusion: bool, tmp_path: Path) -> None:
     whole = clap(tmp_path, fusion)
     model = model_from_hub(str(tmp_path))
-    assert model.outputs == ("audio_embedding", "text_embedding")
+    assert model.outputs == {"audio_embedding": Embedding(), "text_embedding": Embedding()}
     wave, words = sound(8000), ids_of(model.tokenizer_json)
     made = run(model, {"waveform": wave}) | run(model, words)
     extractor = transformers.ClapFeatureExtractor.from_pretrained(tmp_path)
@@ -180,7 +181,7 @@ def test_clap_hears_and_reads_as_transformers_does(fusion: bool, tmp_path: Path)
 def test_vilt_answers_as_transformers_does(tmp_path: Path) -> None:
     whole = vilt(tmp_path)
     model = model_from_hub(str(tmp_path))
-    assert (model.family, model.labels) == ("fusion-classifier", ("no", "yes", "two"))
+    assert (model.family, model.outputs) == ("fusion-classifier", {"logits": Classes(("no", "yes", "two"))})
     words = ids_of(model.tokenizer_json)
     square = np.stack([pictures()[0, :32, :32], pictures()[1, :32, :32], pictures()[0, 8:, 20:52]])
     made = run(model, {"image": square, **words})
@@ -203,7 +204,7 @@ def matched(whole: Any, pixels: torch.Tensor, words: Mapping[str, torch.Tensor])
 def test_blip_matches_as_transformers_does(tmp_path: Path) -> None:
     whole = blip(tmp_path)
     model = model_from_hub(str(tmp_path), family="fusion-classifier")
-    assert (model.family, model.labels) == ("fusion-classifier", ("no match", "match"))
+    assert (model.family, model.outputs) == ("fusion-classifier", {"logits": Classes(("no match", "match"))})
     assert [(part.name, part.role) for part in model.chain] == [
         ("image_frontend", "frontend"), ("image", "tower"), ("fusion", "fusion"),
     ]  # fmt: skip
@@ -282,7 +283,7 @@ ANSWERS = ("a cat", "cat", "cat a cat")
 def test_blip_ranks_a_list_of_answers_by_what_transformers_makes_of_each(tmp_path: Path) -> None:
     whole = blip_for_questions(tmp_path)
     model = teacher_from_source(f"hf:{tmp_path}", family="fusion-classifier", labels=ANSWERS, task="single-label")
-    assert (model.family, model.labels) == ("fusion-classifier", ANSWERS)
+    assert (model.family, model.outputs) == ("fusion-classifier", {"logits": Classes(ANSWERS)})
     words = ids_of(model.tokenizer_json)
     images = np.concatenate([pictures(), pictures()[:1, ::-1]])
     made = run(model, {"image": images, **words})
@@ -312,7 +313,7 @@ def test_vilt_matches_by_the_sigmoid_of_its_score(tmp_path: Path) -> None:
     whole = vilt_for_matching(tmp_path)
     processor = transformers.ViltImageProcessor.from_pretrained(tmp_path)
     model = model_from_hub(str(tmp_path))
-    assert (model.family, model.labels) == ("fusion-classifier", ("no match", "match"))
+    assert (model.family, model.outputs) == ("fusion-classifier", {"logits": Classes(("no match", "match"))})
     words, square = ids_of(model.tokenizer_json), np.stack([pictures()[0, :32, :32]] * 3)
     made = run(model, {"image": square, **words})
     seen = processor(list(square), return_tensors="pt")

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.models.kinds import kinds, resolve
 from edgemm.models.store import load_model, save_model
 from edgemm.recipe import FUSIONS, TOWERS, Encoder, Joining, TeacherSection
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Classes
 
 
 class Coarse(nn.Module):
@@ -80,7 +81,7 @@ def _lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(image: Mapping[str, Any], *, family: str = "fusion-classifier", **more: Any) -> Any:
     section = TeacherSection.model_validate({"image": {"input_size": 32, **image}, **more})
-    return build_model(section, family=family, answer=Answer(("no", "yes")), seed=0)
+    return build_model(section, family=family, answer=Classes(("no", "yes")), seed=0)
 
 
 def test_every_kind_names_what_makes_it_in_this_package() -> None:
@@ -114,7 +115,7 @@ def test_a_default_of_the_section_is_none_of_the_classes() -> None:
     model = build_model(
         TeacherSection.model_validate({"tensors": tensors}),
         family="fusion-classifier",
-        answer=Answer(("no", "yes")),
+        answer=Classes(("no", "yes")),
         seed=0,
     )
     assert model.part("motion").config == {"shape": [3]}
@@ -124,7 +125,7 @@ def test_a_default_of_the_section_is_none_of_the_classes() -> None:
 def test_what_a_tower_sees_is_always_given_to_it() -> None:
     section = {"image": {"kind": "picky"}}
     model = build_model(
-        TeacherSection.model_validate(section), family="fusion-classifier", answer=Answer(("no", "yes")), seed=0
+        TeacherSection.model_validate(section), family="fusion-classifier", answer=Classes(("no", "yes")), seed=0
     )
     assert model.part("image").config["input_size"] == 224
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgemm.models.builders import Answer, build_model
+from edgemm.models.builders import build_model
 from edgemm.models.efficientnet import EfficientNetLite
 from edgemm.models.inherit import build_student, token_order
 from edgemm.models.model import Model
@@ -20,6 +20,7 @@ from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.recipe import Fusion, ImageTower, StudentSection, TeacherSection, TextTower
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Classes
 from tests.models.tiny_tokenizer import encode
 from tests.pipeline.small import REVERSED, write_text_weights
 
@@ -76,10 +77,10 @@ def test_a_classifier_keeps_its_labels(tmp_path: Path) -> None:
         fusion=Fusion(mode="cross-attention", width=16, heads=2),
         head_hidden=8,
     )
-    model = build_model(section, family="fusion-classifier", answer=Answer(("no", "yes")), seed=0)
+    model = build_model(section, family="fusion-classifier", answer=Classes(("no", "yes")), seed=0)
     save_model(model, tmp_path)
     loaded = load_model(tmp_path)
-    assert loaded.labels == ("no", "yes")
+    assert loaded.outputs == {"logits": Classes(("no", "yes"))}
     assert_same(model, loaded)
 
 

@@ -18,6 +18,7 @@ from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.recipe import ImageTower, TeacherSection, TextTower
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import TensorInput
+from edgemm.runtime.outputs import Classes
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from tests.models.tiny_tokenizer import encode, save_tokenizer
 
@@ -183,10 +184,10 @@ def test_a_blip_embeds_or_matches_as_the_family_says(tmp_path: Path) -> None:
 
     blip(tmp_path)
     source = f"hf:{tmp_path}"
-    assert teacher_from_source(source).outputs == ("image_embedding", "text_embedding")
+    assert [*teacher_from_source(source).outputs] == ["image_embedding", "text_embedding"]
     assert teacher_from_source(source, family="dual-encoder").family == "dual-encoder"
     model = teacher_from_source(source, family="fusion-classifier", labels=("match", "no match"), task="single-label")
-    assert (model.labels, model.task) == (("no match", "match"), "single-label")
+    assert model.outputs == {"logits": Classes(("no match", "match"))}
     with pytest.raises(ModelError, match=r"2 classes are not .* 2; 'fits' is .*; expected 'no match', 'match'; label"):
         teacher_from_source(source, family="fusion-classifier", labels=("fits", "no match"))
     with pytest.raises(ModelError, match=r"is of family 'dual-encoder', the recipe says 'embedder'"):
@@ -308,9 +309,10 @@ def test_family_and_classes_have_to_be_the_recipes(tmp_path: Path) -> None:
 
     part = Part("head", "head", None, "mlp-head", config, logits, MlpHead(width=2, classes=2))
     inputs = {"x": TensorInput("x")}
-    save_model(Model("fusion-classifier", [part], inputs=inputs, outputs=["logits"], labels=["no", "yes"]), tmp_path)
+    answers = {"logits": Classes(("no", "yes"))}
+    save_model(Model("fusion-classifier", [part], inputs=inputs, outputs=answers), tmp_path)
     source = f"folder:{tmp_path}"
-    assert teacher_from_source(source, family="fusion-classifier", labels=("no", "yes")).labels == ("no", "yes")
+    assert teacher_from_source(source, family="fusion-classifier", labels=("no", "yes")).outputs == answers
     with pytest.raises(ModelError, match=r"is of family 'fusion-classifier', the recipe says 'dual-encoder'"):
         teacher_from_source(source, family="dual-encoder")
     with pytest.raises(ModelError, match=r"its 2 classes are not the data's 2; 'maybe' is in only one"):

@@ -170,7 +170,7 @@ def test_a_blip_that_matches_is_a_teacher(tmp_path: Path, text: Path) -> None:
     truth = {"no match": 0, "match": 1}
     for found in (teacher, bundle):
         assert found.predict(**given).outputs["logits"].shape == (32, 2)
-        assert tuple(found.archive.read_strings(found.manifest.labels or "")) == tuple(truth)
+        assert tuple(found.archive.read_strings(found.manifest.labels["logits"])) == tuple(truth)
     whole = next(m for m in measurements(bundle) if m.details.get("task") == "answers")
     assert whole.details["truth"] == [truth[str(s.label)] for s in dataset.split("test")]
     assert {m.details.get("task") for m in measurements(bundle)} >= {

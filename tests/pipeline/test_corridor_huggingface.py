@@ -135,7 +135,7 @@ def test_a_vilt_that_answers_questions_goes_through_every_stage(tmp_path: Path, 
     bundle, teacher = corridor(with_teacher(recipe, {"source": f"hf:{tmp_path / 'hf'}"}), world, tmp_path)
     assert teacher is not None
     assert [part.name for part in teacher.parts] == ["image_frontend", "fusion"]
-    assert tuple(bundle.archive.read_strings(bundle.manifest.labels or "")) == world.labels[::-1]
+    assert tuple(bundle.archive.read_strings(bundle.manifest.labels["logits"])) == world.labels[::-1]
     check_classifier(bundle, world, ("image", "text"))
 
 
@@ -157,7 +157,7 @@ def test_a_vilt_that_matches_goes_through_every_stage(tmp_path: Path, text: Path
     bundle, teacher = corridor(with_teacher(recipe, {"source": f"hf:{tmp_path / 'hf'}"}), dataset, tmp_path)
     assert teacher is not None
     for found in (teacher, bundle):
-        assert tuple(found.archive.read_strings(found.manifest.labels or "")) == ("no match", "match")
+        assert tuple(found.archive.read_strings(found.manifest.labels["logits"])) == ("no match", "match")
         assert found.predict(**raws(dataset, ("image", "text"))).outputs["logits"].shape == (32, 2)
     assert bundle.verify().ok
 

@@ -270,7 +270,7 @@ def words():
     teacher = recipe.teacher.model_copy(update={"projection": "part", "text": text})
     whole = build_model(teacher, family=recipe.family, seed=0)
     inputs = {"text": whole.inputs["text"]}
-    model = Model("text-encoder", [whole.part("text")], inputs=inputs, outputs=["text_features"])
+    model = Model("text-encoder", [whole.part("text")], inputs=inputs, outputs={"text_features": Values()})
     model.tokenizer_json = whole.tokenizer_json
     return model
 """

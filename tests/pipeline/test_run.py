@@ -120,11 +120,11 @@ def answering(ground, first, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("answering") / "bundle"
     shutil.copytree(ground / "out" / "bundle", folder, copy_function=shutil.copyfile)
     manifest = open_archive(folder).manifest
-    labels = json.loads((folder / manifest.gallery.labels).read_text())
+    labels = json.loads((folder / manifest.galleries["joint"].labels).read_text())
     vectors = Bundle.open(folder).predict(text=labels).outputs["text_embedding"]
     golden = [labels.index(sample.inputs["text"]) for sample in manifest.golden]
     vectors[golden] = vectors[golden[::-1]]
-    np.save(folder / manifest.gallery.embeddings, vectors.astype(np.float16))
+    np.save(folder / manifest.galleries["joint"].embeddings, vectors.astype(np.float16))
     seal(folder, replace(manifest, files={}))
     return folder
 
@@ -200,7 +200,7 @@ def test_bundle_and_zip_are_whole_and_the_same(ground, first):
         assert report.samples == 2
     folder, packed = open_archive(ground / "out" / "bundle"), open_archive(ground / "out" / "shapes.zip")
     assert folder.manifest == packed.manifest
-    assert folder.manifest.gallery is not None
+    assert folder.manifest.galleries
     assert folder.manifest.provenance["licence"] == "made for a test"
     assert str(ground) not in json.dumps(folder.manifest.provenance)  # no path of this machine leaves it
 

@@ -13,8 +13,9 @@ from invented import HOSTILE
 from PIL import Image
 from test_page import read
 
-from edgemm.measure.contribution import ACCURACY, ERROR, SHUFFLED, Contributions
+from edgemm.measure.contribution import SHUFFLED, Contributions
 from edgemm.measure.examples import Answer, Example, Hit
+from edgemm.measure.outputs import ACCURACY, ERROR
 from edgemm.report.cards import Seen
 from edgemm.report.explain import (
     Case,
@@ -27,14 +28,15 @@ from edgemm.report.explain import (
 )
 from edgemm.report.figures import waveform
 from edgemm.report.media import heat_map, shades
+from edgemm.runtime.outputs import Classes, Quantity
 
 
 def contributed(right: dict[str, list[float]]) -> Contributions:
     """Four samples of two groups: coalition ("image+text", "image", "text", "") -> who is right."""
     values = {frozenset(k.split("+")) - {""}: np.array(v, float) for k, v in right.items()}
     return Contributions(
-        "test", ("image", "text"), "single-label", {(SHUFFLED, ACCURACY): values}, np.zeros((4, 2), np.float32),
-        ("no", "yes"), ("a", "a", "b", "c"), ("open", "open", "closed", "closed"),
+        "test", ("image", "text"), Classes(("no", "yes")), {(SHUFFLED, ACCURACY): values}, np.zeros((4, 2), np.float32),
+        ("a", "a", "b", "c"), ("open", "open", "closed", "closed"),
     )  # fmt: skip
 
 
@@ -129,7 +131,7 @@ def test_errors_stand_in_their_own_unit_and_not_in_points() -> None:
     errors = {"image+text": [2, 4], "image": [10, 10], "text": [6, 8], "": [12, 12]}
     values = {frozenset(k.split("+")) - {""}: -np.array(v, float) for k, v in errors.items()}
     found = Contributions(
-        "test", ("image", "text"), "regression", {(SHUFFLED, ERROR): values}, np.zeros((2, 1), np.float32), (),
+        "test", ("image", "text"), Quantity(), {(SHUFFLED, ERROR): values}, np.zeros((2, 1), np.float32),
         ("a", "b"), ("one", "other"),
     )  # fmt: skip
     page = render_explanation(Explanation("x", "fusion", {"it": "0"}, {"test": {"it": found}}, {}, []))

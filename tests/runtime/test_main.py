@@ -52,7 +52,7 @@ def test_inspect_lists_parts_and_targets(packed: Path, capsys: pytest.CaptureFix
     for word in ("image_frontend", "tower", "openvino", "onnxruntime", "text_embedding"):
         assert word in out
     assert main(["inspect", str(packed), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["format"] == 1
+    assert json.loads(capsys.readouterr().out)["format"] == 2
     assert re.search(r"^dual: dual_encoder, 10 files, [\d,]+ bytes with all targets and samples$", out, re.M)
 
 
@@ -353,8 +353,9 @@ def test_the_bare_environment_embeds_and_predicts_a_quantity(bare: Path, tmp_pat
 def test_what_a_bundle_says_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "b"
     manifest = bundles.sensor_classifier(folder)
-    labels = json.loads((folder / manifest.labels).read_text()) if manifest.labels else []
-    (folder / str(manifest.labels)).write_text(json.dumps(["\ud800\x1b]0;x\x07\n", *labels[1:]]))
+    (held,) = manifest.labels.values()
+    labels = json.loads((folder / held).read_text())
+    (folder / held).write_text(json.dumps(["\ud800\x1b]0;x\x07\n", *labels[1:]]))
     seal(folder, replace(manifest, provenance={"licence": "\x1b[2J"}))
     np.save(tmp_path / "s.npy", np.zeros(bundles.WIDTH, np.float32))
     shape = manifest.parts[0].signature.inputs[0].shape[1:]

@@ -10,7 +10,16 @@ import bundles
 import pytest
 
 from edgemm.runtime.errors import BundleCorrupt, BundleError
-from edgemm.runtime.manifest import Manifest, raw_from_json, raw_to_json
+from edgemm.runtime.manifest import (
+    ClassesEntry,
+    Gallery,
+    Manifest,
+    output_from_json,
+    output_to_json,
+    raw_from_json,
+    raw_to_json,
+)
+from edgemm.runtime.outputs import Embedding, Quantity, Values
 from edgemm.runtime.signature import Signature
 
 
@@ -44,10 +53,62 @@ def test_a_manifest_read_back_is_the_manifest(tmp_path: Path) -> None:
             assert Signature.from_json(part.signature.to_json()) == part.signature
         for raw in made.inputs.values():
             assert raw_from_json(raw_to_json(raw)) == raw
+        for output in made.outputs.values():
+            assert output_from_json(output_to_json(output)) == output
+
+
+def of_format_1(manifest: Manifest, **said: object) -> dict:
+    """The manifest as format 1 said it: names of outputs, one list of labels, one task, one gallery."""
+    made = manifest.to_json()
+    del made["galleries"]
+    return made | {"format": 1, "outputs": list(manifest.outputs), "labels": None, "task": None, "gallery": None} | said
+
+
+@pytest.mark.parametrize(
+    ("task", "independent"), [(None, False), ("single-label", False), ("multi-label", True)], ids=str
+)
+def test_logits_of_format_1_are_classes_with_its_labels(tmp_path: Path, task: str | None, independent: bool) -> None:
+    old = of_format_1(bundles.sensor_classifier(tmp_path / "b"), labels="labels.json", task=task)
+    assert Manifest.from_json(old).outputs == {"logits": ClassesEntry("labels.json", independent)}
+
+
+def test_a_value_of_format_1_is_a_quantity(tmp_path: Path) -> None:
+    old = of_format_1(bundles.regression(tmp_path / "b"), task="regression")
+    assert Manifest.from_json(old).outputs == {"value": Quantity()}
+
+
+def test_vectors_of_format_1_are_embeddings_that_search_its_gallery(manifest: Manifest) -> None:
+    old = of_format_1(manifest, gallery={"embeddings": "gallery.npy", "labels": "gallery.json"})
+    found = Manifest.from_json(old)
+    assert found.outputs == {"image_embedding": Embedding("joint"), "text_embedding": Embedding("joint")}
+    assert found.galleries == {"joint": Gallery("gallery.npy", "gallery.json")}
+    assert found == manifest
+
+
+def test_an_output_of_format_1_with_more_axes_has_no_meaning(manifest: Manifest) -> None:
+    old = of_format_1(manifest, outputs=["pixels"], golden_outputs={})
+    assert Manifest.from_json(old).outputs == {"pixels": Values()}
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"task": "captions"}, "task: got 'captions', expected null or one of single-label, multi-label, regression"),
+        ({"labels": 3}, "labels: got int 3"),
+        ({"gallery": {"embeddings": "x.npy"}}, "gallery.labels: missing"),
+        ({"outputs": ["logits"]}, "outputs: no part makes 'logits'"),
+        ({"galleries": {}}, "galleries: unknown key; did you mean 'gallery'?"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else None,
+)
+def test_a_wrong_manifest_of_format_1_is_refused_as_ever(manifest: Manifest, said: dict, message: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_json(of_format_1(manifest, **said), file="here/manifest.json")
+    assert message in str(caught.value)
 
 
 BAD = [
-    (["format"], 2, "format: got version 2, expected 1"),
+    (["format"], 3, "format: got version 3, expected at most 2; this bundle needs a newer edgemm"),
     (["format"], "1", "format: got str '1', expected an integer"),
     (["format"], True, "format: got bool True, expected an integer"),
     (["name"], DELETE, "name: missing"),
@@ -72,9 +133,16 @@ BAD = [
     (["inputs", "text", "max_tokens"], 0, "inputs.text.max_tokens: got int 0"),
     (["inputs", "text", "ids"], "image", "value 'image' is already made by inputs.image"),
     (["inputs", "text", "tokenizer"], "../t.json", "unsafe path '../t.json'"),
-    (["outputs"], [], "outputs: got none"),
-    (["outputs"], ["logits"], "outputs[0]: no part makes 'logits'"),
-    (["outputs"], ["image"], "outputs[0]: no part makes 'image'"),
+    (["outputs"], {}, "outputs: got none"),
+    (["outputs"], ["logits"], "outputs: got list ['logits'], expected an object"),
+    (["outputs", "logits"], {"kind": "classes"}, "outputs: no part makes 'logits'"),
+    (["outputs", "image"], {"kind": "values"}, "outputs: no part makes 'image'"),
+    (["outputs", "text_embedding", "kind"], "vector", "outputs.text_embedding.kind: got str 'vector'"),
+    (["outputs", "text_embedding"], {"kind": "quantity", "spread": 0}, "text_embedding.spread: got 0.0, expected more"),
+    (["outputs", "text_embedding"], {"kind": "quantity", "mean": "x"}, "mean: got str 'x', expected a finite number"),
+    (["outputs", "text_embedding"], {"kind": "classes", "independent": 1}, "independent: got int 1, expected true or"),
+    (["outputs", "text_embedding"], {"kind": "classes", "labels": "../x"}, "unsafe path '../x'"),
+    (["outputs", "text_embedding", "labels"], "l.json", "outputs.text_embedding.labels: unknown key"),
     (["targets"], [], "targets: got none"),
     (["targets", 1, "name"], "cpu", "targets[1].name: 'cpu' is given twice"),
     (["targets", 0, "engine"], "tflite", "targets[0].engine: got str 'tflite'"),
@@ -90,8 +158,10 @@ BAD = [
     (["golden_outputs", "gpu"], {"file": "x", "max_abs_error": {}}, "golden_outputs.gpu: no such target"),
     (["golden_outputs", "cpu", "max_abs_error", "zz"], 1, "max_abs_error.zz: no such output"),
     (["golden_outputs", "cpu", "max_abs_error", "text_embedding"], -1, "expected a finite number of at least 0"),
-    (["gallery", "labels"], DELETE, "gallery.labels: missing"),
-    (["labels"], 3, "labels: got int 3"),
+    (["galleries", "joint", "labels"], DELETE, "galleries.joint.labels: missing"),
+    (["galleries", "other"], {}, "galleries.other: no output is an embedding of this space; expected one of ['joint']"),
+    (["labels"], None, "labels: unknown key"),
+    (["task"], None, "task: unknown key"),
     (["provenance"], [], "provenance: got list [], expected an object"),
     (["files", "graphs/image.onnx", "sha256"], "abc", "expected 64 lower-case hex digits"),
     (["files", "graphs/image.onnx", "bytes"], 2**70, "expected an integer of at least 0"),
@@ -141,12 +211,12 @@ def test_bytes_that_are_no_json_are_refused(data: bytes) -> None:
 )
 def test_an_unsafe_path_is_refused(manifest: Manifest, path: str) -> None:
     with pytest.raises(BundleError):
-        Manifest.from_json(changed(manifest, ["labels"], path))
+        Manifest.from_json(changed(manifest, ["galleries", "joint", "labels"], path))
 
 
 def test_an_unsafe_path_counts_as_corrupt(manifest: Manifest) -> None:
     with pytest.raises(BundleCorrupt):
-        Manifest.from_json(changed(manifest, ["labels"], "../x"))
+        Manifest.from_json(changed(manifest, ["galleries", "joint", "labels"], "../x"))
 
 
 def test_unknown_parts_and_targets_name_the_known_ones(manifest: Manifest) -> None:
