@@ -30,7 +30,8 @@ from edgemm.compress.training import Training
 from edgemm.data import Dataset, Sample, open_dataset
 from edgemm.models.builders import build_model
 from edgemm.models.model import Model
-from edgemm.recipe import Recipe, load_recipe
+from edgemm.pipeline.own_code import load_with_code
+from edgemm.recipe import Recipe
 from edgemm.runtime.outputs import answer_of, answers_in
 from edgemm.stage import Context
 
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--split", action="append")
     parser.add_argument("--set", action="append", default=[])
     given = parser.parse_args()
-    recipe = load_recipe(given.recipe, given.set)
+    recipe = load_with_code(given.recipe, given.set)
     torch.set_num_threads(recipe.threads)
     CACHE.mkdir(parents=True, exist_ok=True)
     dataset = open_dataset(recipe.data, cache=CACHE / "data")

@@ -26,6 +26,7 @@ from edgemm.data.rows import COLUMNS, RowReader, cell_of, mapped_columns, misspe
 from edgemm.data.shards import Shards
 from edgemm.data.splits import find_split, spelling_notes, split_of
 from edgemm.recipe import DataConfig
+from edgemm.recipe.paths import fixed_part
 from edgemm.runtime.errors import DataError, EdgemmError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.hints import pip_install
@@ -105,7 +106,7 @@ def _sources(config: DataConfig) -> Mapping[str, Source]:
     if config.name in BUILDERS and config.root is None and not config.files:
         raise DataError(f"data.files: {config.name} needs data.files or data.root")
     for split, pattern in config.files.items():
-        if not any(_fixed_part(pattern).glob(str(Path(pattern).relative_to(_fixed_part(pattern))) or "*")):
+        if not any(fixed_part(pattern).glob(str(Path(pattern).relative_to(fixed_part(pattern))) or "*")):
             raise DataError(f"data.files.{split}: no file matches {pattern}")
     if config.root is not None and not Path(config.root).is_dir():
         raise DataError(f"data.root: {config.root} is no folder; give a name on the hub as data.name")
@@ -312,7 +313,7 @@ def _samples(
 def _locator(config: DataConfig, cache: Path) -> Callable[[str], Path]:
     """What finds the file of a path in a cell, inside the data's own folder and nowhere else."""
     given = [Path(config.root)] if config.root is not None else []
-    given += [_fixed_part(pattern) for pattern in config.files.values()]
+    given += [fixed_part(pattern) for pattern in config.files.values()]
     bases = [base for folder in given for base in (Path(os.path.normpath(folder.absolute())), folder.resolve())]
 
     def inside(name: str) -> Path | None:
@@ -332,10 +333,3 @@ def _locator(config: DataConfig, cache: Path) -> Callable[[str], Path]:
         return path
 
     return locate
-
-
-def _fixed_part(pattern: str) -> Path:
-    """The folder above the first wildcard of a pattern: ``a/b`` of ``a/b/*.tar`` and of ``a/b/c.tar``."""
-    parts = Path(pattern).parts
-    first = next((index for index, part in enumerate(parts) if set(part) & set("*?[")), len(parts) - 1)
-    return Path(*parts[:first])

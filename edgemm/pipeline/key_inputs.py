@@ -19,6 +19,7 @@ from edgemm.data import Dataset
 from edgemm.data.dataset import UNLABELLED
 from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
 from edgemm.recipe import FAMILIES, FUSIONS, TOWERS, Compared, DistillConfig, ModelSection, TextTower, path_fields
+from edgemm.recipe.paths import files_matching
 from edgemm.runtime.engine_tensorrt import gpu_here
 from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import ModelError
@@ -108,7 +109,7 @@ def _module(module: str, *, where: str) -> ModuleSpec:
 
 
 def _content_of(text: str) -> str:
-    """A source as what it holds: a path as the digest of what lies there, a hub's name as its snapshot.
+    """A source as what it holds: a path or a pattern as the digest of what lies there, a hub's name as its snapshot.
 
     The snapshot is fetched where the cache lacks it, before anything runs: a key made without it would be another one
     the next time.
@@ -125,6 +126,8 @@ def _content_of(text: str) -> str:
         return file_sha256(path)
     if path.is_dir() and scheme != "package":
         return files_digest({name: file_sha256(path / name) for name in folder_files(path)})
+    if not colon and set(text) & set("*?["):
+        return files_digest({name: file_sha256(path) for name, path in files_matching(text).items()})
     if scheme == "hf":
         from edgemm.models.hub import snapshot
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgemm import __version__
 from edgemm.measure.table import INT8_ONLY
+from edgemm.pipeline.own_code import look_beside_
 from edgemm.recipe import Recipe, recipe_from_values, recipe_values
 from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import InputError
@@ -25,11 +26,18 @@ _MARK = "edgemm run"
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a run left in ``folder``: its recipe as plain values, and model -> folder of its bundle in the store."""
+    """What a run left in ``folder``.
+
+    Args:
+        recipe: as plain values.
+        models: name -> folder of its bundle in the store.
+        file: where the recipe lay; None in what an older version left.
+    """
 
     folder: Path
     recipe: Mapping[str, Any]
     models: Mapping[str, Path]
+    file: Path | None = None
 
     def model(self, name: str) -> Path:
         """The bundle of that model. Raises InputError where the store no longer has it."""
@@ -42,10 +50,11 @@ class Left:
         return path
 
 
-def leave_run(out: Path, recipe: Recipe, models: Mapping[str, Path]) -> None:
+def leave_run(out: Path, recipe: Recipe, models: Mapping[str, Path], *, file: Path) -> None:
     """Write what ``run_left_in`` reads, whole or not at all.
 
     Args:
+        file: the recipe's, beside which its own code lies.
         models: name of a stage run, ``"capture:teacher"``, -> the folder that it made; others are left out.
     """
     named = {
@@ -53,7 +62,10 @@ def leave_run(out: Path, recipe: Recipe, models: Mapping[str, Path]) -> None:
         for node, path in models.items()
         if ":" in node and (path / "manifest.json").is_file()
     }
-    said = {"made_by": _MARK, "version": __version__, "recipe": recipe_values(recipe), "models": named}
+    said = {
+        "made_by": _MARK, "version": __version__, "file": str(file.absolute()), "recipe": recipe_values(recipe),
+        "models": named,
+    }  # fmt: skip
     with replacing(out / RUN) as partial:
         partial.write_text(json.dumps(said, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
@@ -77,13 +89,15 @@ def run_left_in(folder: Path) -> Left | None:
         return None
     try:
         said = json_value(record.read_text(encoding="utf-8"))
-        return Left(folder, dict(said["recipe"]), {str(name): Path(path) for name, path in said["models"].items()})
+        models = {str(name): Path(path) for name, path in said["models"].items()}
+        file = Path(said["file"]) if "file" in said else None
+        return Left(folder, dict(said["recipe"]), models, file)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{record}: not the record of a run ({error}); run the recipe again") from error
 
 
 def recipe_left(paths: Sequence[Path], overrides: Sequence[str], *, option: str) -> Recipe:
-    """The recipe of the run that one of these places belongs to.
+    """Return the recipe of the run that one of these places belongs to, its own code to be found as the run found it.
 
     Raises:
         InputError: no run left anything there; names the option that gives a recipe.
@@ -91,7 +105,10 @@ def recipe_left(paths: Sequence[Path], overrides: Sequence[str], *, option: str)
     for path in paths:
         for folder in (path, path.parent):
             if (left := run_left_in(folder)) is not None:
-                return recipe_from_values(dict(left.recipe), str(folder / RUN), overrides)
+                recipe = recipe_from_values(dict(left.recipe), str(folder / RUN), overrides)
+                if left.file is not None:
+                    look_beside_(recipe, left.file)
+                return recipe
     raise InputError(f"{paths[0]}: no run left its recipe there; name one with {option} RECIPE")
 
 

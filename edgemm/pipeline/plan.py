@@ -22,7 +22,7 @@ from edgemm.pipeline.announce import duration
 from edgemm.pipeline.data_checks import data_notes
 from edgemm.pipeline.listing import print_table
 from edgemm.pipeline.outlook import kept_of, outlook
-from edgemm.pipeline.own_code import look_in_
+from edgemm.pipeline.own_code import load_with_code
 from edgemm.pipeline.planned_stage import PlannedStage, key_of
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.run import check_engines, with_targets
@@ -38,7 +38,6 @@ from edgemm.recipe import (
     Recipe,
     TeachConfig,
     TextTower,
-    load_recipe,
 )
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engines import compiles
@@ -61,9 +60,7 @@ def plan_recipe(
     Raises:
         EdgemmError: whatever would stop the run.
     """
-    recipe = with_targets(load_recipe(path, overrides), targets)
-    if recipe.factories:
-        look_in_(Path(), path.parent)
+    recipe = with_targets(load_with_code(path, overrides), targets)
     check_engines(recipe)
     progress = progress_for()
     dataset = open_dataset(recipe.data, cache=cache_in_use(store), progress=progress, recipe=path)

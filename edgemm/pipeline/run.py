@@ -24,14 +24,14 @@ from edgemm.pipeline.json_answers import rows_as_json, stages_as_json
 from edgemm.pipeline.launch import process_count, process_rank
 from edgemm.pipeline.listing import print_results
 from edgemm.pipeline.outlook import kept_of, outlook
-from edgemm.pipeline.own_code import look_in_
+from edgemm.pipeline.own_code import load_with_code
 from edgemm.pipeline.pack import RAW
 from edgemm.pipeline.places import RUN, is_run, leave_run
 from edgemm.pipeline.planned_stage import PlannedStage, run_stages
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import reading_caches, running
 from edgemm.pipeline.store import Record, Store, writing_out
-from edgemm.recipe import STAGES, Recipe, load_recipe, nearest
+from edgemm.recipe import STAGES, Recipe, nearest
 from edgemm.recipe.families import searches
 from edgemm.runtime.archive import open_archive
 from edgemm.runtime.bundle import Bundle
@@ -74,9 +74,7 @@ def run_recipe(
         EdgemmError: anything a user can mend.
         KeyboardInterrupt: whose text says how to go on.
     """
-    recipe = with_targets(load_recipe(path, overrides), targets)
-    if recipe.factories:
-        look_in_(Path(), path.parent)
+    recipe = with_targets(load_with_code(path, overrides), targets)
     for name in (first, last):
         check_stage(name, recipe)
     out = out or Path("out") / recipe.name
@@ -283,7 +281,7 @@ def _conclude(
                 command, recipe=path.read_text(encoding="utf-8"), stages=stages, said=[*notes, *verdicts], ask=ask
             )
             place_report(made["report"].artifact.path / REPORT, out / REPORT, run)
-        leave_run(out, recipe, {name: record.artifact.path for name, record in made.items()})
+        leave_run(out, recipe, {name: record.artifact.path for name, record in made.items()}, file=path)
     sys.stdout.flush()
     if measurements:
         print()

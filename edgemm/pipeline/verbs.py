@@ -17,12 +17,12 @@ import numpy as np
 from edgemm.pipeline.announce import default_store
 from edgemm.pipeline.json_answers import rows_as_json
 from edgemm.pipeline.listing import print_results
-from edgemm.pipeline.own_code import look_in_
+from edgemm.pipeline.own_code import load_with_code, look_in_
 from edgemm.pipeline.places import bundles_at, recipe_left
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import cache_in_use
 from edgemm.pipeline.store import writing_out
-from edgemm.recipe import MeasureConfig, load_recipe
+from edgemm.recipe import MeasureConfig
 from edgemm.runtime.disk import beside
 from edgemm.runtime.errors import BundleError, InputError
 from edgemm.runtime.outputs import Classes
@@ -202,7 +202,7 @@ def measure(
     from edgemm.report.page import write_report
     from edgemm.runtime.archive import open_archive
 
-    loaded = load_recipe(recipe, overrides) if recipe else recipe_left(places, overrides, option="--recipe")
+    loaded = load_with_code(recipe, overrides) if recipe else recipe_left(places, overrides, option="--recipe")
     variants = bundles_at(places, every=True)
     bundles = list(variants.values())
     manifests = {path: open_archive(path).manifest for path in bundles}
@@ -282,9 +282,7 @@ def _bundle_name(out: Path) -> str:
 
 
 def _recipe(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Dataset]:
-    recipe = load_recipe(path, overrides)
-    if recipe.factories:
-        look_in_(Path(), path.parent)
+    recipe = load_with_code(path, overrides)
     return recipe, _opened(recipe, path)
 
 

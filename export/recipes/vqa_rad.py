@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgemm.data.dataset import Dataset, Sample, distinct_labels
+from edgemm.data import Dataset, Sample, root_of
+from edgemm.data.dataset import distinct_labels
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.fields import json_value
@@ -23,7 +24,7 @@ def vqa_rad(config: DataConfig) -> Dataset:
     Raises:
         DataError: the folder or one of its files isn't there or has other fields.
     """
-    root = Path(str(config.root))
+    root = root_of(config, "the folder with images/, trainset.json and testset.json")
     splits = {"train": _split(root, "trainset.json"), "test": _split(root, "testset.json")}
     return Dataset(splits, labels=distinct_labels(splits["train"]), evaluate=("test",))
 

@@ -11,37 +11,60 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated, Literal
 
-from edgemm.data.dataset import UNLABELLED, Dataset, Sample, distinct_labels, held_out, texts_of
+from pydantic import Field
+
+from edgemm.data import Dataset, Sample, root_of
+from edgemm.data.dataset import UNLABELLED, distinct_labels, held_out, texts_of
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 
+Language = Annotated[str, Field(pattern=r"^[A-Za-z_]+$")]
 _CLIP = re.compile(r"_desc(?:_([A-Za-z]{2,3}(?:_[A-Z]{2})?))?\.(?:ogg|wav)$")
 
 
-def tuxpaint(config: DataConfig) -> Dataset:
+_FOLDER = (
+    "the folder usr/share/tuxpaint/stamps of Debian's package tuxpaint-stamps-default "
+    "(apt-get download tuxpaint-stamps-default; dpkg -x FILE FOLDER)"
+)
+
+
+def tuxpaint(
+    config: DataConfig,
+    *,
+    language: Language = "es",
+    unlabelled_languages: tuple[Language, ...] = (),
+    label: Literal["concept", "category"] = "concept",
+    unseen_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.12,
+) -> Dataset:
     """Splits ``train`` and ``unseen``, the latter of concepts never trained on.
 
-    A sample is one stamp: its picture, its English name, and the name spoken in ``data.language`` where somebody spoke
-    it. The concept is the name: stamps that share one are in the same split. ``data.label``: the concept, with the
-    category as group, or the category. Names of training concepts spoken in ``data.unlabelled_languages`` are the split
-    ``unlabelled``. Stamps without a PNG (drawn as SVG only) or without a name are left out.
+    A sample is one stamp: its picture, its English name, and the name spoken in a language where somebody spoke it. The
+    concept is the name: stamps that share one are in the same split. Stamps without a PNG (drawn as SVG only) or
+    without a name are left out.
+
+    Args:
+        config: whose ``root`` is the folder.
+        language: of the spoken names.
+        unlabelled_languages: in which the spoken names of training concepts are the split ``unlabelled``.
+        label: what is told apart: the concepts, with the category as group, or the 16 categories.
+        unseen_fraction: share of the concepts that is held out.
 
     Raises:
         DataError: a folder that holds no stamps, or a language in which nobody spoke.
     """
-    if not (root := Path(str(config.root))).is_dir():
-        raise DataError(
-            f"data.root: got {config.root}, expected the folder usr/share/tuxpaint/stamps of Debian's package "
-            "tuxpaint-stamps-default (apt-get download tuxpaint-stamps-default; dpkg -x FILE FOLDER)"
-        )
+    if not (root := root_of(config, _FOLDER)).is_dir():
+        raise DataError(f"data.root: got {config.root}, expected {_FOLDER}")
     pictures = sorted(path for path in root.glob("*/**/*.png") if path.is_file())
-    languages = [config.language, *config.unlabelled_languages] if pictures else []
-    if twice := next((language for language in languages if languages.count(language) > 1), None):
-        raise DataError(f"data.unlabelled_languages: '{twice}' is named twice, or is data.language; take it out")
+    languages = [language, *unlabelled_languages] if pictures else []
+    if twice := next((each for each in languages if languages.count(each) > 1), None):
+        raise DataError(
+            f"data.options.unlabelled_languages: '{twice}' is named twice, or is data.options.language; take it out"
+        )
     spoken, *others = [
-        _spoken(root, language, key="unlabelled_languages" if place else "language")
-        for place, language in enumerate(languages)
+        _spoken(root, spoken_in, key="unlabelled_languages" if place else "language")
+        for place, spoken_in in enumerate(languages)
     ] or [{}]
     splits: dict[str, list[Sample]] = {"train": [], "unseen": []}
     heard: list[Sample] = []
@@ -52,7 +75,7 @@ def tuxpaint(config: DataConfig) -> Dataset:
         if not concept:
             nameless += 1  # a mirrored picture of another stamp
             continue
-        unseen = held_out(f"tuxpaint/{concept}", config.unseen_fraction)
+        unseen = held_out(f"tuxpaint/{concept}", unseen_fraction)
         if not unseen:
             clips = [clips[str(stem)] for clips in others if str(stem) in clips]
             heard += [Sample(f"{stem.relative_to(root)}-{clip.name}", audio=clip) for clip in clips]
@@ -62,7 +85,7 @@ def tuxpaint(config: DataConfig) -> Dataset:
                 image=path,
                 text=concept,
                 audio=spoken.get(str(stem)),
-                label=category if config.label == "category" else concept,
+                label=category if label == "category" else concept,
                 group=category,
             )
         )
@@ -76,7 +99,7 @@ def tuxpaint(config: DataConfig) -> Dataset:
         splits,
         labels=distinct_labels(splits["train"]),
         evaluate=("unseen",),
-        texts=texts_of(splits["train"]) if config.label == "concept" else {},
+        texts=texts_of(splits["train"]) if label == "concept" else {},
         broken=tuple(f"{count} {what}" for count, what in left_out if count),
     )
 
@@ -87,7 +110,7 @@ def _spoken(root: Path, language: str, *, key: str) -> dict[str, Path]:
     found = [path for ending in ("wav", "ogg") for path in root.rglob(f"*{suffix}.{ending}")]  # ogg wins
     if not found:
         languages = sorted({_language(path) for ending in ("ogg", "wav") for path in root.rglob(f"*_desc*.{ending}")})
-        raise DataError(f"data.{key}: nobody spoke '{language}'; there are {', '.join(languages)}")
+        raise DataError(f"data.options.{key}: nobody spoke '{language}'; there are {', '.join(languages)}")
     return {_CLIP.sub("", str(path)): path for path in found}
 
 

