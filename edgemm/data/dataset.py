@@ -26,6 +26,7 @@ class Sample:
         group: a slice that is also reported alone.
         cluster: samples of one are not independent of each other (a patient's, a speaker's), so the intervals of
             answers draw them together; None: those of one file.
+        synonyms: other texts that name ``label``, beside ``text``.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Sample:
     value: float | None = None
     group: str | None = None
     cluster: str | None = None
+    synonyms: tuple[str, ...] = ()
 
     def modalities(self) -> tuple[str, ...]:
         """Names of those that it has."""
@@ -153,7 +155,7 @@ def from_splits(splits: Mapping[str, list[Sample]]) -> Dataset:
 
     Whatever stands beside unlabelled samples (a folder's name, say) is not taken for their label.
     """
-    bare = [replace(sample, label=None, labels=(), value=None) for sample in splits.get(UNLABELLED, ())]
+    bare = [replace(sample, label=None, labels=(), value=None, synonyms=()) for sample in splits.get(UNLABELLED, ())]
     splits = {**splits, UNLABELLED: bare} if bare else splits
     return Dataset(
         splits,
@@ -175,11 +177,12 @@ def unique_texts(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def texts_of(samples: Iterable[Sample]) -> dict[str, tuple[str, ...]]:
-    """Label -> every text of its samples, for ``Dataset.texts``."""
+    """Label -> every text of its samples and every synonym that they give, for ``Dataset.texts``."""
     found: dict[str, list[str]] = {}
     for sample in samples:
-        if sample.label is not None and sample.text is not None:
-            found.setdefault(sample.label, []).append(sample.text)
+        texts = [*([] if sample.text is None else [sample.text]), *sample.synonyms]
+        if sample.label is not None and texts:
+            found.setdefault(sample.label, []).extend(texts)
     return {label: unique_texts(texts) for label, texts in found.items()}
 
 

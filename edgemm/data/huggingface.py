@@ -22,7 +22,7 @@ from edgemm.data.broken import Broken
 from edgemm.data.dataset import Dataset, Sample, from_splits
 from edgemm.data.files import keep_bytes
 from edgemm.data.rowfiles import named, rows_of_kind
-from edgemm.data.rows import COLUMNS, RowReader, cell_of, mapped_columns, misspelt_columns, plain
+from edgemm.data.rows import COLUMNS, RowReader, cell_of, mapped_columns, plain, unread_columns
 from edgemm.data.shards import Shards
 from edgemm.data.splits import find_split, spelling_notes, split_of
 from edgemm.recipe import DataConfig
@@ -281,7 +281,7 @@ def _samples(
                 where = f"split '{split}'"
                 present = list(row) if source.columns is None else list(source.columns)
                 columns = mapped_columns(config, present, where=where)
-                broken.columns += misspelt_columns(columns, present, where=where)
+                broken.columns += unread_columns(columns, present, where=where)
             cells = {ours: named(cell_of(row, theirs), source.features.get(theirs)) for ours, theirs in columns.items()}
             name = f"{split}/{row.get('__key__', number)}"
             while name in names:  # a shard's keys may be another's

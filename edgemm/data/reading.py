@@ -182,6 +182,7 @@ def _problems_of(split: str, samples: list[Sample]) -> Iterator[str]:
         if any(not isinstance(path, Path) for path in sample.tensors.values()):
             yield f"{where} tensors {sample.tensors!r:.60}; expected the path of a .npy of each name"
         yield from _wrong_texts(f"{where} labels", sample.labels)
+        yield from _wrong_texts(f"{where} synonyms", sample.synonyms)
         if split == UNLABELLED and (sample.label is not None or sample.labels or sample.value is not None):
             yield f"{where} a truth; expected none in '{UNLABELLED}', or another split"
         if sample.id in seen:

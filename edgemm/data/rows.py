@@ -5,6 +5,7 @@ What a cell may be:
 - ``image``, ``audio`` and every column of ``data.tensors``: a path; the bytes of the file; ``{bytes, path}`` as Hugging
   Face writes it. A tensor may also be a (nested) list of numbers.
 - ``text``: a string.
+- ``synonyms``: other texts that name the label, a list, or one string with ``|`` between; may be empty.
 - ``label``, ``group``, ``cluster``, ``split``: a string, a number or a date. ``value``: a finite number. ``labels``: a
   list, or one string with ``|`` between; an empty one says that no class is right. Labels, groups and clusters that
   differ only in how Unicode composes their letters are one.
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemm.data.dataset import UNLABELLED, Sample
+from edgemm.data.dataset import UNLABELLED, Sample, unique_texts
 from edgemm.data.files import keep_bytes
 from edgemm.data.splits import split_of
 from edgemm.recipe import DataConfig
@@ -35,7 +36,7 @@ from edgemm.recipe.messages import nearest, or_nearest
 from edgemm.runtime.errors import DataError
 
 MODALITIES = ("image", "text", "audio")
-COLUMNS = (*MODALITIES, "label", "labels", "value", "group", "cluster", "split")
+COLUMNS = (*MODALITIES, "label", "labels", "value", "group", "cluster", "synonyms", "split")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class RowReader:
         cells = {ours: cell_of(row, theirs) for ours, theirs in self.columns.items()}
         split = plain("split", cells.get("split")) or "train"
         if split_of(split) == UNLABELLED:
-            cells = {ours: cell for ours, cell in cells.items() if ours not in ("label", "labels", "value")}
+            cells = {ours: cell for ours, cell in cells.items() if ours not in ("label", "labels", "value", "synonyms")}
         tensors = {t: path for t in self.tensors if (path := self._file(t, _listed(cells.get(t)))) is not None}
         sample = Sample(
             id=name,
@@ -79,6 +80,7 @@ class RowReader:
             value=_number(cells["value"]) if "value" in cells else None,
             group=_named("group", cells.get("group")),
             cluster=_named("cluster", cells.get("cluster")),
+            synonyms=_synonyms(cells.get("synonyms")) if "label" in cells else (),
         )
         if sample.image is None and sample.audio is None and sample.text is None and not tensors:
             empty = [ours for ours in cells if ours in MODALITIES or ours in self.tensors]
@@ -125,7 +127,9 @@ def mapped_columns(config: DataConfig, present: Sequence[str], *, where: str) ->
         )
     if "label" in found and "labels" in found:
         raise DataError(f"{where}: columns label and labels; a sample has one class or several, map one of them away")
-    return found
+    if "label" not in found and "synonyms" in config.columns:
+        raise DataError(f"data.columns.synonyms: they name a label, and {where} has no column label; map yours as well")
+    return {ours: theirs for ours, theirs in found.items() if ours != "synonyms" or "label" in found}
 
 
 def check_padded(names: Sequence[str], present: Iterable[str], *, mapped: Iterable[str] = (), where: str) -> None:
@@ -145,8 +149,10 @@ def check_padded(names: Sequence[str], present: Iterable[str], *, mapped: Iterab
             )
 
 
-def misspelt_columns(columns: Mapping[str, str], present: Sequence[str], *, where: str) -> list[str]:
-    """A line for each column that is not read, and whose name is a slip away from one that is known and not there.
+def unread_columns(columns: Mapping[str, str], present: Sequence[str], *, where: str) -> list[str]:
+    """Return a line for each column that is not read and may be meant.
+
+    That is one whose name is a slip away from one that is known and not there, and synonyms without a label to name.
 
     Args:
         columns: as ``mapped_columns`` found them.
@@ -155,8 +161,12 @@ def misspelt_columns(columns: Mapping[str, str], present: Sequence[str], *, wher
     read = {name for theirs in columns.values() for name in (theirs, theirs.partition(".")[0])}
     classes = {"label", "labels"}  # data has one of them
     absent = [name for name in COLUMNS if name not in columns and not (name in classes and classes & set(columns))]
-    near = {name: nearest(name, absent, at_least=0.8) for name in present if name not in read}
-    return [f"{where}: column '{name}'; did you mean '{ours}'?" for name, ours in near.items() if ours]
+    unread = [name for name in present if name not in read]
+    near = {name: nearest(name, absent, at_least=0.8) for name in unread if name != "synonyms"}
+    lines = [f"{where}: column '{name}'; did you mean '{ours}'?" for name, ours in near.items() if ours]
+    if "synonyms" in unread and "label" not in columns:
+        lines.append(f"{where}: column 'synonyms', since there is no column 'label' that they name")
+    return lines
 
 
 def cell_of(row: Mapping[str, object], column: str) -> object:
@@ -181,14 +191,14 @@ def _listed(cell: object) -> object:
     return file.getvalue()
 
 
-def _text(cell: object) -> str | None:
+def _text(cell: object, ours: str = "text") -> str | None:
     if cell is None or cell != cell:
         return None
     if not isinstance(cell, str):
-        raise DataError(f"text is no string: {cell!r:.60}")
-    _check_characters("text", cell)
+        raise DataError(f"{ours} is no string: {cell!r:.60}")
+    _check_characters(ours, cell)
     if cell and not cell.strip():
-        raise DataError("text is nothing but white space; leave the cell empty where a sample has no text")
+        raise DataError(f"{ours} is nothing but white space; leave the cell empty where a sample has no text")
     return cell.strip() or None
 
 
@@ -225,6 +235,18 @@ def _needed(ours: str, cell: object) -> str:
     if found is None:
         raise DataError(f"{ours} is empty")
     return found
+
+
+def _synonyms(cell: object) -> tuple[str, ...]:
+    if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
+        return ()
+    items = cell.split("|") if isinstance(cell, str) else cell
+    if not isinstance(items, (list, tuple)):
+        raise DataError(f"synonyms: got {type(cell).__name__}, expected a list of texts, or one text with | between")
+    texts = [_text(item, "a text of synonyms") for item in items]
+    if None in texts:
+        raise DataError("a text of synonyms is empty")
+    return unique_texts(text for text in texts if text is not None)
 
 
 def _labels(cell: object) -> tuple[str, ...]:

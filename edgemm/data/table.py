@@ -10,7 +10,7 @@ from pathlib import Path
 from edgemm.data.broken import Broken
 from edgemm.data.dataset import Dataset, Sample, from_splits
 from edgemm.data.rowfiles import read_rows
-from edgemm.data.rows import RowReader, mapped_columns, misspelt_columns
+from edgemm.data.rows import RowReader, mapped_columns, unread_columns
 from edgemm.data.splits import spelling_notes, split_of
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError
@@ -33,7 +33,7 @@ def table(config: DataConfig, *, cache: Path, broken: Broken) -> Dataset:
         if reader is None:
             present = set(row)
             columns = mapped_columns(config, sorted(present), where=str(path))
-            broken.columns += misspelt_columns(columns, sorted(present), where=str(path))
+            broken.columns += unread_columns(columns, sorted(present), where=str(path))
             reader = RowReader(columns, config.tensors, lambda name: path.parent / name, cache)
         if set(row) != present:
             different = ", ".join(sorted(set(row) ^ present))

@@ -36,8 +36,8 @@ class DataConfig(Section):
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="table and datasets: image, text, audio, label, labels, value, group, cluster, split or a "
-        "tensor's name -> the data's column; datasets: `a.b` is b inside a",
+        description="table and datasets: image, text, audio, label, labels, value, group, cluster, synonyms, split or "
+        "a tensor's name -> the data's column; datasets: `a.b` is b inside a",
     )
     tensors: tuple[str, ...] = Field(
         (), description="table and datasets: columns of .npy files or lists of numbers, each a modality of that name"

@@ -118,6 +118,47 @@ def test_numbers_lists_of_classes_and_empty_cells_are_the_same_from_every_reader
     }
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_synonyms_are_other_texts_of_a_label_from_every_reader(tmp_path: Path, reader: str) -> None:
+    said: list[tuple[str | None, str, list[str], str]] = [
+        ("a cat", "cat", ["kitty", "None"], "train"),
+        ("the cat", "cat", [], "train"),
+        ("a dog", "dog", ["a dog", "hound"], "train"),
+        ("a cat", "cat", ["moggy"], "test"),  # held back: nobody's other name
+    ]
+    lists = "CSV" not in reader
+    rows: list[Row] = [
+        {"text": text, "label": label, "synonyms": names if lists else "|".join(names), "split": split}
+        for text, label, names, split in said
+    ]
+    data = READERS[reader](tmp_path, rows)
+    assert data.texts == {"cat": ("a cat", "kitty", "None", "the cat"), "dog": ("a dog", "hound")}
+    assert [sample.synonyms for sample in data.split("test")] == [("moggy",)]
+    assert data.all_texts() == ["None", "a cat", "a dog", "hound", "kitty", "the cat"]
+
+
+@pytest.mark.parametrize("open_table", [by_table, by_datasets])
+def test_synonyms_of_no_label_are_told_and_not_read(tmp_path: Path, open_table: Callable[..., Dataset]) -> None:
+    path = from_rows("csv", tmp_path / "d.csv", [{"text": "a", "synonyms": "b"}])
+    data = open_table(path)
+    assert (data.texts, data.split("train")[0].synonyms) == ({}, ())
+    assert [line.partition(": ")[2] for line in data.broken] == [
+        "column 'synonyms', since there is no column 'label' that they name"
+    ]
+    with pytest.raises(DataError, match=r"data\.columns\.synonyms: they name a label, and .* has no column label"):
+        open_table(path, columns={"synonyms": "synonyms"})
+
+
+@pytest.mark.parametrize("open_table", [by_table, by_datasets])
+def test_groups_to_show_can_be_said_of_any_table_and_have_to_be_there(
+    tmp_path: Path, open_table: Callable[..., Dataset]
+) -> None:
+    path = from_rows("jsonl", tmp_path / "d.jsonl", [{"text": "a", "group": "x"}, {"text": "b", "group": "y"}])
+    assert open_table(path, shown_groups=["y"]).shown_groups == ("y",)
+    with pytest.raises(DataError, match=r"data\.shown_groups: no sample is of group 'z'; there are x, y"):
+        open_table(path, shown_groups=["z"])
+
+
 @pytest.mark.parametrize("open_table", [by_table, by_datasets])
 def test_a_float32_of_parquet_is_the_number_that_was_written(
     tmp_path: Path, open_table: Callable[[Path], Dataset]
@@ -227,6 +268,9 @@ def test_words_in_the_table_of_a_folder_of_pictures_are_read_as_words(tmp_path: 
         ("d.jsonl", '{"text": "a", "label": 1e400}\n', "label: a number that is infinite, or too large for a float64"),
         ("d.jsonl", '{"text": "a", "group": -Infinity}\n', "group: a number that is infinite, or too large"),
         ("d.jsonl", '{"text": "a", "value": 1e400}\n', "value: got inf, expected a finite number"),
+        ("d.jsonl", '{"text": "a", "label": "x", "synonyms": 7}\n', "synonyms: got int, expected a list of texts, or"),
+        ("d.jsonl", '{"text": "a", "label": "x", "synonyms": ["b", 7]}\n', "a text of synonyms is no string: 7"),
+        ("d.csv", "text,label,synonyms\na,x,b||c\n", "a text of synonyms is empty"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line_from_either_reader(
