@@ -85,9 +85,9 @@ class ImageFrontend(nn.Module):
         if self.stretched is not None:
             x = self._resize(image, *self.stretched)
         else:
-            image = strip(strip(image, 1, width), 2, height)
-            height, width = image.shape[1:3]
             short = torch.sym_min(height, width)  # type: ignore[no-untyped-call]
+            image = strip(strip(image, 1, width), 2, height)  # leaves the shorter side as it is
+            height, width = image.shape[1:3]
             # transformers: the long edge is int(shortest * long / short)
             x = self._resize(image, self.shortest * height // short, self.shortest * width // short)
         if self.fit == "crop":
@@ -143,8 +143,10 @@ def strip(image: Tensor, axis: int, other: int) -> Tensor:
     What is cut away lies far outside the crop, and enlarging it first would take memory by the square of the ratio. The
     same number of pixels goes at both ends, so that the crop stays where it was, to a pixel at most.
     """
-    excess = torch.sym_max(image.shape[axis] - LONGEST * other, 0) // 2  # type: ignore[no-untyped-call]
-    return image.narrow(axis, excess, image.shape[axis] - 2 * excess)
+    size = image.shape[axis]
+    # LONGEST is even, so that an even number goes. Less nested than by the excess: exporting takes a third of the time.
+    kept = torch.sym_min(size, LONGEST * other + size % 2)  # type: ignore[no-untyped-call]
+    return image.narrow(axis, (size - kept) // 2, kept)
 
 
 def centred(x: Tensor, axis: int, size: int, *, pad: bool) -> Tensor:
