@@ -27,8 +27,9 @@ from onnx import helper
 
 from edgemm.runtime import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
-from edgemm.runtime.manifest import ClassesEntry, ImageInput
+from edgemm.runtime.manifest import ClassesEntry
 from edgemm.runtime.packages import switch_off_telemetry_
+from edgemm.runtime.readers import ImageInput
 from edgemm.runtime.session import CheckedSession
 from edgemm.runtime.timing import Ratio, paired_ratio, sample_latencies, warm_until_stable
 

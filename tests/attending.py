@@ -16,8 +16,8 @@ from edgemm.models.frontend import ImageFrontend
 from edgemm.models.fusion import CrossAttention
 from edgemm.models.model import Model, Part
 from edgemm.models.text import Layer, TextTransformer
-from edgemm.runtime.manifest import AudioInput, ImageInput, TextInput
 from edgemm.runtime.outputs import Embedding, answer_of
+from edgemm.runtime.readers import AudioInput, ImageInput, TextInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
 from tests.bundles import WORDS, tokenizer_json

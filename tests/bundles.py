@@ -17,21 +17,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from edgemm.runtime.archive import seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.manifest import (
-    AudioInput,
     ClassesEntry,
     Gallery,
     GoldenOutputs,
     GoldenSample,
-    ImageInput,
     Manifest,
     OutputEntry,
     PartEntry,
-    RawInput,
     TargetEntry,
-    TensorInput,
-    TextInput,
 )
 from edgemm.runtime.outputs import JOINT, Embedding, Quantity, Values
+from edgemm.runtime.readers import AudioInput, ImageInput, RawInput, TensorInput, TextInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
 SIDE = 8

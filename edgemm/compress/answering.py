@@ -18,6 +18,7 @@ from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.runtime import chain
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.outputs import Classes, task_of
+from edgemm.runtime.readers import TextInput
 
 USUAL_DROPOUT = 0.2
 
@@ -90,7 +91,7 @@ def tower_values(model: Model, modality: str, values: Mapping[str, Tensor]) -> d
 def pieces(model: Model, texts: Sequence[str]) -> list[list[str]]:
     """The tokens of texts, as strings, that a model is given."""
     raw = model.inputs["text"]
-    assert raw.kind == "text"
+    assert isinstance(raw, TextInput)
     tokenizer = tokenizer_from_json(model.tokenizer_json or "")
     tokenizer.no_padding()
     limit_(tokenizer, raw.max_tokens)
@@ -355,7 +356,7 @@ class AnswerDistillation(_Answering):
         places = {n: (move if n in moved else stay).to(value.device) for n, value in made.items()}
         student = self.model({n: value.index_select(0, places[n]) for n, value in made.items()})[self.output]
         raw = self._teacher.inputs["text"]
-        assert raw.kind == "text"
+        assert isinstance(raw, TextInput)
         texts = {*self.teacher_feeds.cached.get("text", ()), raw.ids, raw.mask}
         with torch.no_grad():
             mixed = {n: value[move if n in texts else stay] for n, value in given.items()}

@@ -33,7 +33,7 @@ from edgemm.models.frontend import ImageFrontend
 from edgemm.models.model import Model, Part
 from edgemm.runtime import chain
 from edgemm.runtime.errors import DataError, ModelError
-from edgemm.runtime.manifest import TextInput, fed_values
+from edgemm.runtime.readers import ImageInput, TextInput
 from edgemm.runtime.signature import TensorSpec
 from edgemm.stage import Context
 
@@ -215,7 +215,7 @@ def _image_frontend(part: Part | None) -> ImageFrontend:
 def _frozen_towers(model: Model, modality: str, frozen: set[str]) -> list[Part]:
     """Leading frontends and frozen towers of one modality, in order."""
     still = [p for p in model.chain if p.role == "frontend" or (p.role == "tower" and p.name in frozen)]
-    return list(chain.runnable(still, fed_values(model.inputs[modality])))
+    return list(chain.runnable(still, model.inputs[modality].values))
 
 
 def _frontier(model: Model, parts: list[Part]) -> tuple[str, ...]:
@@ -305,13 +305,13 @@ def _file_rows(
     """
     keep_freed_memory()
     raw = model.inputs[modality]
-    assert raw.kind != "text"
-    names = _frontier(model, parts) if parts else (raw.feeds,)
+    assert not isinstance(raw, TextInput)
+    names = _frontier(model, parts) if parts else (raw.values[0],)
     modules = {part.name: _for_inference(part.module) for part in parts}
     files = corpus.files[modality]
     digest = parts_digest(parts)
-    takes = next(part.signature for part in model.chain if raw.feeds in part.signature.input_names)
-    dtype = next(spec.dtype for spec in takes.inputs if spec.name == raw.feeds)
+    takes = next(part.signature for part in model.chain if raw.values[0] in part.signature.input_names)
+    dtype = next(spec.dtype for spec in takes.inputs if spec.name == raw.values[0])
     lengths = takes.dims.get("samples")
     specs = {spec.name: spec for part in model.chain for spec in (*part.signature.inputs, *part.signature.outputs)}
     sized = {name: f"{name} shape" for name in names if any(isinstance(size, str) for size in specs[name].shape[1:])}
@@ -329,7 +329,7 @@ def _file_rows(
                     if moved is not None:
                         as_chw = augmentation.apply(value.permute(0, 3, 1, 2).float(), moved[row : row + 1])
                         value = as_chw.round().byte().permute(0, 2, 3, 1)
-                    groups.append({raw.feeds: value})
+                    groups.append({raw.values[0]: value})
                 made += _run(parts, modules, groups, names)
             for values in made:
                 for name in names:
@@ -369,7 +369,7 @@ def _pixel_table(model: Model, corpus: Corpus, context: Context, *, title: str) 
     frontend = _image_frontend(part)
     assert part is not None
     raw = model.inputs["image"]
-    span = raw.grey_range if raw.kind == "image" else None
+    span = raw.grey_range if isinstance(raw, ImageInput) else None
     files = corpus.files["image"]
 
     @torch.inference_mode()
@@ -449,7 +449,7 @@ def joint_answers(model: Model, corpus: Corpus, context: Context, *, title: str)
 
 def _tokens(model: Model, texts: Sequence[str]) -> Tokens:
     raw = model.inputs["text"]
-    assert raw.kind == "text"
+    assert isinstance(raw, TextInput)
     if model.tokenizer_json is None:
         raise ModelError("the model takes text but has no tokenizer.json")
     ids, mask = text_encoder(model, raw).encode(texts)

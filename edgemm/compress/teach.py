@@ -6,7 +6,6 @@ settings starts from the cache and takes seconds. A tower that comes without wei
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -69,8 +68,8 @@ def _model(section: TeacherSection, dataset: Dataset, *, family: str, task: str,
 def see_in_range_of_(model: Model, dataset: Dataset) -> None:
     """Let a model read grey images of more than 8 bits in the range that the data says, in place."""
     for modality, raw in model.inputs.items():
-        if raw.kind == "image" and dataset.grey_range is not None:
-            model.inputs[modality] = replace(raw, grey_range=dataset.grey_range)
+        if dataset.grey_range is not None:
+            model.inputs[modality] = raw.in_range(dataset.grey_range)
 
 
 def answer_in_units_of_(model: Model, dataset: Dataset) -> None:

@@ -13,8 +13,8 @@ from edgemm.data.dataset import Sample, strided_samples
 from edgemm.data.image import read_image
 from edgemm.runtime.arrays import as_dtype, load_array
 from edgemm.runtime.errors import BundleError, DataError, InputError
-from edgemm.runtime.inputs import TextEncoder
-from edgemm.runtime.manifest import RawInput, TextInput
+from edgemm.runtime.readers import AudioInput, ImageInput, RawInput, TextInput
+from edgemm.runtime.readers.text import TextEncoder
 from edgemm.runtime.signature import DimRange, Signature
 from edgemm.runtime.waveforms import decode_audio
 
@@ -65,10 +65,10 @@ def read_file(
     Raises:
         DataError: it can't be decoded.
     """
-    if raw.kind == "image":
+    if isinstance(raw, ImageInput):
         return read_image(path, grey_range=raw.grey_range)
     try:
-        if raw.kind == "audio":
+        if isinstance(raw, AudioInput):
             low, high = (lengths.min, lengths.max) if lengths else (1, None)
             wave = decode_audio(path, sample_rate=raw.sample_rate, where="audio", limit=high)
             return np.pad(wave, (0, max(0, low - len(wave))))
@@ -110,18 +110,20 @@ def raw_value_stream(
     Raises:
         DataError: a file that can't be decoded, or none of the model's modalities in a sample.
     """
-    encoders = {modality: text_encoder(model, raw) for modality, raw in model.inputs.items() if raw.kind == "text"}
+    encoders = {
+        modality: text_encoder(model, raw) for modality, raw in model.inputs.items() if isinstance(raw, TextInput)
+    }
     lengths = {n: part.signature.dims.get("samples") for part in model.chain for n in part.signature.input_names}
     dtypes = {spec.name: spec.dtype for part in model.chain for spec in part.signature.inputs}
     for sample in covering_samples(samples, tuple(model.inputs), limit):
         values: dict[str, NDArray[np.generic]] = {}
         try:
             for modality, raw in model.inputs.items():
-                if raw.kind == "text" and sample.text is not None:
+                if isinstance(raw, TextInput) and sample.text is not None:
                     values[raw.ids], values[raw.mask] = encoders[modality].encode([sample.text])
-                elif raw.kind != "text" and (path := sample.file(modality)) is not None:
-                    dtype = dtypes.get(raw.feeds, "float32")
-                    values[raw.feeds] = read_file(path, raw, lengths=lengths.get(raw.feeds), dtype=dtype)[None]
+                elif not isinstance(raw, TextInput) and (path := sample.file(modality)) is not None:
+                    dtype = dtypes.get(raw.values[0], "float32")
+                    values[raw.values[0]] = read_file(path, raw, lengths=lengths.get(raw.values[0]), dtype=dtype)[None]
         except (InputError, DataError) as error:
             raise DataError(f"sample '{sample.id}': {error}") from error
         if not values:

@@ -30,6 +30,7 @@ from edgemm.runtime.fields import one_line
 from edgemm.runtime.manifest import ClassesEntry, Manifest, OutputEntry, PartEntry, TargetEntry
 from edgemm.runtime.outputs import Classes, answers_in
 from edgemm.runtime.quiet import Quiet
+from edgemm.runtime.readers import TextInput
 from edgemm.runtime.signature import Signature, TensorSpec
 from edgemm.stage import Context
 
@@ -137,7 +138,9 @@ def capture_model(
         inputs = dict(model.inputs)
         if model.tokenizer_json is not None:
             (folder / "tokenizer.json").write_text(model.tokenizer_json, encoding="utf-8")
-            inputs = {k: replace(v, tokenizer="tokenizer.json") if v.kind == "text" else v for k, v in inputs.items()}
+            inputs = {
+                k: replace(v, tokenizer="tokenizer.json") if isinstance(v, TextInput) else v for k, v in inputs.items()
+            }
         outputs = {name: _write_output(folder, model, name) for name in model.outputs}
         placeholders = {value: f"placeholders/{value}.npy" for value in sorted(model.placeholders)}
         for value, path in placeholders.items():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgemm.runtime import chain
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engines import Session
-from edgemm.runtime.manifest import RawInput, fed_values
+from edgemm.runtime.readers import RawInput, TextInput
 
 _CAUSAL = 1e-6  # attention to later tokens below which a model is taken to look back only
 
@@ -102,7 +102,7 @@ def look(bundle: Bundle, watched: Mapping[str, Watched], given: Mapping[str, Any
         multiplied.
     """
     values = bundle.values(**given)
-    made_of = chain.origins(bundle.parts, {name: m for m in given for name in fed_values(bundle.manifest.inputs[m])})
+    made_of = chain.origins(bundle.parts, {name: m for m in given for name in bundle.manifest.inputs[m].values})
     towers: dict[str, list[NDArray[np.floating]]] = {}
     crossed: dict[str, NDArray[np.float64]] = {}
     patches: dict[str, tuple[int, int]] = {}
@@ -138,7 +138,7 @@ def look(bundle: Bundle, watched: Mapping[str, Watched], given: Mapping[str, Any
 
 def _without_padding(layer: NDArray[np.floating], kind: RawInput, known: Mapping[str, Any]) -> NDArray[np.floating]:
     """(heads, queries, keys) of the real tokens of a text; all of another modality's."""
-    if kind.kind != "text":
+    if not isinstance(kind, TextInput):  # what is padded is said by a text's mask alone
         return layer
     real, length = int(known[kind.mask][0].sum()), known[kind.mask].shape[1]
     return layer[:, : real if layer.shape[1] == length else None, : real if layer.shape[2] == length else None]

@@ -131,7 +131,7 @@ def _mixture(small: Archive, whole: Archive, chosen: TargetEntry, donor: TargetE
     root = folder / "mixed"
     keep = {*chosen.files.values()}
     manifest = small.manifest
-    keep |= {raw.tokenizer for raw in manifest.inputs.values() if raw.kind == "text"}
+    keep |= {path for raw in manifest.inputs.values() for path in raw.files.values()}
     keep |= set(manifest.labels.values())
     keep |= set(manifest.placeholders.values())
     for name in keep:

@@ -16,7 +16,6 @@ import numpy as np
 from edgemm.runtime import chain
 from edgemm.runtime.bundle import Bundle, Part
 from edgemm.runtime.errors import BundleError
-from edgemm.runtime.manifest import fed_values
 
 BATCH = 32
 
@@ -38,7 +37,7 @@ class Split:
 
 def split_chain(bundle: Bundle, modalities: Sequence[str]) -> Split:
     """Where the chain of these modalities splits."""
-    given = {modality: fed_values(bundle.manifest.inputs[modality]) for modality in modalities}
+    given = {modality: bundle.manifest.inputs[modality].values for modality in modalities}
     alone = {part for values in given.values() for part in chain.runnable(bundle.parts, values)}
     together = chain.runnable(bundle.parts, [name for values in given.values() for name in values])
     joint = tuple(part for part in together if part not in alone)

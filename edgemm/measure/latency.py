@@ -23,6 +23,7 @@ from edgemm.runtime.bench import decoded_input
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.images import decode_image
 from edgemm.runtime.prediction import GallerySet, named_by
+from edgemm.runtime.readers import ImageInput
 from edgemm.runtime.requests import ask
 from edgemm.runtime.timing import WarmUp, sample_latencies, warm_until_stable
 
@@ -106,7 +107,10 @@ def measure_latencies(
     for (name, part), ns in taken.items():
         parts[name][part] = ns
     images = {
-        m: raw.grey_range for b in bundles.values() for m, raw in b.manifest.inputs.items() if raw.kind == "image"
+        m: raw.grey_range
+        for b in bundles.values()
+        for m, raw in b.manifest.inputs.items()
+        if isinstance(raw, ImageInput)
     }
     decoding = None
     if paths := [given[m] for one in inputs.values() for given in one for m in images if m in given]:
@@ -249,7 +253,7 @@ class _Asked:
             for part, feeds, _ in self.bundle.trace(self.bundle.values(**given)):
                 fed[part.name].append(feeds)
         calls: dict[str, Callable[[], object]] = {}
-        if texts := [m for m in self.given[0] if self.bundle.manifest.inputs[m].kind == "text"]:
+        if texts := [m for m in self.given[0] if self.bundle.manifest.inputs[m].files]:
             turn = cycle([{m: given[m] for m in texts} for given in self.given])
             calls["tokenizer"] = lambda: self.bundle.values(**next(turn))
         for part in plan:

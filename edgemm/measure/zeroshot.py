@@ -39,7 +39,7 @@ def zero_shot(
     """
     names = zero_shot_labels(samples)
     outputs = embedded(bundle)
-    text = next((m for m in outputs if bundle.manifest.inputs[m].kind == "text"), None)
+    text = next((m for m in outputs if bundle.manifest.inputs[m].inline), None)
     if not prompts or len(names) < 2 or text is None:
         return []
     said = [prompt.replace("{}", name) for name in names for prompt in prompts]

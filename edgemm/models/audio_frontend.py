@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from edgemm.models.mel import MelPower, mel_filters
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import AudioInput
+from edgemm.runtime.readers import AudioInput
 from edgemm.runtime.signature import Dim, DimRange
 
 PADDINGS = ("pad", "repeat", "repeatpad")

@@ -16,8 +16,8 @@ from edgemm.recipe import FUSIONS, ModelSection
 from edgemm.recipe.families import family_of
 from edgemm.recipe.named import resolve
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import TensorInput, TextInput
 from edgemm.runtime.outputs import VALUES, Answer, Classes, Embedding, Quantity
+from edgemm.runtime.readers import TensorInput, TextInput
 from edgemm.runtime.signature import TensorSpec
 
 

@@ -36,8 +36,9 @@ from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import json_value, one_line
 from edgemm.runtime.hints import pip_install
-from edgemm.runtime.manifest import RawInput, Role
+from edgemm.runtime.manifest import Role
 from edgemm.runtime.outputs import Classes, Embedding, recognised
+from edgemm.runtime.readers import RawInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
 AUDIO_BATCH = DimRange(1, 1, 8)

@@ -15,7 +15,7 @@ from edgemm.models.owner_tokenizer import OwnerTokenizer
 from edgemm.models.parts import audio_frontend_part, frontend_part
 from edgemm.models.sentence import Sentence
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import ImageInput, RawInput, TextInput
+from edgemm.runtime.readers import ImageInput, RawInput, TextInput
 
 
 def frontend_of(

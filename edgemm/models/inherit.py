@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import nearest_tokens, tokenizer_from_json
 from edgemm.recipe import StudentSection
 from edgemm.runtime.outputs import Classes, answers_in
+from edgemm.runtime.readers import ImageInput
 
 
 def build_student(
@@ -55,8 +55,8 @@ def build_student(
     )
     for modality, raw in student.inputs.items():
         seen = teacher.inputs.get(modality)
-        if raw.kind == "image" and seen is not None and seen.kind == "image":
-            student.inputs[modality] = replace(raw, grey_range=seen.grey_range)
+        if isinstance(seen, ImageInput):
+            student.inputs[modality] = raw.in_range(seen.grey_range)
     drawn = {part.name: _weights(part.module) for part in student.chain}
     parts = {part.name: part.module for part in teacher.chain}
     loaded = {modality for modality, tower in section.towers.items() if getattr(tower, "weights", None) is not None}

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from edgemm.runtime import chain
 from edgemm.runtime.chain import BrokenChain, Placeholders
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import RawInput, Role, fed_values
+from edgemm.runtime.manifest import Role
 from edgemm.runtime.outputs import Output
+from edgemm.runtime.readers import RawInput
 from edgemm.runtime.signature import Signature
 
 
@@ -103,7 +104,7 @@ class Model(nn.Module):
         if len(self.modules_by_part) != len(self.chain):
             raise ModelError(f"model '{self.family}': two parts share a name: {[p.name for p in self.chain]}")
         try:
-            made = chain.makers(self.chain, {name: m for m, raw in self.inputs.items() for name in fed_values(raw)})
+            made = chain.makers(self.chain, {name: m for m, raw in self.inputs.items() for name in raw.values})
         except BrokenChain as error:
             raise ModelError(f"part '{self.chain[error.part].name}': {error}") from error
         if missing := [n for n in (*self.outputs, *self.placeholders) if n not in made]:
@@ -146,4 +147,4 @@ class Model(nn.Module):
 
 def raw_values(inputs: Mapping[str, RawInput]) -> tuple[str, ...]:
     """Names of the values that the raw inputs feed."""
-    return tuple(name for raw in inputs.values() for name in fed_values(raw))
+    return tuple(name for raw in inputs.values() for name in raw.values)

@@ -15,8 +15,8 @@ from edgemm.models.model import Model, Part
 from edgemm.models.store import load_model
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import one_line
-from edgemm.runtime.manifest import TensorInput
 from edgemm.runtime.outputs import TASKS, Classes, answers_in, embeddings_in, recognised
+from edgemm.runtime.readers import TensorInput
 from edgemm.runtime.signature import Signature
 
 

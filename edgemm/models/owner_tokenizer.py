@@ -24,8 +24,8 @@ from edgemm.models.odd_texts import odd_texts
 from edgemm.models.tokenizer import tokenizer_from_json, with_limits
 from edgemm.runtime.errors import EdgemmError, ModelError
 from edgemm.runtime.fields import json_value, one_line
-from edgemm.runtime.inputs import TextEncoder
 from edgemm.runtime.quiet import Quiet
+from edgemm.runtime.readers.text import TextEncoder
 from edgemm.runtime.tokenizer_limits import check_tokenizer
 
 _ARGUMENTS = frozenset(

@@ -24,17 +24,11 @@ from edgemm.models.model import Model, Part
 from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import BundleError, ModelError
 from edgemm.runtime.fields import json_value
-from edgemm.runtime.manifest import AudioInput, ImageInput, RawInput, TensorInput, TextInput
 from edgemm.runtime.outputs import TASKS, Classes, Embedding, Output, Quantity, Values, recognised
+from edgemm.runtime.readers import READERS, RawInput
 from edgemm.runtime.signature import Signature
 
 FORMAT = 2
-_INPUTS: Mapping[str, type[RawInput]] = {
-    "image": ImageInput,
-    "text": TextInput,
-    "audio": AudioInput,
-    "tensor": TensorInput,
-}
 _OUTPUTS: Mapping[str, type[Output]] = {
     "classes": Classes,
     "quantity": Quantity,
@@ -63,7 +57,7 @@ def save_model(model: Model, folder: Path) -> None:
             }
             for part in model.chain
         ],
-        "inputs": {modality: asdict(raw) for modality, raw in model.inputs.items()},
+        "inputs": {modality: raw.to_json() for modality, raw in model.inputs.items()},
         "outputs": {name: asdict(output) for name, output in model.outputs.items()},
         "placeholders": sorted(model.placeholders),
     }
@@ -152,7 +146,7 @@ def load_model(folder: Path, *, factories: Collection[str] = ()) -> Model:
     tokenizer = folder / "tokenizer.json"
     if tokenizer.exists():
         model.tokenizer_json = _tokenizer_text(tokenizer)
-    elif any(raw.kind == "text" for raw in saved.inputs.values()):
+    elif any(raw.files for raw in saved.inputs.values()):
         raise ModelError(f"{folder}: tokenizer.json is missing, and the model takes text")
     model.eval()
     return model
@@ -182,7 +176,7 @@ def _read(folder: Path) -> _Saved:
             raise ModelError(f"{path}: format {content['format']}, this edgemm reads 1 and {FORMAT}")
         content = _of_format_1(content) if content["format"] == 1 else content
         inputs = {
-            modality: _INPUTS[raw["kind"]](**{k: v for k, v in raw.items() if k != "kind"})
+            modality: READERS[raw["kind"]](**{k: v for k, v in raw.items() if k != "kind"})
             for modality, raw in content["inputs"].items()
         }
         for entry in content["parts"]:

@@ -24,7 +24,7 @@ from edgemm.recipe import AudioTower, ConvTower, ImageTower, ModelSection, Secti
 from edgemm.recipe.named import resolve
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import one_line
-from edgemm.runtime.manifest import AudioInput, ImageInput, RawInput, TensorInput, TextInput
+from edgemm.runtime.readers import AudioInput, ImageInput, RawInput, TensorInput, TextInput
 from edgemm.runtime.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:

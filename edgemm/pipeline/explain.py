@@ -28,8 +28,8 @@ from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engine_onnxruntime import ORTSession
 from edgemm.runtime.engines import PORTABLE, Loading
 from edgemm.runtime.errors import InputError
-from edgemm.runtime.manifest import AudioInput
 from edgemm.runtime.onnx_wire import require_whole_graph
+from edgemm.runtime.readers import AudioInput
 from edgemm.stage import Progress
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from edgemm.report.explain import Case, Section
 from edgemm.report.media import heat_map
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.images import decode_image
-from edgemm.runtime.inputs import size_range
-from edgemm.runtime.manifest import AudioInput, TextInput
+from edgemm.runtime.readers import AudioInput, ImageInput, TextInput
+from edgemm.runtime.values import size_range
 from edgemm.runtime.waveforms import decode_audio
 from edgemm.stage import Progress
 
@@ -55,7 +55,7 @@ class Viewer:
                 words = self._words(kind, str(given[modality]), weights)
             elif isinstance(kind, AudioInput):
                 strip = self._strip(modality, kind, given[modality], weights)
-            elif kind.kind == "image" and (patches := grid(weights)) is not None:
+            elif isinstance(kind, ImageInput) and (patches := grid(weights)) is not None:
                 heat = heat_map(self._picture(modality, given[modality]), patches)
         return Seen(heat, words, strip)
 
@@ -76,7 +76,7 @@ class Viewer:
                 if made.ndim == 4:
                     return np.asarray(made[0])
         kind = self.bundle.manifest.inputs[modality]
-        span = kind.grey_range if kind.kind == "image" else None
+        span = kind.grey_range if isinstance(kind, ImageInput) else None
         return decode_image(raw, where=modality, grey_range=span).transpose(2, 0, 1).astype(np.float32)
 
     def _strip(self, modality: str, kind: AudioInput, raw: Any, weights: NDArray[np.float64]) -> figures.Drawing | None:

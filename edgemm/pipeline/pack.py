@@ -24,7 +24,7 @@ from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.disk import write_array
 from edgemm.runtime.engines import compiles
 from edgemm.runtime.errors import BundleError, DataError
-from edgemm.runtime.manifest import Gallery, GoldenSample, Manifest, TargetEntry, TextInput
+from edgemm.runtime.manifest import Gallery, GoldenSample, Manifest, TargetEntry
 from edgemm.runtime.outputs import embeddings_in
 from edgemm.runtime.paths import MANIFEST
 from edgemm.runtime.zips import zip_bundle
@@ -156,9 +156,9 @@ def _join(first: Archive, sources: Sequence[Source], out: Path) -> Manifest:
             for path in archive.manifest.files:
                 if path.endswith(".onnx"):
                     _copy(archive, path, out, digests, apart=source.name)
-    texts = [raw for raw in manifest.inputs.values() if isinstance(raw, TextInput)]
+    read = [path for raw in manifest.inputs.values() for path in raw.files.values()]
     labels = manifest.labels.values()
-    for path in [*(raw.tokenizer for raw in texts), *labels, *manifest.placeholders.values()]:
+    for path in [*read, *labels, *manifest.placeholders.values()]:
         if _copy(first, path, out, digests, apart="") != path:
             raise BundleError(f"{path}: taken by a graph; no other file can share its name")
     return replace(
@@ -268,12 +268,12 @@ def _add_golden(out: Path, manifest: Manifest, dataset: Dataset, config: PackCon
     for index, sample in enumerate(chosen_golden(dataset, list(manifest.inputs), config.golden)):
         inputs: dict[str, str] = {}
         for modality, raw in manifest.inputs.items():
-            if raw.kind == "text":
-                assert sample.text is not None
-                inputs[modality] = sample.text
+            held = sample.raw(modality)
+            assert held is not None
+            if raw.inline:
+                inputs[modality] = str(held)
                 continue
-            path = sample.file(modality)
-            assert path is not None
+            path = Path(held)
             inputs[modality] = f"golden/{index}-{modality}{path.suffix.lower()}"
             (out / "golden").mkdir(exist_ok=True)
             shutil.copyfile(path, out / inputs[modality])

@@ -362,9 +362,8 @@ def infer_line(bundle: Path, right: Sequence[Container[str]] = ()) -> str:
         pass  # a target of another machine: the first sample is as good as any
     command = [*_this_command(), "infer", str(bundle)]
     for modality in _asked(manifest, golden[0]) if golden else ():
-        held, kind = golden[0].inputs[modality], manifest.inputs[modality].kind
-        value = (near or held) if kind == "text" else str(bundle / held)
-        command += ["--tensor", f"{modality}={value}"] if kind == "tensor" else [f"--{modality}", value]
+        held, raw = golden[0].inputs[modality], manifest.inputs[modality]
+        command += raw.options(modality, (near or held) if raw.inline else str(bundle / held))
     return shlex.join(command)
 
 
@@ -377,7 +376,7 @@ def _asked(manifest: Manifest, sample: GoldenSample) -> list[str]:
     """The modalities of a golden sample that a question needs: one is enough to search with, a text if there is one."""
     if not searches(manifest.family):
         return list(sample.inputs)
-    texts = [m for m in sample.inputs if manifest.inputs[m].kind == "text"]
+    texts = [m for m in sample.inputs if manifest.inputs[m].inline]
     return (texts or list(sample.inputs))[:1]
 
 

@@ -344,11 +344,7 @@ def _check_model(path: Path, recipe: Recipe, dataset: Dataset) -> None:
 def _random_values(chain: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Values for every raw input of a model, drawn with seed 0: noise for pictures and sounds, small ids for texts."""
     rng = np.random.default_rng(0)
-    raw = {
-        name
-        for given in inputs.values()
-        for name in ((given.ids, given.mask) if given.kind == "text" else (given.feeds,))
-    }
+    raw = {name for given in inputs.values() for name in given.values}
     values: dict[str, np.ndarray] = {}
     for part in chain:
         for spec in part.signature.inputs:

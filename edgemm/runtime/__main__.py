@@ -189,7 +189,7 @@ def _open(options: argparse.Namespace) -> Bundle:
 
 def _given(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     """The samples named on the command line, as ``predict`` takes them."""
-    from edgemm.runtime.inputs import read_array
+    from edgemm.runtime.readers.tensor import read_array
 
     given: dict[str, Any] = {
         name: getattr(options, name) for name in ("image", "text", "audio") if getattr(options, name) is not None
@@ -206,8 +206,7 @@ def _given(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _flags(bundle: Bundle) -> str:
-    kinds = {name: raw.kind for name, raw in bundle.manifest.inputs.items()}
-    return ", ".join(f"--tensor {n}=FILE.npy" if k == "tensor" else f"--{n}" for n, k in kinds.items())
+    return ", ".join(raw.usage(name) for name, raw in bundle.manifest.inputs.items())
 
 
 def json_line(value: Any) -> str:

@@ -5,20 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.environment import environment
-from edgemm.runtime.images import decode_image
-from edgemm.runtime.inputs import read_array
-from edgemm.runtime.manifest import AudioInput, ImageInput, TensorInput, TextInput
 from edgemm.runtime.requests import ask, asking, requests_of
-from edgemm.runtime.signature import DimRange, TensorSpec
 from edgemm.runtime.timing import FLOORS, Estimate, sample_latencies, summary, warm_until_stable
-from edgemm.runtime.waveforms import decode_audio
 
 HOW = (
     "hot: one sample again and again, which the CPU's caches favour. A report's latencies are of several samples, in "
@@ -57,11 +51,10 @@ def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, se
 
     calls: dict[str, Callable[[], object]] = {}
     for modality, raw in sample.items():
-        if not isinstance(raw, (str, np.ndarray)) or (
-            isinstance(raw, str) and not isinstance(bundle.manifest.inputs[modality], TextInput)
-        ):
+        inline = bundle.manifest.inputs[modality].inline
+        if not isinstance(raw, (str, np.ndarray)) or (isinstance(raw, str) and not inline):
             calls[f"decode {modality}"] = lambda m=modality, r=raw: bundle.values(**{m: r})  # type: ignore[misc]
-        elif isinstance(bundle.manifest.inputs[modality], TextInput):
+        elif inline:
             calls[f"tokenize {modality}"] = lambda m=modality, r=raw: bundle.values(**{m: r})  # type: ignore[misc]
     for part in parts:
         calls[f"part {part.name}"] = lambda p=part, f=fed[part.name]: p.session.run(f)  # type: ignore[misc]
@@ -130,37 +123,11 @@ def _sample(bundle: Bundle, given: Mapping[str, Any], seed: int) -> tuple[dict[s
 
 def decoded_input(bundle: Bundle, modality: str, raw: Any) -> Any:
     """The raw sample with its file decoded: what an application with a camera, a microphone or a sensor holds."""
-    kind = bundle.manifest.inputs[modality]
-    if isinstance(kind, ImageInput):
-        return decode_image(raw, where=modality, grey_range=kind.grey_range)
-    if isinstance(kind, AudioInput):
-        return decode_audio(raw, sample_rate=kind.sample_rate, where=modality)
-    if isinstance(kind, TensorInput) and isinstance(raw, (str, PathLike)):
-        return read_array(raw, modality)
-    return raw
+    return bundle.manifest.inputs[modality].decoded(raw, where=modality)
 
 
 def _noise(bundle: Bundle, seed: int) -> dict[str, Any]:
     """A sample of the usual sizes for a bundle without golden samples."""
     rng = np.random.default_rng(seed)
-    specs = {spec.name: (spec, p.signature.dims) for p in bundle.manifest.parts for spec in p.signature.inputs}
-    made: dict[str, Any] = {}
-    for modality, kind in bundle.manifest.inputs.items():
-        if isinstance(kind, TextInput):
-            _, dims = specs[kind.ids]
-            made[modality] = "a " * max(1, dims["tokens"].opt - 2 if "tokens" in dims else kind.max_tokens // 2)
-            continue
-        spec, dims = specs[kind.feeds]
-        shape = _usual_shape(spec, dims)
-        if isinstance(kind, ImageInput):
-            made[modality] = rng.integers(0, 256, shape, dtype=np.uint8)
-        elif spec.dtype.startswith("float"):
-            made[modality] = (rng.standard_normal(shape) * 0.1).astype(spec.dtype)
-        else:
-            made[modality] = np.zeros(shape, spec.dtype)
-    return made
-
-
-def _usual_shape(spec: TensorSpec, dims: Mapping[str, DimRange]) -> tuple[int, ...]:
-    """The shape of one sample, with named dimensions at their usual size."""
-    return tuple(dim if isinstance(dim, int) else dims[dim].opt if dim in dims else 1 for dim in spec.shape[1:])
+    taken = bundle.manifest.taken
+    return {modality: raw.noise(taken, rng) for modality, raw in bundle.manifest.inputs.items()}

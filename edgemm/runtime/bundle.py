@@ -16,7 +16,7 @@ from edgemm.runtime.arrays import load_array, load_arrays
 from edgemm.runtime.chain import Placeholders
 from edgemm.runtime.engines import Array, Session, compiles, require_engine
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError
-from edgemm.runtime.inputs import InputReader, Samples, Value, check_feed, check_finite, join
+from edgemm.runtime.inputs import InputReader
 from edgemm.runtime.manifest import (
     MOST_THREADS,
     ClassesEntry,
@@ -26,11 +26,11 @@ from edgemm.runtime.manifest import (
     OutputEntry,
     PartEntry,
     TargetEntry,
-    fed_values,
 )
 from edgemm.runtime.outputs import Classes, Embedding, Output, embeddings_in
 from edgemm.runtime.prediction import GallerySet, LabelSet, Prediction, Ranker, unit
 from edgemm.runtime.session import CheckedSession, open_session
+from edgemm.runtime.values import Samples, Value, check_feed, check_finite, join
 
 
 class Part:
@@ -268,13 +268,8 @@ class Bundle:
 
     def golden_inputs(self, sample: GoldenSample) -> dict[str, Any]:
         """What ``predict`` takes, for one golden sample: texts, bytes of images and sounds, arrays."""
-        given: dict[str, Any] = {}
-        for modality, held in sample.inputs.items():
-            kind = self.manifest.inputs[modality].kind
-            given[modality] = held if kind == "text" else self.archive.read(held)
-            if kind == "tensor":
-                given[modality] = load_array(given[modality], held)
-        return given
+        inputs = self.manifest.inputs
+        return {m: inputs[m].golden(held, self.archive.read) for m, held in sample.inputs.items()}
 
     def run_golden(self) -> dict[str, Array]:
         """Outputs of all golden samples, each run alone: value -> (samples, ...); ``pack`` keeps them.
@@ -393,7 +388,7 @@ class Bundle:
         return self._plans[modalities]
 
     def _make_plan(self, modalities: tuple[str, ...]) -> Plan:
-        given = {n for m in modalities if m in self.manifest.inputs for n in fed_values(self.manifest.inputs[m])}
+        given = {n for m in modalities if m in self.manifest.inputs for n in self.manifest.inputs[m].values}
         runnable = chain.runnable(self._parts.values(), given.union(self.manifest.placeholders))
         made = {name for part in runnable for name in part.output_names}
         outputs = tuple(name for name in self.manifest.outputs if name in made)
@@ -408,9 +403,7 @@ class Bundle:
         for output in self.manifest.outputs:
             sources = chain.sources_of(self.manifest.parts, (output,))
             lacking = [
-                m
-                for m, raw in self.manifest.inputs.items()
-                if m not in modalities and sources.intersection(fed_values(raw))
+                m for m, raw in self.manifest.inputs.items() if m not in modalities and sources.intersection(raw.values)
             ]
             needs.append(f"'{output}' also needs {' and '.join(repr(m) for m in lacking)}")
         return f"bundle '{self.manifest.name}': got {sorted(modalities) or 'nothing'}, and {'; '.join(needs)}"

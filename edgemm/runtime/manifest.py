@@ -29,13 +29,12 @@ from edgemm.runtime.outputs import (
     recognised,
 )
 from edgemm.runtime.paths import check_names, check_path
-from edgemm.runtime.signature import Signature, TensorSpec
+from edgemm.runtime.readers import RawInput, Taken, raw_from_json
+from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.runtime.sizes import TOTAL_LIMIT
 
 FORMAT = 2
 MOST_THREADS = 64  # an engine starts as many for each part; five parts of 256 hung where addresses are limited to 6 GiB
-MOST_TOKENS = 2**20  # of one text
-SAMPLE_RATES = (1_000, 768_000)  # Hz
 LARGEST_LEAST = 2**26  # numbers that the smallest sample of a value may have: raw inputs are padded to it
 RESERVED = ("top",)  # no name for a modality: predict(top=5, **modalities)
 
@@ -62,54 +61,6 @@ class PartEntry:
     def output_names(self) -> tuple[str, ...]:
         """Names of the values that it makes."""
         return self.signature.output_names
-
-
-@dataclass(frozen=True, slots=True)
-class ImageInput:
-    """Raw image files or uint8 HWC arrays, fed as value ``feeds``: uint8 (batch, height, width, 3), RGB.
-
-    ``grey_range``: what becomes 0 and 255 of a grey file with more than 8 bits a sample; None: 0 and its bits' white.
-    """
-
-    feeds: str = "image"
-    grey_range: tuple[float, float] | None = None
-    kind: Literal["image"] = "image"
-
-    def __post_init__(self) -> None:
-        if self.grey_range is not None:  # JSON has lists
-            low, high = self.grey_range
-            object.__setattr__(self, "grey_range", (float(low), float(high)))
-
-
-@dataclass(frozen=True, slots=True)
-class TextInput:
-    """Raw strings, tokenized by ``tokenizer`` (a ``tokenizer.json`` in the bundle) into int64 ids and mask."""
-
-    tokenizer: str
-    max_tokens: int
-    ids: str = "input_ids"
-    mask: str = "attention_mask"
-    kind: Literal["text"] = "text"
-
-
-@dataclass(frozen=True, slots=True)
-class AudioInput:
-    """Raw audio files or float32 mono waveforms at ``sample_rate``, fed as value ``feeds``: (batch, samples)."""
-
-    sample_rate: int
-    feeds: str = "waveform"
-    kind: Literal["audio"] = "audio"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInput:
-    """Arrays given as they are, under the modality's own name (sensor vectors, precomputed features)."""
-
-    feeds: str
-    kind: Literal["tensor"] = "tensor"
-
-
-RawInput = ImageInput | TextInput | AudioInput | TensorInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +178,22 @@ class Manifest:
                 return target
         raise BundleError(f"bundle '{self.name}': no target '{name}'; it has {[t.name for t in self.targets]}")
 
+    @property
+    def taken(self) -> Taken:
+        """Value -> how the first part that takes it has it, and the ranges of that part's named dimensions."""
+        found: dict[str, tuple[TensorSpec, Mapping[str, DimRange]]] = {}
+        for part in self.parts:
+            for spec in part.signature.inputs:
+                found.setdefault(spec.name, (spec, part.signature.dims))
+        return found
+
     def referenced_files(self) -> Iterator[tuple[str, str]]:
         """(path, key that names it) of every file the manifest speaks of."""
         for i, target in enumerate(self.targets):
             for part, path in target.files.items():
                 yield path, f"targets[{i}].files.{part}"
         for modality, raw in self.inputs.items():
-            if isinstance(raw, TextInput):
-                yield raw.tokenizer, f"inputs.{modality}.tokenizer"
+            yield from ((path, f"inputs.{modality}.{key}") for key, path in raw.files.items())
         for name, path in self.labels.items():
             yield path, f"outputs.{name}.labels"
         for value, path in self.placeholders.items():
@@ -244,7 +203,7 @@ class Manifest:
             yield gallery.labels, f"galleries.{space}.labels"
         for i, sample in enumerate(self.golden):
             for modality, path in sample.inputs.items():
-                if not isinstance(self.inputs[modality], TextInput):
+                if not self.inputs[modality].inline:
                     yield path, f"golden[{i}].inputs.{modality}"
         for name, golden in self.golden_outputs.items():
             yield golden.file, f"golden_outputs.{name}.file"
@@ -267,7 +226,7 @@ class Manifest:
                 }
                 for part in self.parts
             ],
-            "inputs": {modality: raw_to_json(raw) for modality, raw in self.inputs.items()},
+            "inputs": {modality: raw.to_json() for modality, raw in self.inputs.items()},
             "outputs": {name: output_to_json(output) for name, output in self.outputs.items()},
             "targets": [
                 {
@@ -363,66 +322,6 @@ def _arithmetic_to_json(target: TargetEntry) -> dict[str, Any]:
     """The key ``arithmetic`` where there is any: a bundle without stays readable for readers from before."""
     said = {part: known.to_json() for part, known in target.arithmetic.items()}
     return {"arithmetic": said} if said else {}
-
-
-def raw_to_json(raw: RawInput) -> dict[str, Any]:
-    """Law: ``raw_from_json(raw_to_json(r)) == r``."""
-    if isinstance(raw, TextInput):
-        return {
-            "kind": "text",
-            "tokenizer": raw.tokenizer,
-            "max_tokens": raw.max_tokens,
-            "ids": raw.ids,
-            "mask": raw.mask,
-        }
-    if isinstance(raw, AudioInput):
-        return {"kind": "audio", "sample_rate": raw.sample_rate, "feeds": raw.feeds}
-    if isinstance(raw, ImageInput) and raw.grey_range is not None:  # a reader without the key refuses it
-        return {"kind": raw.kind, "feeds": raw.feeds, "grey_range": list(raw.grey_range)}
-    return {"kind": raw.kind, "feeds": raw.feeds}
-
-
-def raw_from_json(value: object, *, where: str = "inputs") -> RawInput:
-    """Read how one modality's raw form becomes values. Raises BundleError naming ``where`` and the key."""
-    fields = Fields(value, where)
-    kind = fields.choice("kind", ("image", "text", "audio", "tensor"))
-    raw: RawInput
-    if kind == "image":
-        raw = ImageInput(feeds=fields.string("feeds", "image"), grey_range=_grey_range(fields))
-    elif kind == "text":
-        raw = TextInput(
-            tokenizer=_path(fields, "tokenizer"),
-            max_tokens=fields.integer("max_tokens", minimum=1, maximum=MOST_TOKENS),
-            ids=fields.string("ids", "input_ids"),
-            mask=fields.string("mask", "attention_mask"),
-        )
-    elif kind == "audio":
-        raw = AudioInput(
-            sample_rate=fields.integer("sample_rate", minimum=SAMPLE_RATES[0], maximum=SAMPLE_RATES[1]),
-            feeds=fields.string("feeds", "waveform"),
-        )
-    else:
-        raw = TensorInput(feeds=fields.string("feeds"))
-    fields.done()
-    return raw
-
-
-def _grey_range(fields: Fields) -> tuple[float, float] | None:
-    value = fields.take("grey_range", None)
-    if value is None:
-        return None
-    numbers = value if isinstance(value, list) and len(value) == 2 else ()
-    if not all(type(number) in (int, float) and abs(number) < 1e300 for number in numbers) or not numbers:
-        raise BundleError(f"{fields.path('grey_range')}: got {show(value)}, expected two finite numbers")
-    low, high = (float(number) for number in numbers)
-    if low >= high:
-        raise BundleError(f"{fields.path('grey_range')}: got {show(value)}, expected the smaller number first")
-    return low, high
-
-
-def fed_values(raw: RawInput) -> tuple[str, ...]:
-    """Names of the values that one raw input becomes."""
-    return (raw.ids, raw.mask) if isinstance(raw, TextInput) else (raw.feeds,)
 
 
 def _path(fields: Fields, key: str) -> str:
@@ -601,32 +500,19 @@ def _check_inputs(manifest: Manifest, file: str) -> None:
         where = f"{file}: inputs.{modality}"
         if modality in RESERVED:
             raise BundleError(f"{where}: a name that 'predict' takes for itself; expected another")
-        feeds = fed_values(raw)
+        feeds = raw.values
         if feeds[0] not in taken:
             raise BundleError(f"{where}: no part takes its value '{feeds[0]}'")
-        wanted = _FED.get(raw.kind)
         for value in feeds:
-            if wanted is None or value not in taken:  # a mask: many text towers do without
-                continue
-            spec, signature = taken[value]
-            if (spec.dtype, len(spec.shape)) != wanted:
-                raise BundleError(
-                    f"{where}: a part takes '{value}' as {spec.dtype} {list(spec.shape)}, expected {wanted[0]} of "
-                    f"{wanted[1]} axes"
-                )
-            if raw.kind == "text" and signature.least(spec.shape[1]) > MOST_TOKENS:
-                raise BundleError(f"{where}: a part takes more than {MOST_TOKENS} tokens at least")
-
-
-# kind of a raw input -> dtype and number of axes of its values; those of a tensor are the signature's own
-_FED: Mapping[str, tuple[str, int]] = {"image": ("uint8", 4), "text": ("int64", 2), "audio": ("float32", 2)}
+            if value in taken:  # else a mask: many text towers do without
+                raw.check(*taken[value], where=where)
 
 
 def _check_chain(manifest: Manifest, file: str) -> None:
     """Every part's inputs are raw values or made by an earlier part; no value is made twice, so there is no loop."""
     given: dict[str, str] = {}
     for modality, raw in manifest.inputs.items():
-        for value in fed_values(raw):
+        for value in raw.values:
             if value in given:
                 raise BundleError(f"{file}: inputs.{modality}: value '{value}' is already made by {given[value]}")
             given[value] = f"inputs.{modality}"
@@ -681,7 +567,7 @@ def _check_golden(manifest: Manifest, file: str) -> None:
         for modality, value in sample.inputs.items():
             if modality not in manifest.inputs:
                 raise BundleError(f"{where}.{modality}: no such modality; expected one of {list(manifest.inputs)}")
-            if not isinstance(manifest.inputs[modality], TextInput):
+            if not manifest.inputs[modality].inline:
                 check_path(value, f"{where}.{modality}")
     targets = [target.name for target in manifest.targets]
     for name, golden in manifest.golden_outputs.items():

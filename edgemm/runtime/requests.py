@@ -11,7 +11,7 @@ from typing import Any
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.chain import sources_of
 from edgemm.runtime.errors import InputError
-from edgemm.runtime.manifest import Manifest, fed_values
+from edgemm.runtime.manifest import Manifest
 from edgemm.runtime.prediction import Prediction
 
 
@@ -46,7 +46,7 @@ def asking(bundle: Bundle, given: Mapping[str, Any]) -> Callable[[], Prediction]
 
 def _leading_to(manifest: Manifest, output: str) -> tuple[str, ...]:
     sources = sources_of(manifest.parts, (output,))
-    return tuple(m for m, raw in manifest.inputs.items() if sources.intersection(fed_values(raw)))
+    return tuple(m for m, raw in manifest.inputs.items() if sources.intersection(raw.values))
 
 
 def _answers(bundle: Bundle, modalities: Collection[str]) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from edgemm.runtime.archive import Archive
-from edgemm.runtime.manifest import Manifest, TargetEntry, TextInput
+from edgemm.runtime.manifest import Manifest, TargetEntry
 
 
 def files_run(manifest: Manifest, target: TargetEntry) -> dict[str, str]:
     """What a target runs -> its path: graphs or plans, tokenizers, placeholders, labels."""
     files = {f"part:{part}": path for part, path in target.files.items()}
-    files |= {f"tokenizer:{m}": raw.tokenizer for m, raw in manifest.inputs.items() if isinstance(raw, TextInput)}
+    files |= {f"{key}:{m}": path for m, raw in manifest.inputs.items() for key, path in raw.files.items()}
     files |= {f"placeholder:{value}": path for value, path in manifest.placeholders.items()}
     return files | {f"labels:{name}": path for name, path in manifest.labels.items()}
 

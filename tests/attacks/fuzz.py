@@ -38,8 +38,8 @@ import onnx
 from edgemm.runtime import Bundle
 from edgemm.runtime.__main__ import main as run_verb
 from edgemm.runtime.errors import EdgemmError
-from edgemm.runtime.manifest import AudioInput, ImageInput, TensorInput, TextInput
 from edgemm.runtime.outputs import Embedding
+from edgemm.runtime.readers import AudioInput, ImageInput, TensorInput, TextInput
 
 Files = dict[str, bytes]
 HANG_SECONDS = 60  # far more than a mutant takes: a busy machine isn't a hang

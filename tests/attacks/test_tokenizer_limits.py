@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError
-from edgemm.runtime.inputs import LONGEST_TEXT, TextEncoder
+from edgemm.runtime.readers.text import LONGEST_TEXT, TextEncoder
 from edgemm.runtime.tokenizer_limits import check_regex
 
 BASE = json.loads(bundles.tokenizer_json())

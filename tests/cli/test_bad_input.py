@@ -51,7 +51,8 @@ def _write_onnx(path: Path) -> None:
 
 def _write_bundle(folder: Path, graph: Path) -> None:
     from edgemm.runtime.archive import seal
-    from edgemm.runtime.manifest import Manifest, PartEntry, TargetEntry, TensorInput
+    from edgemm.runtime.manifest import Manifest, PartEntry, TargetEntry
+    from edgemm.runtime.readers import TensorInput
     from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
     (folder / "graphs").mkdir(parents=True)

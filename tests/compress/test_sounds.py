@@ -21,8 +21,8 @@ from edgemm.models.parts import BATCH, audio_frontend_part
 from edgemm.models.store import load_model
 from edgemm.recipe import DataConfig, DistillConfig, StudentSection, TeachConfig, TeacherSection
 from edgemm.runtime.errors import DataError
-from edgemm.runtime.manifest import AudioInput
 from edgemm.runtime.outputs import Classes, Values
+from edgemm.runtime.readers import AudioInput
 from edgemm.runtime.signature import Signature, TensorSpec
 from edgemm.stage import Context
 from tests.data import media

@@ -17,7 +17,7 @@ from edgemm.models.inherit import build_student
 from edgemm.models.store import load_model
 from edgemm.recipe import AugmentConfig, DistillConfig, PruneConfig, StudentSection, TeachConfig, TeacherSection
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import ImageInput
+from edgemm.runtime.readers import ImageInput
 from edgemm.stage import Context, Silent
 
 SMALL = AugmentConfig(zoom=0.05, shift=0.02, rotate=0, colour=0.02)

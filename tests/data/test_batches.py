@@ -15,7 +15,7 @@ from edgemm.data.dataset import strided_samples
 from edgemm.data.image import read_image
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.images import decode_image
-from edgemm.runtime.manifest import ImageInput, RawInput, TextInput
+from edgemm.runtime.readers import ImageInput, RawInput, TextInput
 
 
 class Takes:

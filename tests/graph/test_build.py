@@ -25,8 +25,9 @@ from edgemm.models.frontend import ImageFrontend
 from edgemm.models.model import Model, Part
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import EngineError, EngineNotInstalled, InputError, QuantizeError
-from edgemm.runtime.manifest import ImageInput, TargetEntry
+from edgemm.runtime.manifest import TargetEntry
 from edgemm.runtime.outputs import Embedding
+from edgemm.runtime.readers import ImageInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context, Silent
 

@@ -15,8 +15,8 @@ from edgemm.models.model import Model, Part
 from edgemm.models.parts import frontend_part
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import BundleError, CaptureError
-from edgemm.runtime.manifest import TensorInput, TextInput
 from edgemm.runtime.outputs import Embedding
+from edgemm.runtime.readers import TensorInput, TextInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
 

@@ -15,16 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from edgemm.data.dataset import Sample
 from edgemm.graph.build import fingerprint
 from edgemm.runtime.archive import seal
-from edgemm.runtime.manifest import (
-    ClassesEntry,
-    ImageInput,
-    Manifest,
-    OutputEntry,
-    PartEntry,
-    TargetEntry,
-    TextInput,
-)
+from edgemm.runtime.manifest import ClassesEntry, Manifest, OutputEntry, PartEntry, TargetEntry
 from edgemm.runtime.outputs import Embedding
+from edgemm.runtime.readers import ImageInput, TextInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 
 COLOURS = {

@@ -28,16 +28,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgemm.data.dataset import Sample
 from edgemm.runtime.archive import seal
-from edgemm.runtime.manifest import (
-    ClassesEntry,
-    ImageInput,
-    Manifest,
-    OutputEntry,
-    PartEntry,
-    TargetEntry,
-    TensorInput,
-)
+from edgemm.runtime.manifest import ClassesEntry, Manifest, OutputEntry, PartEntry, TargetEntry
 from edgemm.runtime.outputs import Embedding, Quantity
+from edgemm.runtime.readers import ImageInput, TensorInput
 
 PURE = ("red", "green", "blue")
 THREE = ("image", "text", "sensor")

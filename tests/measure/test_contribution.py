@@ -31,7 +31,8 @@ from edgemm.measure.shuffle import other_items
 from edgemm.runtime.archive import seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError
-from edgemm.runtime.manifest import ClassesEntry, Manifest, TensorInput
+from edgemm.runtime.manifest import ClassesEntry, Manifest
+from edgemm.runtime.readers import TensorInput
 from tests.bundles import graph, signature, write_bundle
 
 BOTH, NONE = frozenset(("image", "text")), frozenset()

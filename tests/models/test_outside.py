@@ -17,8 +17,8 @@ from edgemm.models.store import load_model, save_model
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.recipe import ImageTower, TeacherSection, TextTower
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.manifest import TensorInput
 from edgemm.runtime.outputs import Classes
+from edgemm.runtime.readers import TensorInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from tests.models.tiny_tokenizer import encode, save_tokenizer
 

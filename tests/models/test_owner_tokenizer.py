@@ -15,7 +15,7 @@ from edgemm.models.odd_texts import COUNT, odd_texts
 from edgemm.models.owner_tokenizer import OwnerTokenizer
 from edgemm.models.tokenizer import hold_trimmed, trim_vocabulary
 from edgemm.runtime.errors import ModelError
-from edgemm.runtime.inputs import TextEncoder
+from edgemm.runtime.readers.text import TextEncoder
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (*SPECIAL, "red", "blue", "cup", "bowl", "a", "on", "table", "##s", "A", "RED", "Cup", "é", "e", "<", "s", ">")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import bundles
@@ -19,9 +20,10 @@ from PIL import Image, ImageOps
 from edgemm.data.batches import read_file
 from edgemm.data.image import check_image
 from edgemm.runtime import Bundle, images
+from edgemm.runtime.archive import seal
 from edgemm.runtime.errors import BundleError, DataError, InputError
 from edgemm.runtime.images import FORMATS, decode_image, grey_extremes
-from edgemm.runtime.manifest import ImageInput, raw_from_json, raw_to_json
+from edgemm.runtime.readers import ImageInput, raw_from_json
 
 noise = np.random.default_rng(0)
 COLOURS = noise.integers(0, 256, (37, 53, 3), dtype=np.uint8)
@@ -146,10 +148,11 @@ def test_what_is_shown_of_deep_grey_is_from_its_least_to_its_greatest_value() ->
 
 def test_a_manifest_says_the_range_and_the_device_and_the_data_page_read_in_it(tmp_path: Path) -> None:
     raw = ImageInput(grey_range=(0, 4095))
-    assert raw_from_json(raw_to_json(raw)) == raw
+    assert raw_from_json(raw.to_json()) == raw
     bundles.dual_encoder(tmp_path / "b", targets=("cpu",))
+    manifest = Bundle.open(tmp_path / "b").manifest
+    seal(tmp_path / "b", replace(manifest, inputs={**manifest.inputs, "image": raw}))
     bundle = Bundle.open(tmp_path / "b")
-    bundle.manifest.inputs["image"] = raw  # type: ignore[index]
     path = tmp_path / "a.tif"
     path.write_bytes(tiff(noise.integers(0, 4096, (9, 11)).astype("<u2")))
     seen = bundle.values(image=path)["image"]

@@ -10,16 +10,9 @@ import bundles
 import pytest
 
 from edgemm.runtime.errors import BundleCorrupt, BundleError
-from edgemm.runtime.manifest import (
-    ClassesEntry,
-    Gallery,
-    Manifest,
-    output_from_json,
-    output_to_json,
-    raw_from_json,
-    raw_to_json,
-)
+from edgemm.runtime.manifest import ClassesEntry, Gallery, Manifest, output_from_json, output_to_json
 from edgemm.runtime.outputs import Embedding, Quantity, Values
+from edgemm.runtime.readers import raw_from_json
 from edgemm.runtime.signature import Signature
 
 
@@ -52,7 +45,7 @@ def test_a_manifest_read_back_is_the_manifest(tmp_path: Path) -> None:
         for part in made.parts:
             assert Signature.from_json(part.signature.to_json()) == part.signature
         for raw in made.inputs.values():
-            assert raw_from_json(raw_to_json(raw)) == raw
+            assert raw_from_json(raw.to_json()) == raw
         for output in made.outputs.values():
             assert output_from_json(output_to_json(output)) == output
 
