@@ -7,19 +7,20 @@ giving each sample another's (shuffled) or the average (mean), and is missing wh
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgemm.measure.encode import Rows, can_average, combine, encode, split_chain, stand_ins, weighted_mean
-from edgemm.measure.outputs import answer_among, scoring_of
+from edgemm.measure.outputs import scoring_of
 from edgemm.measure.scores import ANSWERS, Scored
 from edgemm.measure.shuffle import other_items
 from edgemm.runtime.bundle import Bundle, Part
 from edgemm.runtime.errors import DataError
-from edgemm.runtime.outputs import Answer, Classes
+from edgemm.runtime.outputs import Answer, Classes, answers_in
 
 if TYPE_CHECKING:
     from edgemm.data.dataset import Sample
@@ -92,29 +93,28 @@ def answers(
 ) -> list[Scored]:
     """The bundle's answers, its ablations, and its answers with modalities missing where it has placeholders.
 
+    The first output that answers is the task ``"answers"``, and is looked into; each further one is a task of its own
+    name, held against the column of its kind.
+
     Raises:
         DataError: a sample that lacks the truth, or a modality that nothing stands in for.
         BundleError: outputs that are not finite.
     """
-    found = answer_among(bundle.outputs)
-    assert found is not None
-    output, answer = found
-    labels = answer.labels if isinstance(answer, Classes) else ()
-    if isinstance(answer, Classes) and not labels:
-        raise DataError(f"bundle '{bundle.manifest.name}', split '{split}': a classifier needs labels; it has none")
-    scoring = scoring_of(answer)
-    scoring.check(split, samples)
+    answering = answers_in(bundle.outputs)
+    for answer in answering.values():
+        if isinstance(answer, Classes) and not answer.labels:
+            raise DataError(f"bundle '{bundle.manifest.name}', split '{split}': a classifier needs labels; it has none")
+        scoring_of(answer).check(split, samples)
     missable = droppable(bundle)
     check_modalities(split, samples, tuple(bundle.manifest.inputs), missable)
+    (output, answer), *further = answering.items()
     encoded = _encoded(bundle, samples, output, advance)
-    shared = _shared(split, samples, answer)
-
-    def scored(name: str, made: Sequence[np.ndarray], **details: Any) -> Scored:
-        taken = tuple(x for each in made for x in scoring.kept(each))
-        return Scored(scoring.recorded(), split, name, taken, {**shared, "task": name, **details})
-
-    whole = encoded.answer(encoded.values(encoded.which))
-    results = [scored(ANSWERS, [whole], **({"labels": list(labels)} if labels else {}))]
+    scored = partial(_scored, split, _shared(split, samples, answer), answer)
+    results = [scored(ANSWERS, [encoded.answer(encoded.values(encoded.which))], **_named(answer))]
+    for name, other in further:
+        beside = replace(encoded, output=name)
+        made = [beside.answer(beside.values(beside.which))]
+        results.append(_scored(split, _shared(split, samples, other), other, name, made, **_named(other)))
     there = [m for m, which in encoded.which.items() if (which >= 0).any()]
     if len(there) < 2:
         return results
@@ -136,6 +136,18 @@ def answers(
             name = f"{ANSWERS}, without {' and '.join(missing)}"
             results.append(scored(name, [encoded.answer(encoded.values(which))]))
     return results
+
+
+def _scored(
+    split: str, shared: Mapping[str, Any], answer: Answer, task: str, made: Sequence[np.ndarray], **details: Any
+) -> Scored:
+    scoring = scoring_of(answer)
+    taken = tuple(x for each in made for x in scoring.kept(each))
+    return Scored(scoring.recorded(), split, task, taken, {**shared, "task": task, **details})
+
+
+def _named(answer: Answer) -> dict[str, Any]:
+    return {"labels": list(answer.labels)} if isinstance(answer, Classes) else {}
 
 
 def _encoded(bundle: Bundle, samples: Sequence[Sample], output: str, advance: Callable[[int], None]) -> _Encoded:

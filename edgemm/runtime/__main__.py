@@ -144,14 +144,15 @@ def infer(options: argparse.Namespace) -> int:
         matches_of = {name: prediction.matches_of(name)[0] for name in prediction.named}
         matches = next(iter(matches_of.values()), None)
         print(json_line({"matches": matches, "matches_of": matches_of, "outputs": outputs}))
-    elif prediction.named:
+    else:
         for name in prediction.named:
-            if len(prediction.named) > 1:
+            if len(prediction.outputs) > 1:
                 print(f"by {_asked_by(bundle, name)}")
             for label, score in prediction.matches_of(name)[0]:
                 print(f"{score:8.4f}  {printable(label)}")
-    else:
         for name, value in prediction.outputs.items():
+            if name in prediction.named:
+                continue
             shown = " ".join(f"{v:.4f}" for v in value[0].ravel()[:8])
             print(f"{name} {value[0].shape}: {shown}{' …' if value[0].size > 8 else ''}")
     return 0
