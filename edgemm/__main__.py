@@ -63,7 +63,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _run_on_device(arguments: list[str], missing: ModuleNotFoundError) -> int:
-    """The verbs that need no workbench. Raises ``missing`` for the others."""
+    """Return the verbs that need no workbench. Raises ``missing`` for the others."""
     from edgemm import __version__
     from edgemm.runtime.__main__ import parser_for
 
@@ -78,7 +78,7 @@ def _run_on_device(arguments: list[str], missing: ModuleNotFoundError) -> int:
 
 
 def _told(error: Exception) -> BaseException | str | None:
-    """What to tell the user of an error, or None where only a traceback helps."""
+    """Return what to tell the user of an error, or None where only a traceback helps."""
     from edgemm.runtime.disk import system_fault
     from edgemm.runtime.errors import EdgemmError
     from edgemm.runtime.hints import install_extra

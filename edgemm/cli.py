@@ -59,7 +59,7 @@ class _Command(TyperCommand):
     """A verb whose help looks as the device's own."""
 
     def get_help(self, ctx: Any) -> str:
-        """The help of the verb."""
+        """Return the help of the verb."""
         arguments, options = _sections(self, ctx)
         names = [str(p.metavar) for p in self.params if p.param_type_name == "argument"]
         usage = " ".join([ctx.command_path, "[OPTIONS]", *names])
@@ -76,7 +76,7 @@ class _DeviceCommand(TyperCommand):
         return list(args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:  # noqa: ARG002
-        """The verb's options that begin so; nothing for anything else, so that the shell completes files."""
+        """Return the verb's options that begin so; nothing for anything else, so that the shell completes files."""
         if not incomplete.startswith("-"):
             return []
         from typer.core import CompletionItem  # type: ignore[attr-defined]
@@ -89,7 +89,7 @@ class _Group(TyperGroup):
     """The program, whose help lists the verbs."""
 
     def get_help(self, ctx: Any) -> str:
-        """The help of the program."""
+        """Return the help of the program."""
         verbs = [(name, str(verb.help).partition("\n")[0]) for name, verb in self.commands.items()]
         sections = (("Options", _sections(self, ctx)[1]), ("Verbs", verbs))
         examples = (
@@ -103,21 +103,21 @@ class _Group(TyperGroup):
 
 
 def _sections(command: Any, ctx: Any) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """A command's arguments and options, each a name and what it means; ``--help`` last."""
+    """Return a command's arguments and options, each a name and what it means; ``--help`` last."""
     arguments = [(str(p.metavar), f"{p.help}  [required]") for p in command.params if p.param_type_name == "argument"]
     options = [p.get_help_record(ctx) for p in command.params if p.param_type_name == "option"]
     return arguments, [*(record for record in options if record), ("-h, --help", HELP_HELP)]
 
 
 def _engines(incomplete: str) -> list[str]:
-    """The engines whose names begin so, for a shell that completes them."""
+    """Return the engines whose names begin so, for a shell that completes them."""
     from edgemm.runtime.engines import ENGINES
 
     return [name for name in ENGINES if name.startswith(incomplete)]
 
 
 def _stages(incomplete: str) -> list[str]:
-    """The stages whose names begin so."""
+    """Return the stages whose names begin so."""
     from edgemm.recipe import STAGES
 
     return [name for name in STAGES if name.startswith(incomplete)]
@@ -520,7 +520,7 @@ def pack(
 
 
 def store_path(given: Path | None) -> Path:
-    """The store: as given, or ``$EDGEMM_STORE``, or ``.edgemm`` in the working folder."""
+    """Return the store: as given, or ``$EDGEMM_STORE``, or ``.edgemm`` in the working folder."""
     from edgemm.pipeline.announce import default_store
 
     return given or default_store()

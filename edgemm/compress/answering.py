@@ -89,7 +89,7 @@ def tower_values(model: Model, modality: str, values: Mapping[str, Tensor]) -> d
 
 
 def pieces(model: Model, texts: Sequence[str]) -> list[list[str]]:
-    """The tokens of texts, as strings, that a model is given."""
+    """Return the tokens of texts, as strings, that a model is given."""
     raw = model.inputs["text"]
     assert isinstance(raw, TextInput)
     tokenizer = tokenizer_from_json(model.tokenizer_json or "")
@@ -131,7 +131,7 @@ class AnswerTeaching(_Answering):
         return self.error(answer, rows)
 
     def error(self, answer: Tensor, rows: Tensor) -> Tensor:
-        """The loss of an answer (B, classes) for samples ``rows``."""
+        """Return the loss of an answer (B, classes) for samples ``rows``."""
         return answer_loss(self, answer, rows, label_smoothing=self.label_smoothing, weights=self.class_weights)
 
 
@@ -143,7 +143,7 @@ def answer_loss(
     label_smoothing: float = 0.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """The loss of an answer, by its kind; of samples whose truth is known."""
+    """Return the loss of an answer, by its kind; of samples whose truth is known."""
     corpus = objective.corpus
     known = corpus.known(rows)
     if not known.any():
@@ -212,7 +212,7 @@ class AnswerDistillation(_Answering):
                 self.centres[name] = torch.stack(chunks).sum(0) / len(each)
 
     def _voices(self) -> list[str]:
-        """Values in which single modalities decide, in student and teacher."""
+        """Return values in which single modalities decide, in student and teacher."""
         names = [f"{modality}_{self.output}" for modality in self.model.inputs]
         ours, theirs = (
             {n for part in m.chain for n in part.signature.output_names} for m in (self.model, self._teacher)
@@ -269,7 +269,7 @@ class AnswerDistillation(_Answering):
         return loss + self._of_features(made, given, drawn, kept)
 
     def _given(self, drawn: Mapping[str, Drawn]) -> dict[str, Tensor]:
-        """The teacher's cached features of a batch, its placeholders where a sample lacks a modality."""
+        """Return the teacher's cached features of a batch, its placeholders where a sample lacks a modality."""
         given: dict[str, Tensor] = {}
         if self.teacher_feeds is None:
             return given
@@ -319,7 +319,7 @@ class AnswerDistillation(_Answering):
         return losses.pooled(ours, padded=True), losses.pooled(theirs, padded=True)
 
     def _distance(self, name: str, ours: Tensor, theirs: Tensor) -> Tensor:
-        """What the loss counts of the distance between features (n, ...) of student and teacher."""
+        """Return what the loss counts of the distance between features (n, ...) of student and teacher."""
         centre = self.centres[name].to(self.device)
         distance = losses.feature_distance(
             self.adapters[name](self._compared(name, ours)) - centre, self._compared(name, theirs) - centre
@@ -345,7 +345,7 @@ class AnswerDistillation(_Answering):
     def _mixed(
         self, made: Mapping[str, Tensor], given: Mapping[str, Tensor], count: int, generator: torch.Generator
     ) -> Tensor:
-        """The losses of answers on samples with other samples' texts, which no label is needed for.
+        """Return the losses of answers on samples with other samples' texts, which no label is needed for.
 
         The towers' outputs are used again, so it costs a run of fusion and head only.
         """

@@ -54,7 +54,7 @@ def identity(count: int) -> Tensor:
 
 
 def apply(images: Tensor, parameters: Tensor) -> Tensor:
-    """The views of ``images`` that ``parameters`` describe; what comes in from outside repeats the border.
+    """Return the views of ``images`` that ``parameters`` describe; what comes in from outside repeats the border.
 
     Args:
         images: (B, 3, H, W) float32 in 0..255.

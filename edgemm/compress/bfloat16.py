@@ -25,7 +25,7 @@ def has_bfloat16() -> bool:
 
 
 def bfloat16_in(cpuinfo: list[str], *, machine: str) -> bool:
-    """The same of the lines of a ``/proc/cpuinfo``. ``machine`` is ``"x86_64"``, ``"aarch64"`` ..."""
+    """Return the same of the lines of a ``/proc/cpuinfo``. ``machine`` is ``"x86_64"``, ``"aarch64"`` ..."""
     name, needed = ("Features", ARM) if machine in ("aarch64", "arm64") else ("flags", X86)
     line = next((line for line in cpuinfo if line.partition(":")[0].strip() == name), "")
     return needed <= set(line.partition(":")[2].split())

@@ -29,7 +29,7 @@ Rows = Mapping[str, NDArray[np.generic]]
 
 
 def cache_key(**facts: object) -> str:
-    """sha256 (64 hex digits) of JSON-able facts."""
+    """Return sha256 (64 hex digits) of JSON-able facts."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -43,7 +43,7 @@ def cached_rows(
     chunk: int,
     title: str,
 ) -> dict[str, NDArray[np.generic]]:
-    """Rows 0 to ``count`` of every named value, from the cache where they are, else computed and kept.
+    """Return rows 0 to ``count`` of every named value, from the cache where they are, else computed and kept.
 
     Args:
         key: digest of what the rows depend on, from ``cache_key``.

@@ -75,7 +75,7 @@ class Corpus:
         return self.rows[modality][rows] >= 0 if modality in self.rows else torch.zeros(len(rows), dtype=torch.bool)
 
     def choose_texts(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
-        """One text row for each sample: its own in half the draws, else any of its names; (B,) to (B,) int64.
+        """Return one text row for each sample: its own in half the draws, else any of its names; (B,) to (B,) int64.
 
         Without a generator always the sample's own. What stands for a sample without text means nothing.
         """
@@ -109,7 +109,7 @@ def corpus_of(
     unlabelled: bool = False,
     names: bool = False,
 ) -> Corpus:
-    """The corpus of a split.
+    """Return the corpus of a split.
 
     Args:
         names: with all other texts of a sample's label for each.
@@ -157,7 +157,7 @@ def corpus_of(
 
 
 def _meaning(sample: Sample) -> tuple[str, str]:
-    """What a sample means: its label, or what it says, which may be another's label; or nothing but itself."""
+    """Return what a sample means: its label, or what it says, which may be another's label; or nothing but itself."""
     meaning = sample.label if sample.label is not None else sample.text
     return ("id", sample.id) if meaning is None else ("meaning", meaning)
 

@@ -79,7 +79,7 @@ class ContrastiveTeaching(Fed):
         return torch.stack(found).mean() if found else scale * 0
 
     def between(self, a: Tensor, b: Tensor, concept: Tensor, scale: Tensor) -> Tensor:
-        """The loss of two modalities' unit vectors (n, D) of the same samples, whose concepts are (n,)."""
+        """Return the loss of two modalities' unit vectors (n, D) of the same samples, whose concepts are (n,)."""
         return losses.info_nce(a, b, concept, scale=scale)
 
     def _embedding(self, modality: str, one: Drawn, generator: torch.Generator) -> Tensor:
@@ -172,7 +172,7 @@ class EmbeddingDistillation(Fed):
     def _over_pairs(
         self, drawn: Mapping[str, Drawn], student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], concepts: Tensor
     ) -> Tensor:
-        """The losses that compare two modalities, mean over the pairs of modalities."""
+        """Return the losses that compare two modalities, mean over the pairs of modalities."""
         config = self.config
         found: list[Tensor] = []
         for a, b, both in pairs(drawn):
@@ -194,7 +194,7 @@ class EmbeddingDistillation(Fed):
 
     @staticmethod
     def _of_teacher(rows: Tensor, items: Tensor, views: Tensor) -> Tensor:
-        """The teacher's (n, D) float32 for items of files (V, U, D) or texts (U, D)."""
+        """Return the teacher's (n, D) float32 for items of files (V, U, D) or texts (U, D)."""
         return (rows[items] if rows.ndim == 2 else rows[views, items]).float()
 
     def _texts(self, items: Tensor) -> Mapping[str, Tensor]:

@@ -95,7 +95,7 @@ class Feeds:
     def values(
         self, modality: str, items: Tensor, *, views: Tensor | None = None, augment: Tensor | None = None
     ) -> _Values:
-        """Values for (B,) items: rows of the corpus's files of a modality, or of its texts.
+        """Return values for (B,) items: rows of the corpus's files of a modality, or of its texts.
 
         Args:
             views: (B,) which cached view of each; the plain one without it.
@@ -126,7 +126,7 @@ class Feeds:
         return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
 
     def groups(self, modality: str, items: Tensor) -> list[Tensor]:
-        """Places in (B,) items that a tower is run on together: of one size, since the device pads no sound."""
+        """Return places in (B,) items that a tower is run on together: of one size, since the device pads no sound."""
         sizes = [self.shapes[name][items] for name in self.cached.get(modality, ()) if name in self.shapes]
         if modality in self.frozen or not sizes:  # what joins frozen towers' tokens knows padding
             return [torch.arange(len(items))]
@@ -188,7 +188,7 @@ def view_parameters(augmented: Augmentation, count: int, view: int, *, seed: int
 
 
 def parts_digest(parts: Iterable[Part]) -> str:
-    """sha256 (64 hex digits) of kinds, configs and weights."""
+    """Return sha256 (64 hex digits) of kinds, configs and weights."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part.kind} {sorted(part.config.items())!r}\n".encode())
@@ -199,7 +199,7 @@ def parts_digest(parts: Iterable[Part]) -> str:
 
 
 def frontend_of(model: Model, modality: str) -> Part | None:
-    """The part that prepares a modality's raw form, if there is one."""
+    """Return the part that prepares a modality's raw form, if there is one."""
     return next((p for p in model.chain if p.role == "frontend" and p.modality == modality), None)
 
 
@@ -219,13 +219,13 @@ def _frozen_towers(model: Model, modality: str, frozen: set[str]) -> list[Part]:
 
 
 def _frontier(model: Model, parts: list[Part]) -> tuple[str, ...]:
-    """Values that ``parts`` make and that other parts take, or that the model puts out."""
+    """Return values that ``parts`` make and that other parts take, or that the model puts out."""
     wanted = chain.handed_over(parts, model.chain, outputs=model.outputs)
     return tuple(name for part in parts for name in part.output_names if name in wanted)
 
 
 def fast_dtype() -> torch.dtype:
-    """What frozen towers and text towers in training multiply in: bfloat16 where the CPU has it, else float32.
+    """Return what frozen towers and text towers in training multiply in: bfloat16 where the CPU has it, else float32.
 
     Twice as fast, and nearer than a shift of the image by one pixel: frozen features of EfficientNet-Lite0 agree to a
     cosine of 0.999 (one pixel: 0.967), those of MiniLM to 0.9999. Cached rows are kept as float16 in any case.
@@ -234,7 +234,7 @@ def fast_dtype() -> torch.dtype:
 
 
 def fast_arithmetic(*, enabled: bool = True) -> torch.autocast:
-    """The context in which products are computed in ``fast_dtype``."""
+    """Return the context in which products are computed in ``fast_dtype``."""
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled and fast_dtype() != torch.float32)
 
 
@@ -260,7 +260,7 @@ def _run(
 
 
 def _half(name: str, value: Tensor, part: Part) -> Tensor:
-    """The value as float16, which has to hold it."""
+    """Return the value as float16, which has to hold it."""
     half = value.half()
     if (half.isinf() & value.isfinite()).any():
         raise DataError(
@@ -299,7 +299,7 @@ def _file_rows(
     seed: int,
     title: str,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What frontend and frozen tower of one modality make of its files; (V, U, ...), the first view being plain.
+    """Return what frontend and frozen tower of one modality make of its files; (V, U, ...), the first view being plain.
 
     And the ``shapes`` of those that are not all of one.
     """
@@ -457,7 +457,7 @@ def _tokens(model: Model, texts: Sequence[str]) -> Tokens:
 
 
 def _for_inference(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` in evaluation mode with batch norms folded into the convolutions before them.
+    """Return a copy of ``module`` in evaluation mode with batch norms folded into the convolutions before them.
 
     Channels last and without 50 passes over memory: 1.9 times as fast for EfficientNet-Lite0.
     """

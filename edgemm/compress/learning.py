@@ -39,11 +39,11 @@ class Distilling(Protocol):
     """What makes the objective that a student is distilled by."""
 
     def __call__(self, student: Model, teacher: Model, config: DistillConfig, training: Training) -> Distillation:
-        """The objective; the student is trained in place."""
+        """Return the objective; the student is trained in place."""
 
 
 def teaching_of(family: str) -> Callable[[Feeds, TeachConfig], Objective]:
-    """What makes the objective that a family is taught by, of the feeds of the model and the stage's section."""
+    """Return what makes the objective that a family is taught by, of the feeds of the model and the stage's section."""
     teaching: Callable[[Feeds, TeachConfig], Objective] = resolve(
         family_of(family).taught_by, what=f"family '{family}'"
     )
@@ -51,7 +51,7 @@ def teaching_of(family: str) -> Callable[[Feeds, TeachConfig], Objective]:
 
 
 def distilling_of(family: str) -> Distilling:
-    """What makes the objective that a family's student is distilled by."""
+    """Return what makes the objective that a family's student is distilled by."""
     distilling: Distilling = resolve(family_of(family).distilled_by, what=f"family '{family}'")
     return distilling
 
@@ -143,7 +143,7 @@ def answering(student: Model, teacher: Model, config: DistillConfig, training: T
 
 
 def _fed(student: Model, corpus: Corpus, config: DistillConfig, training: Training) -> Feeds:
-    """The student's feeds, of the views of each image that the teacher's outputs are cached for."""
+    """Return the student's feeds, of the views of each image that the teacher's outputs are cached for."""
     fed = feeds_of(student, corpus, training.context, frozen=[], title="student")
     if fed.pixels is not None and config.views > 1:
         count, augmented = len(fed.pixels), augmentation_of(config)

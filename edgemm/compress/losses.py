@@ -101,7 +101,7 @@ def interactive_contrastive(
 
 
 def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """One minus the cosine of student and teacher features.
+    """Return one minus the cosine of student and teacher features.
 
     Equals half the squared distance of the unit vectors, that is D/2 times their mean squared error.
 
@@ -134,7 +134,7 @@ def classifier_kd(student: Tensor, teacher: Tensor, *, temperature: float) -> Te
 
 
 def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference between the samples' cosine similarities in student and in teacher.
+    """Return mean squared difference between the samples' cosine similarities in student and in teacher.
 
     Student and teacher may differ in width and in everything else: what is compared is how alike samples are.
 
@@ -152,7 +152,7 @@ def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def token_gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """The same between the tokens of each sample, those that are padding aside.
+    """Return the same between the tokens of each sample, those that are padding aside.
 
     Args:
         student, teacher: (B, N, D) and (B, N, E) float32 of the same tokens; the teacher's detached, and all zero where
@@ -184,7 +184,7 @@ def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def pooled(value: Tensor, *, padded: bool = False) -> Tensor:
-    """One vector per sample, the mean over its tokens where it has them.
+    """Return one vector per sample, the mean over its tokens where it has them.
 
     Args:
         value: (B, W), or (B, N, W) tokens.

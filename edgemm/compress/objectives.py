@@ -29,7 +29,7 @@ LARGEST_SCALE = 100.0  # as in CLIP
 
 
 def augmentation_of(config: TeachConfig | DistillConfig) -> Augmentation:
-    """The augmentation that a stage's section describes."""
+    """Return the augmentation that a stage's section describes."""
     section = config.augment
     return Augmentation(
         zoom=section.zoom,
@@ -98,7 +98,7 @@ class Fed(Objective):
         return next(self.model.parameters()).device
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> dict[str, Drawn]:
-        """For each modality, which item of it stands for each of the samples ``rows`` (B,)."""
+        """Return for each modality, which item of it stands for each of the samples ``rows`` (B,)."""
         drawn: dict[str, Drawn] = {}
         for modality in self.feeds.modalities:
             present = self.corpus.present(modality, rows)
@@ -118,7 +118,7 @@ class Fed(Objective):
         return first + torch.randint(self.corpus.extra, (count,), generator=generator)
 
     def values(self, modality: str, items: Tensor, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """What the model is fed for (n,) items of one modality, on its device."""
+        """Return what the model is fed for (n,) items of one modality, on its device."""
         augment = None
         if modality == "image" and self.feeds.pixels is not None:
             shown = self.feeds.shown
@@ -138,7 +138,7 @@ class Fed(Objective):
         generator: torch.Generator,
         run: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
     ) -> Mapping[str, Tensor]:
-        """What ``run`` makes of (n,) items of one modality, those of one size at a time: name -> (n, ...)."""
+        """Return what ``run`` makes of (n,) items of one modality, those of one size at a time: name -> (n, ...)."""
         groups = self.feeds.groups(modality, items)
         each = []
         for place in groups:

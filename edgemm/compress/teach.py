@@ -135,7 +135,7 @@ def teach_(model: Model, config: TeachConfig, training: Training, *, section: Te
 
 
 def schedule_of(config: TrainingSection) -> Schedule:
-    """The trainer's schedule from a stage's section."""
+    """Return the trainer's schedule from a stage's section."""
     return Schedule(
         epochs=config.epochs,
         batch=config.batch,

@@ -190,7 +190,7 @@ def train_(
 
 
 def told_by_first(text: str) -> str:
-    """What the first process of a launch gave, in every one of them; they wait for each other here."""
+    """Return what the first process of a launch gave, in every one of them; they wait for each other here."""
     PartialState(cpu=not torch.cuda.is_available())
     told = [text]
     broadcast_object_list(told, from_process=0)
@@ -250,7 +250,7 @@ def _train_only_trained_(objective: nn.Module) -> None:
 
 
 def _state(objective: nn.Module) -> dict[str, Tensor]:
-    """Every tensor of the objective, by name; the tensors themselves, not copies."""
+    """Return every tensor of the objective, by name; the tensors themselves, not copies."""
     return dict(objective.state_dict(keep_vars=False))
 
 
@@ -277,7 +277,7 @@ def _assign_(objective: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def _identity(schedule: Schedule, *, samples: int, seed: int, world: int, names: list[str]) -> str:
-    """What must agree for a checkpoint to be this run's."""
+    """Return what must agree for a checkpoint to be this run's."""
     facts = {**asdict(schedule), "samples": samples, "seed": seed, "world": world, "names": names}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -313,7 +313,7 @@ class _Checkpoint:
 
 
 def _checkpoint(path: Path, *, identity: str) -> _Checkpoint | Literal["damaged"] | None:
-    """The checkpoint of that run; None where there is none, or one of another run."""
+    """Return the checkpoint of that run; None where there is none, or one of another run."""
     if not path.is_file():
         return None
     try:
@@ -329,7 +329,7 @@ def _checkpoint(path: Path, *, identity: str) -> _Checkpoint | Literal["damaged"
 
 
 def _digest(tensors: Mapping[str, Tensor], *, step: str, identity: str) -> str:
-    """sha256 (64 hex digits) of what a checkpoint holds."""
+    """Return sha256 (64 hex digits) of what a checkpoint holds."""
     digest = hashlib.sha256(f"{step} {identity}\n".encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

@@ -16,7 +16,7 @@ EXPECTED = "expected an .npz with an array per input, samples first (numpy.savez
 
 
 def read_arrays(path: Path, names: Sequence[str] | None = None, *, aligned: bool = True) -> Arrays:
-    """The arrays of an ``.npz``, samples first; nothing is unpickled.
+    """Return the arrays of an ``.npz``, samples first; nothing is unpickled.
 
     Every array that is asked for is in memory at once: a zip can't be mapped.
 
@@ -58,6 +58,6 @@ def read_arrays(path: Path, names: Sequence[str] | None = None, *, aligned: bool
 
 
 def rows_of(arrays: Arrays) -> Iterator[Arrays]:
-    """Every sample as a batch of 1."""
+    """Yield every sample as a batch of 1."""
     for index in range(len(next(iter(arrays.values())))):
         yield {name: array[index : index + 1] for name, array in arrays.items()}

@@ -53,7 +53,7 @@ def covering_samples(samples: Sequence[Sample], modalities: Sequence[str], limit
 def read_file(
     path: Path, raw: RawInput, *, lengths: DimRange | None = None, dtype: str = "float32"
 ) -> NDArray[np.generic]:
-    """One file as the value that its modality feeds, without the batch axis, by the device's own readers.
+    """Return one file as the value that its modality feeds, without the batch axis, by the device's own readers.
 
     Args:
         lengths: samples that a sound is padded and cut to.
@@ -86,7 +86,7 @@ def fewest_tokens(model: TakesRawInputs, raw: TextInput) -> int:
 
 
 def text_encoder(model: TakesRawInputs, raw: TextInput) -> TextEncoder:
-    """What makes tokens of texts, as the device does."""
+    """Return what makes tokens of texts, as the device does."""
     return TextEncoder(
         (model.tokenizer_json or "").encode(),
         file=raw.tokenizer,

@@ -23,7 +23,7 @@ _DARK = 0.25  # of the white: what stays below is told
 
 
 def checked(dataset: Dataset, *, broken: Broken, progress: Progress) -> Dataset:
-    """The dataset without its broken samples, with the sha256 of every file.
+    """Return the dataset without its broken samples, with the sha256 of every file.
 
     Raises:
         DataError: more broken samples than allowed, or a split, or a class to learn, of which nothing is left.
@@ -74,7 +74,7 @@ class _Files:
     depths: list[Depth] = field(default_factory=list)  # of pictures with more than 8 bits a sample
 
     def trouble(self, sample: Sample) -> str | None:
-        """What is wrong with the sample, or None."""
+        """Return what is wrong with the sample, or None."""
         if sample.text is not None and not sample.text.strip():
             return "empty text"
         if sample.image is None and sample.audio is None and sample.text is None and not sample.tensors:
@@ -115,7 +115,7 @@ class _Files:
         return None
 
     def dark(self) -> list[str]:
-        """Lines on pictures with more than 8 bits that use a small part of their range, and so come out dark."""
+        """Return lines on pictures with more than 8 bits that use a small part of their range, and so come out dark."""
         found = []
         for grey in (True, False):
             depths = [depth for depth in self.depths if depth.grey == grey]

@@ -42,16 +42,16 @@ class Sample:
     synonyms: tuple[str, ...] = ()
 
     def modalities(self) -> tuple[str, ...]:
-        """Names of those that it has."""
+        """Return names of those that it has."""
         known = {"image": self.image, "text": self.text, "audio": self.audio, **self.tensors}
         return tuple(name for name, raw in known.items() if raw is not None)
 
     def file(self, modality: str) -> Path | None:
-        """The file of a modality other than text; None where the sample lacks it."""
+        """Return the file of a modality other than text; None where the sample lacks it."""
         return {"image": self.image, "audio": self.audio}.get(modality) or self.tensors.get(modality)
 
     def raw(self, modality: str) -> Path | str | None:
-        """The raw form of one modality: a file, or a string; None where the sample lacks it."""
+        """Return the raw form of one modality: a file, or a string; None where the sample lacks it."""
         return self.text if modality == "text" else self.file(modality)
 
     def drawn_with(self) -> str:
@@ -125,7 +125,7 @@ class Dataset:
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     def split(self, name: str) -> list[Sample]:
-        """The samples of a split. Raises DataError naming the ones there are."""
+        """Return the samples of a split. Raises DataError naming the ones there are."""
         if name not in self.splits:
             raise DataError(f"no split '{name}' in the data; there are {', '.join(self.splits)}")
         return self.splits[name]
@@ -136,7 +136,7 @@ class Dataset:
         return self.splits.get(UNLABELLED, [])
 
     def all_texts(self, split: str = "train") -> list[str]:
-        """Every distinct text of a split, other names of its labels included, sorted."""
+        """Return every distinct text of a split, other names of its labels included, sorted."""
         samples = self.split(split)
         found = {s.text for s in samples if s.text is not None}
         for label in {s.label for s in samples if s.label is not None}:
@@ -145,7 +145,7 @@ class Dataset:
 
 
 def strided_samples(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """At most ``limit`` samples, evenly spread, so that few of them still hold every vendor and answer."""
+    """Return at most ``limit`` samples, evenly spread, so that few of them still hold every vendor and answer."""
     count = len(samples) if limit is None else min(limit, len(samples))
     return [samples[i * len(samples) // count] for i in range(count)]
 
@@ -187,5 +187,5 @@ def texts_of(samples: Iterable[Sample]) -> dict[str, tuple[str, ...]]:
 
 
 def held_out(concept: str, fraction: float) -> bool:
-    """Whether a concept is kept from training: by its own hash, not by how many or which others there are."""
+    """Return whether a concept is kept from training: by its own hash, not by how many or which others there are."""
     return int.from_bytes(hashlib.sha256(concept.encode()).digest()[:8], "big") < fraction * 2**64

@@ -31,7 +31,7 @@ _ENDINGS = (
 
 
 def ending_of(data: bytes) -> str:
-    """The usual ending of a file with these bytes, by its first ones; ``.bin`` where they say nothing."""
+    """Return the usual ending of a file with these bytes, by its first ones; ``.bin`` where they say nothing."""
     if data[:4] == b"RIFF":
         return {b"WAVE": ".wav", b"WEBP": ".webp"}.get(data[8:12], ".bin")
     return next((ending for start, ending in _ENDINGS if data.startswith(start)), ".bin")

@@ -157,7 +157,7 @@ def _sources(config: DataConfig) -> Mapping[str, Source]:
 
 
 def _is_plain(builder: Any, files: Mapping[str, Sequence[Path]]) -> bool:
-    """Whether files lie here and the data's card asks for no options of the library's own reader."""
+    """Return whether files lie here and the data's card asks for no options of the library's own reader."""
     kinds = {"sep": (",", None), "delimiter": (None,), "names": (None,), "field": (None,), "columns": (None,),
              "filters": (None,), "features": (None,), "header": ("infer",), "skiprows": (None,), "quotechar": ('"',),
              "skipinitialspace": (False,), "encoding": (None, "utf-8")}  # fmt: skip
@@ -166,7 +166,7 @@ def _is_plain(builder: Any, files: Mapping[str, Sequence[Path]]) -> bool:
 
 
 def _from_tables(paths: Sequence[Path], kind: str, split: str, features: Mapping[str, Any], most: int | None) -> Source:
-    """The rows of a split's tables, here or on the hub; ``most`` at most."""
+    """Yield the rows of a split's tables, here or on the hub; ``most`` at most."""
 
     def rows() -> Iterator[Mapping[str, object]]:
         return _rows(itertools.islice(every_row(), most), split)
@@ -209,7 +209,7 @@ def _metadata(file: str, metadata_ext: str = "") -> Iterator[Any]:
 
 
 def _undecoded(stream: Any) -> Any:
-    """The stream with images and sounds as ``{bytes, path}``.
+    """Return the stream with images and sounds as ``{bytes, path}``.
 
     ``Audio(decode=False)`` won't do: it needs torchcodec all the same. ``Image(decode=False)`` takes the bare paths of
     the folder builders, whatever lies there; but given bytes it prefers a local file of the same name to them.
@@ -311,7 +311,7 @@ def _samples(
 
 
 def _locator(config: DataConfig, cache: Path) -> Callable[[str], Path]:
-    """What finds the file of a path in a cell, inside the data's own folder and nowhere else."""
+    """Return what finds the file of a path in a cell, inside the data's own folder and nowhere else."""
     given = [Path(config.root)] if config.root is not None else []
     given += [fixed_part(pattern) for pattern in config.files.values()]
     bases = [base for folder in given for base in (Path(os.path.normpath(folder.absolute())), folder.resolve())]

@@ -60,7 +60,7 @@ def _in_doubt(_: bytes) -> bool:
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    """Whether the markers lead from the start of the picture to its end. Source: ITU-T T.81, annex B."""
+    """Return whether the markers lead from the start of the picture to its end. Source: ITU-T T.81, annex B."""
     place, frames = 2, 0
     while data[place : place + 1] == b"\xff":
         while data[place : place + 1] == b"\xff":  # any number of fill bytes

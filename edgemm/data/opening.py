@@ -56,7 +56,7 @@ def open_dataset(
 
 
 def _groups(names: Sequence[str], dataset: Dataset) -> tuple[str, ...]:
-    """The groups ``names``. Raises DataError for one that no sample is of."""
+    """Return the groups ``names``. Raises DataError for one that no sample is of."""
     known = sorted({s.group for samples in dataset.splits.values() for s in samples if s.group is not None})
     if unknown := next((name for name in names if name not in known), None):
         there = f"there are {', '.join(known)}" if known else "the samples have none"
@@ -65,7 +65,7 @@ def _groups(names: Sequence[str], dataset: Dataset) -> tuple[str, ...]:
 
 
 def _limited(dataset: Dataset, limit: int) -> Dataset:
-    """An even stride over every split, so that a limit keeps the mix of vendors and answers.
+    """Return an even stride over every split, so that a limit keeps the mix of vendors and answers.
 
     Labels and texts that were the samples' are those of what is left.
     """

@@ -23,7 +23,7 @@ Files = Mapping[str, Mapping[Path, Sample]]  # evaluated split -> file -> its sa
 
 
 def with_pairs(dataset: Dataset, config: DataConfig) -> Dataset:
-    """The dataset with the pairs of ``data.pairs``; as it is without.
+    """Return the dataset with the pairs of ``data.pairs``; as it is without.
 
     Raises:
         DataError: naming the row: a cell that is missing or something else, a file that is no sample of an evaluated

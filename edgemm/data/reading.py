@@ -93,7 +93,7 @@ def root_of(config: DataConfig, expected: str) -> Path:
 
 
 def _parameters(reader: Callable[..., Any], *, where: str) -> dict[str, inspect.Parameter]:
-    """The parameters of a reader but for its first."""
+    """Return the parameters of a reader but for its first."""
     try:
         first, *others = inspect.signature(reader, eval_str=True).parameters.values()
     except Exception as error:  # an annotation is the user's code as well

@@ -32,7 +32,7 @@ _UNPACKED: Mapping[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.o
 
 
 def read_rows(path: Path, *, key: str) -> Iterator[tuple[int, Row]]:
-    """Rows of a file with their number, from 1; blank lines don't count.
+    """Yield rows of a file with their number, from 1; blank lines don't count.
 
     Integers of a Parquet column that Hugging Face says to be a class become its name.
 
@@ -189,7 +189,7 @@ def _shortest_floats(batch: Any) -> Any:
 
 
 def _features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:
-    """What Hugging Face writes of the columns into a Parquet file; empty where it did not."""
+    """Return what Hugging Face writes of the columns into a Parquet file; empty where it did not."""
     try:
         found = json_value((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
@@ -198,7 +198,7 @@ def _features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:
 
 
 def named(cell: object, feature: Any) -> object:
-    """A class's integer as its name, -1 (unlabelled) as None; lists of them likewise; anything else as it is.
+    """Return a class's integer as its name, -1 (unlabelled) as None; lists of them likewise; anything else as it is.
 
     Args:
         feature: of ``datasets``, or as it is written as JSON.

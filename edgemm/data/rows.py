@@ -170,7 +170,7 @@ def unread_columns(columns: Mapping[str, str], present: Sequence[str], *, where:
 
 
 def cell_of(row: Mapping[str, object], column: str) -> object:
-    """The cell of a column; ``"json.caption"`` is ``caption`` inside ``json``."""
+    """Return the cell of a column; ``"json.caption"`` is ``caption`` inside ``json``."""
     if column in row or "." not in column:
         return row.get(column)
     head, _, rest = column.partition(".")
@@ -179,7 +179,7 @@ def cell_of(row: Mapping[str, object], column: str) -> object:
 
 
 def _listed(cell: object) -> object:
-    """A list of numbers as the bytes of a ``.npy`` (float32); anything else as it is."""
+    """Return a list of numbers as the bytes of a ``.npy`` (float32); anything else as it is."""
     if not isinstance(cell, (list, np.ndarray)):
         return cell
     try:
@@ -203,7 +203,7 @@ def _text(cell: object, ours: str = "text") -> str | None:
 
 
 def plain(ours: str, cell: object) -> str | None:
-    """A string or a number as a string; None where the cell is empty. Raises DataError for anything else."""
+    """Return a string or a number as a string; None where the cell is empty. Raises DataError for anything else."""
     if cell is None or cell != cell:  # a table's empty cell may read as NaN
         return None
     if not isinstance(cell, (str, int, float, Decimal, date, time)):  # a datetime is a date

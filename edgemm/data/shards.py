@@ -64,7 +64,7 @@ class Shards:
         self.unread: Counter[str] = Counter()
 
     def rows(self) -> Iterator[Row]:
-        """Every sample: its key, and by ending the bytes, the string (``txt``, ``cls``) or the object (``json``).
+        """Yield every sample: its key, and by ending the bytes, the string (``txt``, ``cls``) or the object (``json``).
 
         ``unread`` then says how many samples have members that no column reads, while they lack one that is read.
         """

@@ -37,7 +37,7 @@ def check_sound(data: bytes) -> None:
 
 
 def _lacking(data: bytes) -> tuple[int, int] | None:
-    """How many bytes of samples are there, and how many are announced, where these are more."""
+    """Return how many bytes of samples are there, and how many are announced, where these are more."""
     if data[:4] == b".snd":  # AU
         begin, announced = int.from_bytes(data[4:8], "big"), int.from_bytes(data[8:12], "big")
         there = len(data) - begin
@@ -52,7 +52,7 @@ def _lacking(data: bytes) -> tuple[int, int] | None:
 
 
 def _is_last(page: bytes) -> bool:
-    """Whether a page of an OGG is whole and says that no other follows. Source: RFC 3533, section 6."""
+    """Return whether a page of an OGG is whole and says that no other follows. Source: RFC 3533, section 6."""
     if len(page) < _OGG_HEADER:
         return False
     count = page[_OGG_HEADER - 1]

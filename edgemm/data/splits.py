@@ -28,7 +28,7 @@ def split_of(name: str) -> str:
 
 
 def find_split(name: str, splits: Sequence[str]) -> str:
-    """Which of the data's splits a recipe names, which may spell it otherwise.
+    """Return which of the data's splits a recipe names, which may spell it otherwise.
 
     Raises:
         DataError: none of them, or several.
@@ -43,7 +43,7 @@ def find_split(name: str, splits: Sequence[str]) -> str:
 
 
 def spelling_notes(names: Iterable[str], *, where: str) -> list[str]:
-    """Lines on names that are read as others, and on splits that are measured apart though they may be one.
+    """Return lines on names that are read as others, and on splits that are measured apart though they may be one.
 
     Args:
         names: as the data spells them.

@@ -22,7 +22,7 @@ _SCORES_RANK = 4  # (batch, heads, queries, keys)
 
 
 def with_attention_outputs(data: bytes, *, what: str = "graph") -> tuple[bytes, tuple[AttentionMap, ...]]:
-    """The graph with every attention map as a further output.
+    """Return the graph with every attention map as a further output.
 
     A map is the output of a Softmax over the last axis, which a MatMul reads as its first operand, and whose input is a
     MatMul of two activations, scaled and masked or not. Its shape is (batch, heads, queries, keys).
@@ -83,7 +83,7 @@ def patch_grid(data: bytes) -> tuple[int, int] | None:
 
 
 def _product_before(value: ir.Value | None) -> ir.Node | None:
-    """The MatMul of two activations that a softmax's input comes from, through what may lie between."""
+    """Return the MatMul of two activations that a softmax's input comes from, through what may lie between."""
     waiting, seen = [value], set()
     while waiting:
         value = waiting.pop(0)
@@ -113,7 +113,7 @@ def _mixes(weights: ir.Value) -> bool:
 
 
 def _inputs_of(value: ir.Value | None, inputs: set[str | None]) -> tuple[str, ...]:
-    """Names of the graph's inputs that a value is made from."""
+    """Return names of the graph's inputs that a value is made from."""
     found: set[str] = set()
     waiting: list[ir.Value | None] = [value]
     seen: set[ir.Value] = set()

@@ -83,7 +83,7 @@ def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
 
 
 def _bytes_of(tensor: onnx.TensorProto, path: Path) -> int:
-    """How many bytes a tensor's elements take."""
+    """Return how many bytes a tensor's elements take."""
     elements = math.prod(tensor.dims)
     try:
         bits = _BITS.get(tensor.data_type) or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
@@ -119,7 +119,7 @@ def _read(tensor: onnx.TensorProto, path: Path) -> bytes:
 
 
 def _inside(folder: Path, location: str, what: str) -> Path:
-    """The regular file at a relative path below a folder, with no link on the way."""
+    """Return the regular file at a relative path below a folder, with no link on the way."""
     parts = PurePosixPath(location).parts
     if not parts or "\0" in location or "\\" in location or ":" in parts[0] or {"..", "/"} & set(parts):
         raise InputError(f"{what}, outside the model's folder; expected a file beside the model")

@@ -55,7 +55,7 @@ def names_of(node: ir.Node) -> list[str]:
 
 
 def _addition(node: ir.Node) -> ir.Node | None:
-    """The Add of a constant row that alone reads a MatMul's output."""
+    """Return the Add of a constant row that alone reads a MatMul's output."""
     if not is_standard(node, "MatMul"):
         return None
     add, weight = sole_reader(node.outputs[0]), constant(node.inputs[1])

@@ -128,7 +128,7 @@ def build_bundle(folder: Path, out: Path, *, compute_capabilities: Mapping[str, 
 
 
 def fingerprint(engine: str, compute_capability: str) -> dict[str, str]:
-    """What a plan needs to load: engine version, compute capability, operating system."""
+    """Return what a plan needs to load: engine version, compute capability, operating system."""
     return {
         "engine_version": str(import_builder(engine).__version__),
         "compute_capability": compute_capability,
@@ -137,7 +137,7 @@ def fingerprint(engine: str, compute_capability: str) -> dict[str, str]:
 
 
 def import_builder(engine: str) -> Any:
-    """The engine's Python module. Raises EngineNotInstalled, with what to install."""
+    """Return the engine's Python module. Raises EngineNotInstalled, with what to install."""
     if engine not in ENGINES or not compiles(engine):
         compiling = [name for name in ENGINES if compiles(name)]
         raise EngineError(f"engine '{engine}' compiles nothing; expected one of {compiling}")

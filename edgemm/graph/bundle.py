@@ -196,13 +196,13 @@ def quantize_bundle(
 
 
 def _as_it_became(target: TargetEntry) -> TargetEntry:
-    """An int8 target of which nothing is computed in int8 is a float32 one, and says so."""
+    """Return an int8 target of which nothing is computed in int8 is a float32 one, and says so."""
     parts = target.arithmetic.values()
     return replace(target, precision="float32") if parts and not any(part.int8_macs for part in parts) else target
 
 
 def graph_kind(target: TargetEntry, graph: ir.Model) -> str:
-    """The folder of a target's graph of a part: its precision, and for int8 how it is written."""
+    """Return the folder of a target's graph of a part: its precision, and for int8 how it is written."""
     if target.precision != "int8":
         return target.precision
     scheme = ENGINES[target.engine].scheme
@@ -226,7 +226,7 @@ def _check_keep_float(config: Quantization, graphs: Iterable[ir.Model]) -> None:
 def _convert(
     kind: str, part: PartEntry, graph: ir.Model, spool: Path, config: Quantization, context: Context
 ) -> tuple[ir.Model, str, dict[str, object]]:
-    """One part's graph of one kind: (graph, kind it ended as, what the manifest says of it)."""
+    """Return one part's graph of one kind: (graph, kind it ended as, what the manifest says of it)."""
     if kind == "float16":
         from edgemm.graph.float16 import float16_from_onnx
 

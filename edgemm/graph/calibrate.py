@@ -177,7 +177,7 @@ def _add(statistics: Statistics, array: np.ndarray, axis: int | None, name: str,
 
 
 def _one_by_one(model: ir.Model, feed: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-    """Rows of a batch, where every input has a dynamic first dimension of one name; else the feed as it is."""
+    """Yield rows of a batch, where every input has a dynamic first dimension of one name; else the feed as it is."""
     first = {str(v.shape[0]) if v.shape and not isinstance(v.shape[0], int) else None for v in model.graph.inputs}
     sizes = {array.shape[0] if array.ndim else 0 for array in feed.values()}
     if len(first) != 1 or None in first or len(sizes) != 1:

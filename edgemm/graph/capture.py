@@ -161,7 +161,7 @@ def capture_model(
 
 
 def _write_output(folder: Path, model: Model, name: str) -> OutputEntry:
-    """What a bundle says of one output; the names of its classes are written beside."""
+    """Return what a bundle says of one output; the names of its classes are written beside."""
     output = model.outputs[name]
     if not isinstance(output, Classes):
         return output
@@ -218,7 +218,7 @@ class _Positional(nn.Module):
 
 
 def _reason(part: Part, error: BaseException) -> str:
-    """One line out of torch's report: which operator, or which dimension, and what to do."""
+    """Return one line out of torch's report: which operator, or which dimension, and what to do."""
     chain: list[str] = []
     seen: BaseException | None = error
     while seen is not None:
@@ -275,7 +275,7 @@ def _tensors(sample: Mapping[str, Tensor | np.ndarray], index: int) -> dict[str,
 
 
 def _run(part: Part, values: Mapping[str, Tensor], *, index: int) -> dict[str, Tensor]:
-    """What a part makes of a sample's values, which are checked before."""
+    """Return what a part makes of a sample's values, which are checked before."""
     try:
         _check_values(part, values)
         return part.run(values)
@@ -324,7 +324,7 @@ def _check_weights(part: Part) -> None:
 
 
 def _origin_of_nonfinite(part: Part, values: Mapping[str, Tensor]) -> str:
-    """Name the weight or the first module inside a part whose output is not finite though its inputs are."""
+    """Return name the weight or the first module inside a part whose output is not finite though its inputs are."""
     for name, weight in part.module.named_parameters():
         if weight.is_floating_point() and not bool(weight.detach().isfinite().all()):
             return f"the weight '{name}' holds infinity"
@@ -366,7 +366,7 @@ def _export_sizes(signature: Signature) -> dict[str, int]:
 
 
 def _at_sizes(signature: Signature, values: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """The real values repeated or cut along each named dimension: any size, still real ids and pixels."""
+    """Return the real values repeated or cut along each named dimension: any size, still real ids and pixels."""
     result = {}
     for spec in signature.inputs:
         value = values[spec.name]
@@ -410,7 +410,7 @@ def _gate(part: Part, model: ir.Model, samples: Sequence[Mapping[str, Tensor]], 
 
 
 def _edge_sizes(signature: Signature) -> Iterator[dict[str, int]]:
-    """Every named dimension at min, opt and max, the others at their smallest (all at max needs gigabytes)."""
+    """Yield every named dimension at min, opt and max, the others at their smallest (all at max needs gigabytes)."""
     smallest = {name: r.min for name, r in signature.dims.items()}
     done: list[dict[str, int]] = []
     for name, r in signature.dims.items():

@@ -55,7 +55,7 @@ def arithmetic_of(
     keep_float: frozenset[str] = frozenset(),
     rolled_back: str | None = None,
 ) -> Arithmetic:
-    """What a graph that ships is computed in.
+    """Return what a graph that ships is computed in.
 
     Args:
         shipped: the graph as read from its file.
@@ -133,7 +133,7 @@ def layers_of(
 
 
 def first_output(node: ir.Node) -> str:
-    """A layer's first output that is not left empty."""
+    """Return a layer's first output that is not left empty."""
     return next((str(value.name) for value in node.outputs if value.name), "")
 
 
@@ -148,14 +148,14 @@ def weight_name(node: ir.Node) -> str:
 
 
 def _narrow(value: ir.Value) -> ir.Value:
-    """What a Cast widens at load, as it is stored; any other value as it is."""
+    """Return what a Cast widens at load, as it is stored; any other value as it is."""
     cast = value.producer()
     source = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
     return value if source is None or source.const_value is None else source
 
 
 def shapes_of(model: ir.Model, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> dict[str, Shape]:
-    """The shapes that values of a graph really take on one feed; constants among them.
+    """Return the shapes that values of a graph really take on one feed; constants among them.
 
     Shapes are outputs of Shape nodes, so that no value is kept.
     """
@@ -195,7 +195,7 @@ class _Source:
 
 
 def _factors(node: ir.Node) -> list[ir.Value]:
-    """The inputs that may be weights: not biases, states, indices or axes."""
+    """Return the inputs that may be weights: not biases, states, indices or axes."""
     positions: Sequence[int]
     if node.op_type in (*RECURRENT, *INTEGER):
         positions = (1, 2)
@@ -243,7 +243,7 @@ def _constant(value: ir.Value | None) -> bool:
 
 
 def _multiplies(node: ir.Node) -> bool:
-    """Whether anything but constants is multiplied; folded away otherwise."""
+    """Return whether anything but constants is multiplied; folded away otherwise."""
     return any(v is not None and v.const_value is None and not _sources(v) for v in node.inputs)
 
 
@@ -309,7 +309,7 @@ def _conv_transpose(node: ir.Node, given: list[Shape], made: Shape) -> int:  # n
 
 
 def _recurrent(node: ir.Node, given: list[Shape], made: Shape) -> int:  # noqa: ARG001
-    """Both products of every step: time x batch x (W + R), whatever layout the weights have."""
+    """Return both products of every step: time x batch x (W + R), whatever layout the weights have."""
     x = given[0]
     return x[0] * x[1] * (math.prod(given[1]) + math.prod(given[2]))
 

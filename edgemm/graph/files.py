@@ -46,7 +46,7 @@ def write_graph(model: ir.Model, path: Path) -> None:
 
 
 def read_graph(path: Path) -> ir.Model:
-    """The graph of a file that ``write_graph`` wrote."""
+    """Return the graph of a file that ``write_graph`` wrote."""
     import onnx
 
     return ir.from_proto(onnx.load(path))

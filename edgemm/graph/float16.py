@@ -74,7 +74,7 @@ def float16_from_onnx(
 
 
 def _float_values(model: ir.Model) -> set[ir.Value]:
-    """Every float32 value. Types are inferred from operators, as a clean graph records none for inner values."""
+    """Return every float32 value. Types are inferred from operators, as a clean graph records none for inner values."""
     typed = model.clone()
     passes.ShapeInferencePass()(typed)
     names = {

@@ -137,7 +137,7 @@ def _outputs(
 
 
 def likeness_lines(found: Likeness) -> list[str]:
-    """What became of a part, in lines for a terminal."""
+    """Return what became of a part, in lines for a terminal."""
     lines = [f"{found.part}: {part_line(found.arithmetic, found.size_bytes)}"]
     lines += [f"  {line}" for line in float_lines(found.arithmetic)]
     for name, cosines in found.cosines.items():

@@ -112,12 +112,12 @@ def _require_unchanged(got: dict[str, np.ndarray], expected: dict[str, np.ndarra
 
 
 def read_onnx(path: Path) -> ir.Model:
-    """A clean graph from a file; see ``read_proto`` and ``clean_from``."""
+    """Return a clean graph from a file; see ``read_proto`` and ``clean_from``."""
     return clean_from(read_proto(path), what=str(path))
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
-    """A model from a file, whole, in the form in which weights are weights.
+    """Return a model from a file, whole, in the form in which weights are weights.
 
     1. tensors in other files of its folder -> in the model
     2. inputs that have an initializer (IR version 3, keep_initializers_as_inputs) -> initializers alone
@@ -180,7 +180,7 @@ QUANTIZED = frozenset(
 
 
 def clean_from(proto: onnx.ModelProto, *, what: str) -> ir.Model:
-    """A clean graph of opset 13 or later; older ones are converted.
+    """Return a clean graph of opset 13 or later; older ones are converted.
 
     Raises:
         InputError: the graph is not valid.

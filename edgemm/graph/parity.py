@@ -73,7 +73,7 @@ def nonfinite(array: np.ndarray) -> str | None:
 
 
 def origin_of_nonfinite(model: ir.Model, feed: Mapping[str, np.ndarray]) -> str:
-    """Name the first weight or node that brings nan or infinity into what a graph makes of ``feed``.
+    """Return name the first weight or node that brings nan or infinity into what a graph makes of ``feed``.
 
     Args:
         model: not changed.
@@ -115,7 +115,7 @@ def largest_difference(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def cosine(got: np.ndarray, expected: np.ndarray) -> float:
-    """Mean cosine of the rows of two arrays (batch first), in float64; rows of zeros count as equal to zeros.
+    """Return mean cosine of the rows of two arrays (batch first), in float64; rows of zeros count as equal to zeros.
 
     Raises:
         QuantizeError: the arrays differ in dtype or shape, or hold nan or infinity.

@@ -27,7 +27,7 @@ class Scale:
 
 
 def activation_scale(low: float, high: float, scheme: Scheme) -> Scale:
-    """The scale that covers [low, high] (0 inside) under a scheme."""
+    """Return the scale that covers [low, high] (0 inside) under a scheme."""
     if scheme.symmetric:
         end = max(-low, high)
         return Scale(float(np.float32(end / 127)) if end > 0 else 1.0, 0, "int8")
@@ -47,7 +47,7 @@ def quantize_weight(weight: np.ndarray, axis: int, levels: int) -> tuple[np.ndar
 
 
 def weight_axis(node: ir.Node) -> int:
-    """The axis of output channels in a weighted node's weights."""
+    """Return the axis of output channels in a weighted node's weights."""
     if node.op_type == "Conv":
         return 0
     return 0 if node.attributes.get_int("transB", 0) else 1

@@ -121,7 +121,7 @@ def quantize_onnx(
 
 
 def _why_nothing(model: ir.Model, keep_float: frozenset[str]) -> str:
-    """What layers a graph has instead of those that can be int8, and why they can't."""
+    """Return what layers a graph has instead of those that can be int8, and why they can't."""
     nodes = [
         n for n in model.graph if n.op_type in MACS or (n.op_type == "Gather" and constant(n.inputs[0]) is not None)
     ]

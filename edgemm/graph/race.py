@@ -30,7 +30,7 @@ WARM_UP = 16  # openvino compiles a model for a shape at its eighth run
 def latency_ratio(
     a: bytes, b: bytes, feed: Mapping[str, np.ndarray], *, engine: str, threads: int, what: str, rounds: int = 101
 ) -> Ratio:
-    """How many times as long graph ``a`` takes as graph ``b`` on one feed, timed in turns in a fresh process.
+    """Return how many times as long graph ``a`` takes as graph ``b`` on one feed, timed in turns in a fresh process.
 
     Args:
         a, b: ONNX files.

@@ -23,7 +23,7 @@ at 128, .40 at 256, .28 at 512; cosine .9999."""
 
 
 def dynamic_lstms(graph: ir.Graph, *, keep_float: AbstractSet[str] = frozenset()) -> list[ir.Node]:
-    """The LSTMs of a graph that can be written so: constant float32 weights, time first, not too small."""
+    """Return the LSTMs of a graph that can be written so: constant float32 weights, time first, not too small."""
     return [
         node
         for node in graph

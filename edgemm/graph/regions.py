@@ -52,7 +52,7 @@ def is_weighted(node: ir.Node) -> bool:
 
 
 def _obstacle(node: ir.Node) -> str | None:
-    """What keeps a Conv, MatMul or Gemm from int8 arithmetic, or None where nothing in the node does."""
+    """Return what keeps a Conv, MatMul or Gemm from int8 arithmetic, or None where nothing in the node does."""
     if node.domain not in ("", "ai.onnx"):
         return f"an operator of the domain {node.domain}"
     source, weight = node.inputs[0], node.inputs[1]
@@ -96,7 +96,7 @@ _NO_INT8_FORM = {
 def why_float(
     node: ir.Node, *, keep_float: frozenset[str] = frozenset(), rolled_back: bool = False, inside: bool = False
 ) -> str:
-    """Why a layer that is in float in a quantized graph is so, in one phrase.
+    """Return why a layer that is in float in a quantized graph is so, in one phrase.
 
     Args:
         node: a layer of the graph that ships.
@@ -124,14 +124,14 @@ def why_float(
 
 
 def _is_halved(node: ir.Node) -> bool:
-    """Whether the weights of a recurrent layer are float16 that is widened at load (see ``storage``)."""
+    """Return whether the weights of a recurrent layer are float16 that is widened at load (see ``storage``)."""
     cast = node.inputs[1].producer() if node.op_type in RECURRENT and node.inputs[1] is not None else None
     source = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
     return source is not None and source.const_value is not None and source.const_value.dtype == ir.DataType.FLOAT16
 
 
 def _is_stored(node: ir.Node) -> bool:
-    """Whether the weights are integers that are widened at load (see ``storage``)."""
+    """Return whether the weights are integers that are widened at load (see ``storage``)."""
     weight = node.inputs[1]
     mul = weight.producer() if weight is not None else None
     if mul is None or mul.op_type != "Mul" or constant(mul.inputs[1]) is None:
@@ -230,7 +230,7 @@ def _keep_results(region: Region, int8: set[ir.Value], *, float_results: bool) -
 
 
 def _only_leaves(value: ir.Value) -> bool:
-    """Whether a value is read as an output of the graph alone, as it is, clipped, pooled or moved."""
+    """Return whether a value is read as an output of the graph alone, as it is, clipped, pooled or moved."""
     readers = [use.node for use in value.uses()]
     through = (*MOVING, *POOLING, "ReduceMean", "Relu", "Clip")
     if not readers:
@@ -239,7 +239,7 @@ def _only_leaves(value: ir.Value) -> bool:
 
 
 def _keeps_int8(node: ir.Node, int8: set[ir.Value]) -> bool:
-    """An addition or concatenation of int8 values, or a pool of one."""
+    """Return an addition or concatenation of int8 values, or a pool of one."""
     if is_standard(node, *MIXING):
         return len(node.inputs) > 1 and all(v in int8 for v in node.inputs)
     return is_standard(node, *POOLING) and len(node.outputs) == 1 and node.inputs[0] in int8
@@ -255,7 +255,7 @@ def result_convolutions(graph: ir.Graph) -> list[ir.Node]:
 
 
 def _reads_pixels(node: ir.Node, graph: ir.Graph) -> bool:
-    """The first convolution of an image: a few inputs per output, so cheap, and everything after depends on it.
+    """Return the first convolution of an image: a few inputs per output, so cheap, and everything after depends on it.
 
     EfficientNet-Lite0 with it in int8 falls from cosine .997 to .985, and runs no faster.
     """
@@ -266,7 +266,7 @@ def _reads_pixels(node: ir.Node, graph: ir.Graph) -> bool:
 
 
 def _feeds_weighted_through_relu(node: ir.Node, only_reader: Callable[[ir.Value], ir.Node | None]) -> bool:
-    """A linear layer whose only reader is a ReLU that only weighted layers read (an MLP): it stays in int8."""
+    """Return a linear layer whose only reader is a ReLU that only weighted layers read (an MLP): it stays in int8."""
     reader = only_reader(node.outputs[0])
     if reader is None or clip_bounds(reader) is None:
         return False
@@ -283,7 +283,7 @@ def _is_table(node: ir.Node) -> bool:
 
 
 def _table_obstacle(node: ir.Node) -> str | None:
-    """What keeps a Gather's constant table from int8, or None."""
+    """Return what keeps a Gather's constant table from int8, or None."""
     table = node.inputs[0].const_value if node.inputs[0] is not None else None
     if table is None or table.dtype != ir.DataType.FLOAT:
         return "its table is no constant of float32"

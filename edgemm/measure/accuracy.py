@@ -130,7 +130,7 @@ def check_answers(needed: Needed) -> None:
 
 
 def encodings(bundle: Bundle, samples: Sequence[Sample], *, prompts: Sequence[str] = ()) -> int:
-    """How many raw samples ``score`` will encode: the total of its progress."""
+    """Return how many raw samples ``score`` will encode: the total of its progress."""
     classes = zero_shot_labels(samples) if prompts and len(embedded(bundle)) > 1 else []
     return len(classes) * len(prompts) + sum(len(distinct_raws(samples, m)) for m in bundle.manifest.inputs)
 

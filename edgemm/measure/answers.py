@@ -47,7 +47,7 @@ class _Encoded:
     stand_ins: Mapping[str, np.ndarray]
 
     def values(self, which: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
-        """Each value's rows in the order of the samples."""
+        """Return each value's rows in the order of the samples."""
         return {
             name: [self.stand_ins[name] if i < 0 else made[i] for i in which[modality]]
             for modality, by_name in self.rows.items()
@@ -91,7 +91,7 @@ def check_modalities(
 def answers(
     bundle: Bundle, split: str, samples: Sequence[Sample], *, advance: Callable[[int], None] = lambda _: None
 ) -> list[Scored]:
-    """The bundle's answers, its ablations, and its answers with modalities missing where it has placeholders.
+    """Return the bundle's answers, its ablations, and its answers with modalities missing where it has placeholders.
 
     The first output that answers is the task ``"answers"``, and is looked into; each further one is a task of its own
     name, held against the column of its kind.
@@ -166,7 +166,7 @@ def _encoded(bundle: Bundle, samples: Sequence[Sample], output: str, advance: Ca
 
 
 def distinct_raws(samples: Sequence[Sample], modality: str) -> list[Any]:
-    """The raw samples of one modality, each once, in their first order."""
+    """Return the raw samples of one modality, each once, in their first order."""
     return list(dict.fromkeys(raw for s in samples if (raw := s.raw(modality)) is not None))
 
 

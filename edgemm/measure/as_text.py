@@ -26,7 +26,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes in decimal units, as disks and stores count: ``"4.21 MB"``."""
+    """Return bytes in decimal units, as disks and stores count: ``"4.21 MB"``."""
     if value is None:
         return NONE
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -63,7 +63,7 @@ def percent(share: float) -> str:
 
 
 def score_value(score: Score) -> str:
-    """The value alone."""
+    """Return the value alone."""
     if math.isnan(score.estimate.value):
         return NONE
     return percent(score.estimate.value) if score.is_share else three_figures(score.estimate.value)
@@ -86,7 +86,7 @@ def bracket(e: Estimate, said: Callable[[float], str]) -> str:
 
 
 def points(difference: Estimate | None) -> str:
-    """A difference of shares in points, with sign and interval: ``"−0.6 [−1.4, +0.2]"``."""
+    """Return a difference of shares in points, with sign and interval: ``"−0.6 [−1.4, +0.2]"``."""
     if difference is None or math.isnan(difference.value):
         return ""
     return f"{signed(100 * difference.value)} {bracket(difference, lambda share: signed(100 * share))}".rstrip()
@@ -113,7 +113,7 @@ def verdict(difference: Estimate | None) -> str:
 
 
 def signed_with_interval(found: Estimate) -> str:
-    """A difference in the unit of what is compared: ``"+1.00 [+1.00, +2.00]"``; empty where there is none."""
+    """Return a difference in the unit of what is compared: ``"+1.00 [+1.00, +2.00]"``; empty where there is none."""
     if math.isnan(found.value):
         return ""
     return f"{signed_figures(found.value)} {bracket(found, signed_figures)}".rstrip()
@@ -125,7 +125,7 @@ def signed_figures(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """One decimal, with a true minus sign, and no sign on zero."""
+    """Return one decimal, with a true minus sign, and no sign on zero."""
     text = f"{abs(value):.1f}"
     if float(text) == 0:
         return text
@@ -133,12 +133,12 @@ def signed(value: float) -> str:
 
 
 def latency(quantile: Quantile | None) -> str:
-    """A quantile alone, ``n/a`` below its sample floor: ``"2.31 ms"``."""
+    """Return a quantile alone, ``n/a`` below its sample floor: ``"2.31 ms"``."""
     return NONE if quantile is None else milliseconds(quantile.value_ms)
 
 
 def latency_interval(quantile: Quantile | None) -> str:
-    """A quantile's interval in the unit of ``latency``: ``"[2.29, 2.34]"``."""
+    """Return a quantile's interval in the unit of ``latency``: ``"[2.29, 2.34]"``."""
     if quantile is None:
         return ""
     unit = 1000 if quantile.value_ms >= 1000 else 1
@@ -146,7 +146,7 @@ def latency_interval(quantile: Quantile | None) -> str:
 
 
 def in_ms(quantile: Quantile | None) -> tuple[str, str]:
-    """A quantile and its interval under a heading that says ms: ``("2.31", "[2.29, 2.34]")``."""
+    """Return a quantile and its interval under a heading that says ms: ``("2.31", "[2.29, 2.34]")``."""
     if quantile is None:
         return NONE, ""
     value, low, high = (three_figures(ms) for ms in (quantile.value_ms, quantile.low_ms, quantile.high_ms))
@@ -162,7 +162,7 @@ def speedup_interval(ratio: Ratio) -> str:
 
 
 def spread(taken: Spread | None) -> str:
-    """A median and the range it lies in: ``"182 ms (175 to 201)"``."""
+    """Return a median and the range it lies in: ``"182 ms (175 to 201)"``."""
     if taken is None:
         return NONE
     unit = 1000 if taken.median_ms >= 1000 else 1
@@ -171,7 +171,7 @@ def spread(taken: Spread | None) -> str:
 
 
 def fact(value: object) -> str:
-    """A value of the environment or of provenance, in one line."""
+    """Return a value of the environment or of provenance, in one line."""
     if value is None:
         return NONE
     if isinstance(value, Mapping):
@@ -182,5 +182,5 @@ def fact(value: object) -> str:
 
 
 def latency_p50(summary: Summary | None) -> str:
-    """The median alone."""
+    """Return the median alone."""
     return NONE if summary is None or summary.p50 is None else milliseconds(summary.p50.value_ms)

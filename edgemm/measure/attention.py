@@ -47,7 +47,7 @@ class Watched:
 
 
 def roll_out(layers: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
-    """How much each token after the last layer holds of each token before the first.
+    """Return how much each token after the last layer holds of each token before the first.
 
     Heads are averaged, the shortcut is taken as half of each layer, and the layers are multiplied:
     A = prod (mean_h W + I) / 2, the last layer on the left.
@@ -70,7 +70,7 @@ def roll_out(layers: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
 def read_out(
     rolled: NDArray[np.floating], layers: Sequence[NDArray[np.floating]], *, first: int
 ) -> NDArray[np.float64]:
-    """One weight for each token, from the rows that the model goes on with; they sum to 1.
+    """Return one weight for each token, from the rows that the model goes on with; they sum to 1.
 
     A graph does not say which token it reads, so: the first ones where there are class tokens; the last one where no
     token looks at later ones (CLIP's text tower); else the mean of all (mean pooling).
@@ -168,7 +168,7 @@ def _follow(
 
 
 def _class_tokens(tokens: int, kind: str, patches: tuple[int, int] | None) -> int:
-    """How many tokens stand before an image's patches (none or one) or a spectrogram's (up to two)."""
+    """Return how many tokens stand before an image's patches (none or one) or a spectrogram's (up to two)."""
     if patches:
         more = tokens - patches[0] * patches[1]
         return more if 0 <= more <= 2 else 0
@@ -180,7 +180,7 @@ def _is_square(count: int) -> bool:
 
 
 def grid(weights: NDArray[np.floating]) -> NDArray[np.float64] | None:
-    """Weights (patches,) as a square (side, side), rows first; None where they make no square."""
+    """Return weights (patches,) as a square (side, side), rows first; None where they make no square."""
     if not _is_square(len(weights)):
         return None
     side = round(len(weights) ** 0.5)
@@ -190,7 +190,7 @@ def grid(weights: NDArray[np.floating]) -> NDArray[np.float64] | None:
 def word_weights(
     weights: NDArray[np.floating], text: str, offsets: Sequence[tuple[int, int]], words: Sequence[int | None]
 ) -> list[tuple[str, float]]:
-    """Weights of tokens as weights of the words they are pieces of.
+    """Return weights of tokens as weights of the words they are pieces of.
 
     Args:
         weights: (tokens,), special tokens included.

@@ -105,7 +105,7 @@ def blame(
 
 
 def headline(scored: Sequence[Scored]) -> Scored:
-    """The result that a loss is looked for in: of the task that stands for the bundle, in its own gallery."""
+    """Return the result that a loss is looked for in: of the task that stands for the bundle, in its own gallery."""
     own = {s.task: s for s in scored if not s.task.endswith(TEACHERS)}
     return own[headline_task(own)]
 
@@ -127,7 +127,7 @@ def _check_one_model(small: Archive, whole: Archive, chosen: TargetEntry, donor:
 
 
 def _mixture(small: Archive, whole: Archive, chosen: TargetEntry, donor: TargetEntry, part: str, folder: Path) -> Path:
-    """A sealed bundle: the compressed one, with one part's file from the reference."""
+    """Return a sealed bundle: the compressed one, with one part's file from the reference."""
     root = folder / "mixed"
     keep = {*chosen.files.values()}
     manifest = small.manifest

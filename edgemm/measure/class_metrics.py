@@ -43,12 +43,12 @@ def micro_f1(is_truth: Bools, is_predicted: Bools) -> Statistic:
 
 
 def subset_accuracy(is_truth: Bools, is_predicted: Bools) -> Statistic:
-    """Share of samples whose set of classes is exactly right."""
+    """Return share of samples whose set of classes is exactly right."""
     return mean_of((is_truth == is_predicted).all(axis=1).astype(np.float64))
 
 
 def macro_average_precision(is_truth: Bools, scores: NDArray[np.floating]) -> Statistic:
-    """Mean over the classes that have a positive of Σ (Rₙ - Rₙ₋₁)·Pₙ, samples of one score taken together.
+    """Return mean over the classes that have a positive of Σ (Rₙ - Rₙ₋₁)·Pₙ, samples of one score taken together.
 
     Args:
         is_truth: (N, C).

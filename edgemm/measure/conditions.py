@@ -22,7 +22,7 @@ def warnings_of(measurements: Measurements) -> list[str]:
 
 
 def busy(facts: Mapping[str, Any]) -> list[str]:
-    """The warning of a busy machine, by what ``runtime.environment`` said when measuring began; else none."""
+    """Return the warning of a busy machine, by what ``runtime.environment`` said when measuring began; else none."""
     load, cores = facts.get("load"), len(facts.get("affinity") or [])
     cores = cores or int(facts.get("cores") or 0)
     if not (load and cores and load[0] > BUSY * cores):

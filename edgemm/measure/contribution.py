@@ -74,11 +74,11 @@ class Contributions:
         return next(measure for _, measure in self.values)
 
     def full(self, absent: str, measure: str) -> PerSample:
-        """The value with every modality; (samples,)."""
+        """Return the value with every modality; (samples,)."""
         return self.values[absent, measure][frozenset(self.modalities)]
 
     def empty(self, absent: str, measure: str) -> PerSample:
-        """The value with none; (samples,)."""
+        """Return the value with none; (samples,)."""
         return self.values[absent, measure][frozenset()]
 
     def shapley(self, absent: str, measure: str) -> dict[str, PerSample]:
@@ -196,7 +196,7 @@ def contributions(
 
 
 def steps(bundle: Bundle, split: str, samples: Sequence[Sample], *, shuffles: int = SHUFFLES) -> int:
-    """How many steps ``contributions`` takes. Raises DataError as it does."""
+    """Return how many steps ``contributions`` takes. Raises DataError as it does."""
     players, _, raws = _items(bundle, split, samples)
     alone = split_chain(bundle, list(bundle.manifest.inputs)).alone
     runs: int = (2 ** len(players) - 1) * sum(_absences(bundle, players, alone, shuffles).values())
@@ -204,7 +204,7 @@ def steps(bundle: Bundle, split: str, samples: Sequence[Sample], *, shuffles: in
 
 
 def mean_within(values: PerSample, inside: NDArray[np.bool_], *, signed: bool = False) -> Statistic:
-    """The mean over the samples of a group: for ``metrics.estimate`` and ``metrics.difference``.
+    """Return the mean over the samples of a group: for ``metrics.estimate`` and ``metrics.difference``.
 
     Args:
         values: (samples,).
@@ -216,7 +216,7 @@ def mean_within(values: PerSample, inside: NDArray[np.bool_], *, signed: bool = 
 
 
 def losses(found: Contributions, samples: Sequence[Sample]) -> PerSample:
-    """Of classes the cross-entropy of each sample in nats, of a quantity its absolute error; (samples,).
+    """Return of classes the cross-entropy of each sample in nats, of a quantity its absolute error; (samples,).
 
     Over independent classes it is the mean. Where the bundle has no class for the truth it is infinite.
     """
@@ -229,7 +229,7 @@ def right(found: Contributions) -> NDArray[np.bool_]:
 
 
 def answers(found: Contributions, samples: Sequence[Sample]) -> list[tuple[str, str]]:
-    """What the bundle says of each sample, and how sure or how wrong it is.
+    """Return what the bundle says of each sample, and how sure or how wrong it is.
 
     The likeliest class, or every class above one half, and its probability; a quantity, and its error with the sign.
     """

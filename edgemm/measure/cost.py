@@ -72,7 +72,7 @@ def costs(rows: Sequence[Row]) -> Costs:
 
 
 def _is_own(score: Score, row: Row | None) -> bool:
-    """Whether a score is in the metric that stands for its task: R@10 of retrieval, rank-1 of identities."""
+    """Return whether a score is in the metric that stands for its task: R@10 of retrieval, rank-1 of identities."""
     there = [s.metric for s in row.scores if (s.split, s.task) == (score.split, score.task)] if row else []
     return score.metric == next((m for m in HEADLINE_METRICS if m in there), there[0] if there else "")
 
@@ -93,11 +93,11 @@ def _order(cost: Cost) -> tuple[bool, float]:
 
 
 def cost_lines(found: Costs, *, most: int) -> list[str]:
-    """The leading ones in a line each: ``"image→text, unseen-vendor: R@10 −4.2 points [−6.0, −2.4]"``."""
+    """Return the leading ones in a line each: ``"image→text, unseen-vendor: R@10 −4.2 points [−6.0, −2.4]"``."""
     return [line(cost) for cost in found.leading[:most]]
 
 
 def line(cost: Cost) -> str:
-    """One cost: task and split, metric, difference with its interval."""
+    """Return one cost: task and split, metric, difference with its interval."""
     score = cost.after
     return f"{cost.where}: {score.metric} {as_text.difference(score)}"

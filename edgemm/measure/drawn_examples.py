@@ -28,7 +28,7 @@ class Shown:
     scored: Sequence[Scored]
 
     def labels(self) -> tuple[str, ...]:
-        """Names of its classes; none of a quantity."""
+        """Return names of its classes; none of a quantity."""
         archive = open_archive(self.path)
         held = next(iter(archive.manifest.labels.values()), None)
         return archive.read_strings(held) if held is not None else ()
@@ -66,7 +66,7 @@ def shown_examples(
 
 
 def _retrieved(kept: Mapping[str, Mapping[str, Any]]) -> Example:
-    """One query, and what each variant kept as the nearest."""
+    """Return one query, and what each variant kept as the nearest."""
     asked = next(iter(kept.values()))
     answers = tuple(_nearest(variant, each) for variant, each in kept.items())
     return Example(str(asked["label"]), answers, **media({asked["modality"]: asked["query"]}))
@@ -107,7 +107,7 @@ def _answers(
 
 
 def _answer(variant: str, names: Sequence[str], scored: Scored, i: int) -> Answer:
-    """The answer to sample ``i``; a value is right where its error is at most this variant's mean error."""
+    """Return the answer to sample ``i``; a value is right where its error is at most this variant's mean error."""
     truth = scored.details["truth"]
     if scored.kind == "answers":
         return Answer(variant, names[int(scored.samples[i])], int(scored.samples[i]) == truth[i])

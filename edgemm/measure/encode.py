@@ -55,7 +55,7 @@ def encode(
     *,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Rows:
-    """The named values of every raw sample, through the bundle's own preprocessing and engine.
+    """Return the named values of every raw sample, through the bundle's own preprocessing and engine.
 
     Args:
         bundle: open.
@@ -106,7 +106,7 @@ def can_average(rows: Sequence[np.ndarray]) -> bool:
 
 
 def weighted_mean(rows: Sequence[np.ndarray], which: np.ndarray) -> np.ndarray:
-    """The mean of a value over the samples, (1, ...) of its dtype.
+    """Return the mean of a value over the samples, (1, ...) of its dtype.
 
     Args:
         rows: one (1, ...) array per distinct raw sample.

@@ -114,7 +114,7 @@ def _with_bytes(record: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def media(raws: Mapping[str, Any], *, seconds: int = SECONDS) -> dict[str, Any]:
-    """What an ``Example`` shows of a sample: its text, a small picture, the first seconds of its sound.
+    """Return what an ``Example`` shows of a sample: its text, a small picture, the first seconds of its sound.
 
     Args:
         raws: modality -> raw, as ``predict`` takes it; what can be neither read, seen nor heard is left out.
@@ -138,7 +138,7 @@ def media(raws: Mapping[str, Any], *, seconds: int = SECONDS) -> dict[str, Any]:
 
 
 def hit(modality: str, raw: Any, label: str, right: bool) -> Hit:
-    """An item that a search found: a picture is seen, a text read, anything else named by its label."""
+    """Return an item that a search found: a picture is seen, a text read, anything else named by its label."""
     picture = thumbnail(raw, side=_HIT) if modality == "image" else b""
     return Hit(picture, str(raw) if modality == "text" else label, right)
 
@@ -157,7 +157,7 @@ def thumbnail(raw: Any, *, side: int = _THUMBNAIL) -> bytes:
 
 
 def wav(samples: NDArray[np.float32]) -> bytes:
-    """A sound (samples,) in -1..1 at ``RATE`` as a WAV file of 16 bits."""
+    """Return a sound (samples,) in -1..1 at ``RATE`` as a WAV file of 16 bits."""
     held = io.BytesIO()
     with wave.open(held, "wb") as file:
         file.setnchannels(1)

@@ -233,7 +233,7 @@ class _Asked:
         self.gallery = None if lent is None else replace(lent, threads=bundle.threads)
 
     def in_turn(self) -> Callable[[], object]:
-        """The request end to end, on the next sample with each call."""
+        """Return the request end to end, on the next sample with each call."""
         turn = cycle(self.given)
         if self.searched is None or self.gallery is None:
             return lambda: ask(self.bundle, next(turn))

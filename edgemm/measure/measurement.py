@@ -77,7 +77,7 @@ class Measurements:
     def of(
         self, kind: Kind, *, variant: str | None = None, target: str | None = None, subject: str | None = None
     ) -> tuple[Measurement, ...]:
-        """The measurements of that kind; None matches all."""
+        """Return the measurements of that kind; None matches all."""
         return tuple(
             m
             for m in self.measurements
@@ -88,7 +88,7 @@ class Measurements:
         )
 
     def has_accuracy(self, sha256: str) -> bool:
-        """Whether these very bytes were scored; latency may only be shown where they were."""
+        """Return whether these very bytes were scored; latency may only be shown where they were."""
         return any(m.sha256 == sha256 and m.kind in TASKS for m in self.measurements)
 
 
@@ -143,7 +143,7 @@ def read_measurements(path: Path) -> Measurements:
 
 
 def bytes_digest(engine: str, files: Mapping[str, str]) -> str:
-    """Digest of what one target runs: the engine, and path → sha256 of every file that takes part.
+    """Return digest of what one target runs: the engine, and path → sha256 of every file that takes part.
 
     Two targets that read the same ONNX on different engines differ here, as their numbers may.
     """

@@ -65,7 +65,7 @@ def retrieval_ranks(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -
 
 
 def recall_at(ranks: NDArray[np.int64], k: int) -> Statistic:
-    """Share of queries whose best positive is among the first ``k``."""
+    """Return share of queries whose best positive is among the first ``k``."""
     return mean_of((ranks <= k).astype(np.float64))
 
 
@@ -88,7 +88,7 @@ def estimate(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Estimate:
-    """The statistic on all samples, and its percentile bootstrap interval over clusters.
+    """Return the statistic on all samples, and its percentile bootstrap interval over clusters.
 
     Samples of one cluster (questions about one image, images of one concept) are drawn together, since they are not
     independent; resampling them singly would make the interval too narrow.
@@ -161,7 +161,7 @@ class Distribution:
 def distribution(
     statistic: Statistic, *, clusters: Sequence[str] | NDArray[np.generic], resamples: int = RESAMPLES, seed: int = 0
 ) -> Distribution:
-    """The statistic on all N samples and on ``resamples`` draws of their clusters."""
+    """Return the statistic on all N samples and on ``resamples`` draws of their clusters."""
     if len(clusters) == 0:
         return Distribution(float("nan"), np.full(resamples, np.nan), 0, 0, False)
     value = float(statistic(np.ones((1, len(clusters))))[0])
@@ -194,7 +194,7 @@ def _drawn(count: int, resamples: int, seed: int) -> NDArray[np.uint8]:
 
 
 def _is_share(statistic: Statistic) -> bool:
-    """Whether it is a mean of zeros and ones; a median rank or an F1 of 1 is not binomial."""
+    """Return whether it is a mean of zeros and ones; a median rank or an F1 of 1 is not binomial."""
     if not isinstance(statistic, partial) or statistic.func is not _weighted_mean:
         return False
     return bool(np.isin(statistic.args[0], (0.0, 1.0)).all())

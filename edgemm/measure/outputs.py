@@ -142,7 +142,7 @@ class _OfClasses:
         return np.asarray(measured == 1.0)
 
     def said(self, made: Made, samples: Sequence[Sample]) -> list[tuple[str, str]]:  # noqa: ARG002
-        """The likeliest class, or every class above one half, and its probability."""
+        """Return the likeliest class, or every class above one half, and its probability."""
         classes = self.classes
         p = _probabilities(made, independent=classes.independent)
         if not classes.independent:
@@ -195,11 +195,11 @@ class _OfQuantity:
         return np.abs(_errors(made, samples))
 
     def right(self, measured: PerSample) -> NDArray[np.bool_]:
-        """Those whose error is at most the mean absolute error."""
+        """Return those whose error is at most the mean absolute error."""
         return np.asarray(measured >= measured.mean())
 
     def said(self, made: Made, samples: Sequence[Sample]) -> list[tuple[str, str]]:
-        """The quantity, and its error with the sign."""
+        """Return the quantity, and its error with the sign."""
         said = [as_text.three_figures(float(value)) for value in made[:, 0]]
         off = [f"error {as_text.signed_figures(float(e))}" for e in _errors(made, samples)]
         return list(zip(said, off, strict=True))

@@ -72,7 +72,7 @@ def area(pairs: Pairs) -> Statistic:
 
 
 def tar_at(pairs: Pairs, far: float) -> Statistic | None:
-    """Share of genuine pairs accepted at the lowest threshold whose false accept rate is at most ``far``.
+    """Return share of genuine pairs accepted at the lowest threshold whose false accept rate is at most ``far``.
 
     None where the different pairs are too few: fewer than ``FALSE_ACCEPTS / far``.
     """
@@ -82,12 +82,12 @@ def tar_at(pairs: Pairs, far: float) -> Statistic | None:
 
 
 def equal_error_rate(pairs: Pairs) -> Statistic:
-    """Mean of false accept and false reject rate where they are nearest."""
+    """Return mean of false accept and false reject rate where they are nearest."""
     return partial(_equal_error_rate, pairs)
 
 
 def accuracy_at_best_threshold(pairs: Pairs, *, seed: int = 0) -> Statistic | None:
-    """Mean of the shares of genuine and of different pairs that are decided rightly.
+    """Return mean of the shares of genuine and of different pairs that are decided rightly.
 
     The identities are cut into two halves; the threshold is the best one of the first half's pairs, and is tried on the
     second half's. None where a half lacks one of the two kinds.
@@ -121,7 +121,7 @@ def accuracy_over_folds(pairs: Pairs) -> Statistic | None:
 
 
 def _best_threshold(similarity: Floats, genuine: NDArray[np.bool_]) -> float:
-    """The highest of those that decide the most pairs rightly; pairs in descending order of similarity."""
+    """Return the highest of those that decide the most pairs rightly; pairs in descending order of similarity."""
     ends = _ends(similarity)
     gained = np.append(0, np.cumsum(np.where(genuine, 1, -1))[ends])  # over accepting none
     best = int(np.argmax(gained))
@@ -129,7 +129,7 @@ def _best_threshold(similarity: Floats, genuine: NDArray[np.bool_]) -> float:
 
 
 def _ends(similarity: Floats) -> NDArray[np.intp]:
-    """The last of each run of equal similarities."""
+    """Return the last of each run of equal similarities."""
     return np.flatnonzero(np.append(np.diff(similarity) != 0, True))
 
 

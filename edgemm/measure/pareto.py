@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
-    """Indices of the points that no other point dominates, by rising cost.
+    """Return indices of the points that no other point dominates, by rising cost.
 
     A point dominates another if it costs no more, scores no less, and is strictly better in one of the two. Of equal
     points all are kept.

@@ -102,7 +102,7 @@ def retrieval(
     examples: int = 0,
     shown_groups: Sequence[str] = (),
 ) -> list[Scored]:
-    """Every direction of every two modalities, on the samples that have both, and each to other items of itself.
+    """Return every direction of every two modalities, on the samples that have both, and each to other items of itself.
 
     Args:
         bundle: names the messages.
@@ -152,7 +152,7 @@ def retrieval(
 
 
 def with_another(items: Items) -> tuple[Items, np.ndarray]:
-    """Those items whose label another one has too, and their places."""
+    """Return those items whose label another one has too, and their places."""
     counts = Counter(items.labels)
     places = [i for i, label in enumerate(items.labels) if counts[label] > 1]
     kept = Items([items.raws[i] for i in places], [items.labels[i] for i in places], [items.groups[i] for i in places])
@@ -190,7 +190,7 @@ def ranks_of(
 
 
 def random_recall(positives: np.ndarray, gallery: int, k: int) -> float:
-    """Mean chance that a random order puts a positive among the first k: 1 - C(M - p, k) / C(M, k)."""
+    """Return mean chance that a random order puts a positive among the first k: 1 - C(M - p, k) / C(M, k)."""
     missing = np.ones(len(positives))
     for i in range(min(k, gallery)):
         missing *= np.clip(gallery - positives - i, 0, None) / (gallery - i)
@@ -208,7 +208,7 @@ def nearest(
     shown_groups: Sequence[str],
     themselves: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
-    """The nearest items of a few queries, among those that may be shown. Paths are names, not contents.
+    """Return the nearest items of a few queries, among those that may be shown. Paths are names, not contents.
 
     Args:
         asked, held: unit vectors (Q, D) of the queries and (G, D) of the items.

@@ -98,7 +98,7 @@ class Row:
         return self.requests[0].name if self.requests else ""
 
     def score(self, split: str, task: str, metric: str) -> Score | None:
-        """The score of that name, or None."""
+        """Return the score of that name, or None."""
         for score in self.scores:
             if (score.split, score.task, score.metric) == (split, task, metric):
                 return score

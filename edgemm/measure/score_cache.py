@@ -17,7 +17,7 @@ from edgemm.stage import Context
 
 
 def version(package: str) -> str:
-    """The installed version, ``"unknown"`` where there is none."""
+    """Return the installed version, ``"unknown"`` where there is none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -79,7 +79,7 @@ class Metric:
 
 
 def statistics(raw: Raw) -> dict[str, Metric]:
-    """The metrics of a task by name.
+    """Return the metrics of a task by name.
 
     Ranks: R@1, R@10 and the median (or the task's own cutoffs). Answers: accuracy (overall and per group), macro
     precision, recall and F1. Probabilities: macro average precision, micro and macro F1, subset accuracy. Values: MAE,
@@ -97,13 +97,13 @@ def statistics(raw: Raw) -> dict[str, Metric]:
 
 
 def headline_metric(raw: Raw) -> str:
-    """The metric that stands for a task and that a loss is counted in."""
+    """Return the metric that stands for a task and that a loss is counted in."""
     names = statistics(raw)
     return next((name for name in HEADLINE_METRICS if name in names), next(iter(names)))
 
 
 def headline_task(tasks: Iterable[str]) -> str:
-    """The task that stands for a bundle, of those it was measured by.
+    """Return the task that stands for a bundle, of those it was measured by.
 
     text→image, or else from text to another modality, or the first between two; in the gallery that ships.
     """
@@ -119,17 +119,17 @@ def _is_to_itself(task: str) -> bool:
 
 
 def is_ablation(task: str) -> bool:
-    """Whether a modality was taken away."""
+    """Return whether a modality was taken away."""
     return is_shuffled(task) or task.startswith(f"{ANSWERS}, without ")
 
 
 def is_shuffled(task: str) -> bool:
-    """Whether one modality stands alone, the others being another sample's or an average."""
+    """Return whether one modality stands alone, the others being another sample's or an average."""
     return " only (" in task
 
 
 def truth_matrix(raw: Raw) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Of probabilities: (N, C) what is right, and (N, C) how sure; repeats stand below each other."""
+    """Return of probabilities: (N, C) what is right, and (N, C) how sure; repeats stand below each other."""
     classes, repeats = int(raw.details["classes"]), int(raw.details.get("repeats", 1))
     is_truth = np.zeros((len(raw.details["truth"]), classes), bool)
     for row, right in zip(is_truth, raw.details["truth"], strict=True):
@@ -138,7 +138,7 @@ def truth_matrix(raw: Raw) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
 
 
 def pairs(raw: Raw) -> pair_metrics.Pairs:
-    """Of similarities: the pairs, the most alike first."""
+    """Return of similarities: the pairs, the most alike first."""
     fold = raw.details.get("fold")
     return pair_metrics.sorted_pairs(
         np.asarray(raw.samples),

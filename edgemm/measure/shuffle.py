@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def other_items(which: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
-    """For each sample the item of another sample, never its own item where the data allow it.
+    """Return for each sample the item of another sample, never its own item where the data allow it.
 
     Samples are laid out by item, the items in a random order, and the layout is turned by the size of the largest
     item's block; so every item is used as often as before.

@@ -172,7 +172,7 @@ def _entries(variants: Mapping[str, Path], context: Context, threads: int, threa
 
 
 def _open(path: Path, target: TargetEntry, context: Context, variant: str) -> tuple[Bundle | None, str]:
-    """The bundle with its engines loaded, or None and why not: only for a plan whose GPU is not in this machine.
+    """Return the bundle with its engines loaded, or None and why not: only for a plan whose GPU is not in this machine.
 
     Raises:
         EngineNotInstalled: naming the extra.
@@ -393,7 +393,7 @@ def _blamed(
 
 
 def _is_float_form(entry: _Entry, ships: _Entry) -> bool:
-    """Whether ``entry`` is the model that ships before it was quantized, on the same engine."""
+    """Return whether ``entry`` is the model that ships before it was quantized, on the same engine."""
 
     def model(e: _Entry) -> list[Any]:
         return [(p.name, p.parameters, p.signature) for p in e.manifest.parts]
@@ -415,7 +415,7 @@ def _shown(
     config: MeasureConfig,
     shown_groups: Sequence[str],
 ) -> list[Example]:
-    """What the first and the last variant give for a few samples of the first split."""
+    """Return what the first and the last variant give for a few samples of the first split."""
     first, last = entries[0], next(e for e in entries if e.variant == entries[-1].variant)
     split, samples = next(iter(splits.items()))
     shown = [

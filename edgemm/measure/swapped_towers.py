@@ -63,7 +63,7 @@ class Search:
 def embed(
     bundle: Bundle, split: str, samples: Sequence[Sample], *, advance: Callable[[int], None] = lambda _: None
 ) -> dict[str, Embedded]:
-    """Every modality of the samples that leads to an embedding of its own.
+    """Return every modality of the samples that leads to an embedding of its own.
 
     Raises:
         DataError: no such modality, one raw item under two labels, or one modality of a bundle that has more; of an
@@ -132,7 +132,7 @@ def searches(embedded: Mapping[str, Mapping[str, Embedded]], *, shown_groups: Se
 def _search(
     between: tuple[str, str], names: tuple[str, str], sides: tuple[Embedded, Embedded], shown_groups: Sequence[str]
 ) -> Search:
-    """One direction: query and gallery by modality, by bundle, and what each embedded."""
+    """Return one direction: query and gallery by modality, by bundle, and what each embedded."""
     (query, gallery), (asked, searched) = between, sides
     scores = asked.vectors @ searched.vectors.T
     positive = np.asarray(asked.labels)[:, None] == np.asarray(searched.labels)[None, :]

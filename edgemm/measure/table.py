@@ -55,7 +55,7 @@ def rows(measurements: Measurements, *, resamples: int = metrics.RESAMPLES) -> t
 
 
 def _led_by(row: Row, score: Score | None) -> Row:
-    """The row with the request first that the score is of: the modality asked by, or else all that meet."""
+    """Return the row with the request first that the score is of: the modality asked by, or else all that meet."""
     if not row.requests:
         return row
     asked = score.task.partition("→")[0] if score else ""
@@ -172,7 +172,7 @@ class Cell:
 
 
 def reference_row(rows: Sequence[Row]) -> Row | None:
-    """The first row that ran here: what the others are compared with."""
+    """Return the first row that ran here: what the others are compared with."""
     return next((row for row in rows if row.latency), None)
 
 
@@ -182,7 +182,7 @@ def default_row(rows: Sequence[Row]) -> Row | None:
 
 
 def steps(rows: Sequence[Row]) -> list[Row]:
-    """The way to what ships, for a waterfall: each variant on its first target that ran here, in order.
+    """Return the way to what ships, for a waterfall: each variant on its first target that ran here, in order.
 
     Plain quantization of the teacher is no step of it.
     """
@@ -192,7 +192,7 @@ def steps(rows: Sequence[Row]) -> list[Row]:
 
 
 def headline_score(row: Row) -> Score | None:
-    """The score that stands for a row, on the first split.
+    """Return the score that stands for a row, on the first split.
 
     R@10 of text→image (or the first task) of a dual encoder, in the gallery that ships: the teacher's, where it
     embedded that. Rank-1 identification of an embedder; accuracy, macro average precision or R² of answers.
@@ -255,7 +255,7 @@ def cells(
 
 
 def label_lines(rows: Sequence[Row]) -> list[str]:
-    """What the stars of ``cells`` mean, a line for each target that has one."""
+    """Return what the stars of ``cells`` mean, a line for each target that has one."""
     return [f"* {row.variant}, {row.target}: {row.label}" for row in rows if row.label]
 
 
@@ -274,7 +274,7 @@ def _column(split: str, task: str, metric: str, columns: Sequence[tuple[str, str
 
 
 def score_name(task: str, metric: str) -> str:
-    """What heads a column of one split: ``"R@10 text→image"``, ``"accuracy"``, ``"without audio"``."""
+    """Return what heads a column of one split: ``"R@10 text→image"``, ``"accuracy"``, ``"without audio"``."""
     if is_ablation(task):
         return task.split(" (")[0].removeprefix(f"{ANSWERS}, ")
     return metric if task in (ANSWERS, IDENTIFICATION, VERIFICATION) else f"{metric} {task}"
@@ -307,7 +307,7 @@ def _line(row: Row, columns: Sequence[tuple[str, str, str]], rows: Sequence[Row]
 
 
 def _times(request: Request | None, *, p90: bool) -> list[Cell]:
-    """A request's quantiles, and how many times faster than the reference's it is."""
+    """Return a request's quantiles, and how many times faster than the reference's it is."""
     if request is None:
         return [Cell(as_text.NONE), *([Cell(as_text.NONE)] if p90 else []), Cell("")]
     quantiles = [request.latency.p50, *([request.latency.p90] if p90 else [])]

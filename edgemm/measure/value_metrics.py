@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 def mean_absolute_error(truth: Floats, predicted: Floats) -> Statistic:
-    """Mean of |predicted - truth| of (N,) values, in their unit."""
+    """Return mean of |predicted - truth| of (N,) values, in their unit."""
     return partial(_mean, np.abs(predicted - truth))
 
 

@@ -29,7 +29,7 @@ def zero_shot(
     prompts: Sequence[str],
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Scored]:
-    """Every modality but text against the split's labels; nothing without prompts, text or two labels.
+    """Return every modality but text against the split's labels; nothing without prompts, text or two labels.
 
     Args:
         bundle: embeds the prompts.
@@ -69,5 +69,5 @@ def zero_shot(
 
 
 def zero_shot_labels(samples: Sequence[Sample]) -> list[str]:
-    """The distinct labels of a split, sorted."""
+    """Return the distinct labels of a split, sorted."""
     return sorted({s.label for s in samples if s.label is not None})

@@ -22,12 +22,12 @@ from edgemm.runtime.signature import TensorSpec
 
 
 def dual_encoder(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:  # noqa: ARG001
-    """Every tower ends in a unit vector of the joint space."""
+    """Return every tower ends in a unit vector of the joint space."""
     return embedding_model("dual-encoder", towers, section)
 
 
 def embedder(towers: Sequence[Tower], section: ModelSection, answer: Answer) -> Model:  # noqa: ARG001
-    """The one tower ends in a unit vector."""
+    """Return the one tower ends in a unit vector."""
     return embedding_model("embedder", towers, section)
 
 
@@ -178,7 +178,7 @@ def build_model(
     smaller: bool = False,
     seed: int,
 ) -> Model:
-    """The model that a recipe's section describes, with pretrained towers where it names weights.
+    """Return the model that a recipe's section describes, with pretrained towers where it names weights.
 
     Args:
         section: towers and what joins them.

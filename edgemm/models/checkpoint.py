@@ -128,7 +128,7 @@ def _instead_of_config(folder: Path, name: str) -> ModelError:
 
 
 def weight_files(folder: Path, *, name: str) -> list[Path]:
-    """The safetensors files that hold a checkpoint's weights: one, or all that its index names.
+    """Return the safetensors files that hold a checkpoint's weights: one, or all that its index names.
 
     Raises:
         ModelError: weights in another form, with what to do, or files that are missing, damaged or not fetched.
@@ -205,7 +205,7 @@ def _pickled(folder: Path, name: str, pattern: str) -> ModelError:
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether a file is only what Git LFS keeps in its place."""
+    """Return whether a file is only what Git LFS keeps in its place."""
     try:
         with path.open("rb") as file:
             return file.read(len(_LFS)) == _LFS
@@ -214,14 +214,14 @@ def is_pointer(path: Path) -> bool:
 
 
 def pointer_error(path: Path) -> ModelError:
-    """What to say of such a file."""
+    """Return what to say of such a file."""
     return ModelError(
         f"{path}: not the file, only Git LFS's pointer to it ({path.stat().st_size} bytes); fetch it: git lfs pull"
     )
 
 
 def weight_names(files: list[Path]) -> set[str]:
-    """Names of all tensors, without reading them."""
+    """Return names of all tensors, without reading them."""
     names: set[str] = set()
     for path in files:
         with safe_open(str(path), "pt") as file:

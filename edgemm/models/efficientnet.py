@@ -147,7 +147,7 @@ class EfficientNetLite(nn.Module):
         return self.feature_map(pixels).mean((2, 3))
 
     def structure(self) -> Structure:
-        """All channels but those of what it gives; see ``edgemm.models.structure``."""
+        """Return all channels but those of what it gives; see ``edgemm.models.structure``."""
         return Structure(ends=(self.last[0] if self.projection is None else self.projection,))
 
 
@@ -200,7 +200,7 @@ def tower_config(
 
 
 def state_from_package(state: Mapping[str, Tensor], blocks: Sequence[int]) -> dict[str, Tensor]:
-    """The state dict of ``efficientnet-lite-pytorch``, under our names, without its 1000-class layer.
+    """Return the state dict of ``efficientnet-lite-pytorch``, under our names, without its 1000-class layer.
 
     Raises:
         ModelError: a key that EfficientNet-Lite doesn't have.

@@ -49,5 +49,5 @@ class FramesCnn(nn.Module):
         return x.mean(1) if self.pool else x
 
     def structure(self) -> Structure:
-        """The channels of its convolutions; see ``edgemm.models.structure``."""
+        """Return the channels of its convolutions; see ``edgemm.models.structure``."""
         return Structure(ends=(self.last,))

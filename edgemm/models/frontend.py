@@ -163,7 +163,7 @@ def centred(x: Tensor, axis: int, size: int, *, pad: bool) -> Tensor:
 
 
 def nearest(size: int, count: int) -> Tensor:
-    """Which of ``size`` pixels Pillow's NEAREST takes for each of ``count``: (count,) int64.
+    """Return which of ``size`` pixels Pillow's NEAREST takes for each of ``count``: (count,) int64.
 
     Pillow adds the step up in double precision, and where points fall on the border of two pixels its rounding
     decides; so the same sum is made here.

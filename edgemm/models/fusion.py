@@ -43,13 +43,13 @@ class _Sides(Fusion):
         self.dropout = nn.Dropout(dropout)
 
     def normalised(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Each (B, W) to (B, W)."""
+        """Return each (B, W) to (B, W)."""
         if self.norms is None:
             return list(features)
         return [norm(x) for norm, x in zip(self.norms, features, strict=True)]
 
     def projected(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Each (B, W) to (B, width) in -1..1."""
+        """Return each (B, W) to (B, width) in -1..1."""
         sides = zip(self.sides, self.normalised(features), strict=True)
         return [self.dropout(torch.tanh(side(x))) for side, x in sides]
 
@@ -246,7 +246,7 @@ def _padding_bias(tokens: Tensor) -> Tensor:
 
 
 def fusion_class(mode: str) -> type[Fusion]:
-    """What joins features in a mode of the table.
+    """Return what joins features in a mode of the table.
 
     Raises:
         ModelError: another mode, one in which nothing joins them, or a line that names nothing, or no fusion.
@@ -261,7 +261,7 @@ def fusion_class(mode: str) -> type[Fusion]:
 
 
 def fusion(*, mode: str, widths: Mapping[str, int], **options: object) -> Fusion:
-    """The fusion of that mode, given those options that it takes (kind ``fusion``).
+    """Return the fusion of that mode, given those options that it takes (kind ``fusion``).
 
     Raises:
         ModelError: a mode that isn't in the table, or options that contradict each other.

@@ -71,7 +71,7 @@ class MlpHead(nn.Module):
         return result * self.spread + self.mean if self.quantity else result
 
     def structure(self) -> Structure | None:
-        """The units of its hidden layer, where it has one; see ``edgemm.models.structure``."""
+        """Return the units of its hidden layer, where it has one; see ``edgemm.models.structure``."""
         return None if self.up is None else Structure(ends=(self.out,))
 
     def set_units_(self, mean: float, spread: float) -> None:

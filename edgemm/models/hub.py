@@ -11,7 +11,7 @@ WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]  # also those of folder
 
 
 def snapshot(name: str) -> Path:
-    """The local folder of ``name``: as it is, from the cache, or from the hub where it can be reached.
+    """Return the local folder of ``name``: as it is, from the cache, or from the hub where it can be reached.
 
     Raises:
         ModelError: nowhere to be found, and why.

@@ -67,7 +67,7 @@ class Encoder:
 def hf_tower(
     *, architecture: str, config: Mapping[str, object], output: str, sentence: Mapping[str, Any] | None = None
 ) -> HfTower:
-    """A part with random weights, from the JSON of its Hugging Face config (kind ``hf``).
+    """Return a part with random weights, from the JSON of its Hugging Face config (kind ``hf``).
 
     Args:
         architecture: a name in ``ARCHITECTURES``.
@@ -95,7 +95,7 @@ def hf_tower(
 
 
 def model_from_hub(name: str, *, family: str | None = None, answers: Sequence[str] = ()) -> Model:
-    """The model that a folder or a name on the hub holds, with its frontends and its tokenizer.
+    """Return the model that a folder or a name on the hub holds, with its frontends and its tokenizer.
 
     Dual encoders end in two of ``image_embedding``, ``text_embedding`` and ``audio_embedding``, of length 1;
     classifiers in ``logits``, with the checkpoint's own labels; single encoders in ``<modality>_features``.
@@ -146,7 +146,7 @@ def encoder_from_hub(
     or_its_own: bool = False,
     whole: bool = False,
 ) -> Encoder:
-    """A single encoder as a tower.
+    """Return a single encoder as a tower.
 
     Args:
         name: folder, or ``owner/name``.
@@ -211,7 +211,7 @@ def _dual_encoder(checkpoint: _Checkpoint) -> Model:
 
 
 def _classifier(checkpoint: _Checkpoint, answers: Sequence[str]) -> Model:
-    """A part that looks at pixels and words together, or at the tokens of an image tower before it."""
+    """Return a part that looks at pixels and words together, or at the tokens of an image tower before it."""
     kind, config = checkpoint.kind, checkpoint.config
     frontend, image = checkpoint.frontend("image")
     parts, labels = [frontend], MATCHING
@@ -303,7 +303,7 @@ def _part(
     dims: Mapping[str, DimRange],
     sentence: Sentence | None = None,
 ) -> Part:
-    """A part with the checkpoint's weights; the shape of its output is found by running it."""
+    """Return a part with the checkpoint's weights; the shape of its output is found by running it."""
     config = checkpoint.config
     if checkpoint.kind == "whisper":
         config = {**config, "max_source_positions": int(inputs[0].shape[-1]) // 2}

@@ -27,7 +27,7 @@ def frontend_of(
     longest_s: float | None = None,
     or_its_own: bool = False,
 ) -> tuple[Part, RawInput]:
-    """The frontend that compiles from ``preprocessor_config.json``, and the raw input that it reads.
+    """Return the frontend that compiles from ``preprocessor_config.json``, and the raw input that it reads.
 
     Args:
         kind: of model, in the tables.
@@ -96,7 +96,7 @@ def _processor_config(folder: Path, modality: str) -> dict[str, Any]:
 
 
 def _samples_of(config: Mapping[str, Any], *, frames: int) -> int:
-    """How long a sound has to be for wav2vec 2.0's convolutions to make so many frames."""
+    """Return how long a sound has to be for wav2vec 2.0's convolutions to make so many frames."""
     for kernel, stride in zip(reversed(config["conv_kernel"]), reversed(config["conv_stride"]), strict=True):
         frames = (frames - 1) * stride + kernel
     return frames

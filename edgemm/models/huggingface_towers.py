@@ -64,7 +64,7 @@ class HfTower(nn.Module):
         self.head = head
 
     def forward(self, *values: Tensor) -> Tensor:
-        """The tower's inputs, (B, ...), to (B, D), or (B, N, D) where the output is ``tokens``."""
+        """Return the tower's inputs, (B, ...), to (B, D), or (B, N, D) where the output is ``tokens``."""
         made = self.call(self.inner, *values)
         if self.head is None:
             return made
@@ -134,7 +134,7 @@ def _clap_audio(model: Any, log_mel: Tensor) -> Tensor:
 
 
 def _first_projected(tower: str, projection: str, *names: str) -> Call:
-    """The first token, projected, of models without a call of their own for it, or with a faulty one."""
+    """Return the first token, projected, of models without a call of their own for it, or with a faulty one."""
     tokens = _tokens(*names)
     return lambda model, *values: unit(getattr(model, projection)(tokens(getattr(model, tower), *values)[:, 0]))
 

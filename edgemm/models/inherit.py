@@ -27,7 +27,7 @@ def build_student(
     seed: int,
     say: Callable[[str], None] = lambda _: None,
 ) -> Model:
-    """The student of a recipe, on the teacher's labels, with what can be inherited inherited.
+    """Return the student of a recipe, on the teacher's labels, with what can be inherited inherited.
 
     Text is read with the teacher's tokenizer, or by a tower with weights of its own with theirs.
 
@@ -89,12 +89,12 @@ def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
 
 
 def _weights(module: torch.nn.Module) -> dict[str, Tensor]:
-    """A copy of the weight of every layer that has one of two or more dimensions; norms follow their layer."""
+    """Return a copy of the weight of every layer that has one of two or more dimensions; norms follow their layer."""
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.dim() > 1}
 
 
 def _how_much(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
-    """How many of a part's layers inheriting has changed, in words."""
+    """Return how many of a part's layers inheriting has changed, in words."""
     count = sum(not torch.equal(weight, after[name]) for name, weight in before.items())
     if count == 0:
         return f"none of its {len(before)} layers fits the teacher's; it starts from random weights"
@@ -104,7 +104,7 @@ def _how_much(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
 
 
 def _pooled_like(teacher: Model) -> dict[str, object]:
-    """How the teacher's own text tower pools: weights that are inherited from it were trained for that."""
+    """Return how the teacher's own text tower pools: weights that are inherited from it were trained for that."""
     config = next((part.config for part in teacher.chain if isinstance(part.module, TextTransformer)), {})
     return {key: config[key] for key in ("pooling", "norm_eps") if key in config}
 
@@ -144,7 +144,7 @@ def _inherit_joints_(student: Model, teacher: Model) -> None:
 
 
 def shared_rows(student_tokenizer: str, teacher_tokenizer: str) -> list[int]:
-    """For every id of the student's vocabulary the teacher's id of the same token, or of the unknown token."""
+    """Return for every id of the student's vocabulary the teacher's id of the same token, or of the unknown token."""
     teacher = tokenizer_from_json(teacher_tokenizer).get_vocab(with_added_tokens=True)
     student = tokenizer_from_json(student_tokenizer).get_vocab(with_added_tokens=True)
     unknown = teacher.get("[UNK]", 0)

@@ -47,7 +47,7 @@ def kinds() -> dict[str, str]:
 
 
 def module_from_config(kind: str, config: Mapping[str, object]) -> nn.Module:
-    """The module of a part, with fresh weights.
+    """Return the module of a part, with fresh weights.
 
     Raises:
         ModelError: an unknown kind, or a config that the kind doesn't take.

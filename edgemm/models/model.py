@@ -50,7 +50,7 @@ class Part:
         return self.signature.output_names
 
     def run(self, values: Mapping[str, Tensor], *, module: nn.Module | None = None) -> dict[str, Tensor]:
-        """The outputs by name, from the values that the signature's inputs name.
+        """Return the outputs by name, from the values that the signature's inputs name.
 
         Args:
             values: at least every input.
@@ -111,7 +111,7 @@ class Model(nn.Module):
             raise ModelError(f"model '{self.family}': no part makes its outputs {missing}")
 
     def part(self, name: str) -> Part:
-        """The part of that name. Raises ModelError naming the ones there are."""
+        """Return the part of that name. Raises ModelError naming the ones there are."""
         for part in self.chain:
             if part.name == name:
                 return part
@@ -146,5 +146,5 @@ class Model(nn.Module):
 
 
 def raw_values(inputs: Mapping[str, RawInput]) -> tuple[str, ...]:
-    """Names of the values that the raw inputs feed."""
+    """Return names of the values that the raw inputs feed."""
     return tuple(name for raw in inputs.values() for name in raw.values)

@@ -23,7 +23,7 @@ from edgemm.runtime.signature import Signature
 def teacher_from_source(
     source: str, *, family: str | None = None, labels: Sequence[str] = (), task: str | None = None
 ) -> Model:
-    """The model that ``source`` names.
+    """Return the model that ``source`` names.
 
     Args:
         source: ``hf:NAME_OR_FOLDER`` (see ``edgemm.models.huggingface``), ``folder:PATH`` (saved by ``save_model``), or
@@ -66,7 +66,7 @@ def teacher_from_source(
 
 
 def _family_of(model: Model) -> str:
-    """What a model of unknown family is, by what it puts out."""
+    """Return what a model of unknown family is, by what it puts out."""
     if answers_in(model.outputs):
         return "fusion-classifier"
     embeddings = [name for name in embeddings_in(model.outputs) if name.endswith("_embedding")]
@@ -129,7 +129,7 @@ def _named_after(path: str, made: Model) -> list[Part]:
 
 
 def tower_from_factory(weights: str, *, modality: str) -> nn.Module | Encoder:
-    """A tower that the user's own code makes: weights of another library, or an architecture of its own.
+    """Return a tower that the user's own code makes: weights of another library, or an architecture of its own.
 
     Args:
         weights: ``python:module:factory``, where ``factory()`` returns an ``nn.Module``, which sees what the recipe's
@@ -169,7 +169,7 @@ def tower_from_factory(weights: str, *, modality: str) -> nn.Module | Encoder:
 
 
 def module_from_factory(*, factory: str, part: str | None = None) -> nn.Module:
-    """A part that the user's own code makes (kind ``python``). Raises ModelError."""
+    """Return a part that the user's own code makes (kind ``python``). Raises ModelError."""
     made = _call(factory, where=f"'python:{factory}'")
     if part is None:
         return made

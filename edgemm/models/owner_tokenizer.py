@@ -83,7 +83,7 @@ class OwnerTokenizer:
         return int(limit) if limit < _UNBOUNDED else None
 
     def cut_at(self, max_tokens: int, *, length: int | None = None) -> str:
-        """The ``tokenizer.json`` that cuts at ``max_tokens`` and pads to ``length``, held to the owner's.
+        """Return the ``tokenizer.json`` that cuts at ``max_tokens`` and pads to ``length``, held to the owner's.
 
         Raises:
             ModelError: a text of which the device would make other tokens than AutoTokenizer.
@@ -250,7 +250,7 @@ def _hint(error: BaseException) -> str:
 
 
 def _backend(owner: Any, folder: Path, name: str) -> Tokenizer:
-    """The tokenizer in Rust behind a fast one; of a slow one its conversion, or ``tokenizer.json``."""
+    """Return the tokenizer in Rust behind a fast one; of a slow one its conversion, or ``tokenizer.json``."""
     if owner.is_fast:
         return Tokenizer.from_str(owner.backend_tokenizer.to_str())
     path = folder / "tokenizer.json"

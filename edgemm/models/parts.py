@@ -27,7 +27,7 @@ def part(
     tokens: int = 0,
     dims: Mapping[str, DimRange] = {},
 ) -> Part:
-    """A part with one output and the usual ranges for the dimensions it names, or those of ``dims``."""
+    """Return a part with one output and the usual ranges for the dimensions it names, or those of ``dims``."""
     names = {d for spec in (*inputs, output) for d in spec.shape if isinstance(d, str)}
     known = {**dims, "batch": BATCH, "height": SIDE, "width": SIDE}
     if tokens:

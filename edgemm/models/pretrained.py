@@ -34,7 +34,7 @@ TEXT_PACKAGES: Mapping[str, tuple[str, str]] = {
 
 
 def _located(weights: str, packages: Mapping[str, tuple[str, str]], *, scheme: str, where: str) -> Path:
-    """The path behind ``package:NAME`` or ``<scheme>:PATH``, or ``hf:NAME_OR_FOLDER``.
+    """Return the path behind ``package:NAME`` or ``<scheme>:PATH``, or ``hf:NAME_OR_FOLDER``.
 
     A package is found without running its code.
     """
@@ -111,7 +111,7 @@ def _shapes(tower: EfficientNetLite) -> dict[str, torch.Size]:
 
 
 def _image_sizes(tower: EfficientNetLite) -> dict[str, int]:
-    """What a smaller tower is compared by; that of the last layer only where no stage is left out."""
+    """Return what a smaller tower is compared by; that of the last layer only where no stage is left out."""
     sizes = {"stem": len(next(tower.stem.parameters()))}
     for number, stage in enumerate(tower.stages, start=1):
         block = next(stage.children())
@@ -130,7 +130,7 @@ def _image_sizes(tower: EfficientNetLite) -> dict[str, int]:
 
 
 def is_bert(weights: str) -> bool:
-    """Whether text weights are a BERT's, which is the text tower that can be inherited from and pruned.
+    """Return whether text weights are a BERT's, which is the text tower that can be inherited from and pruned.
 
     One that has layers behind its pooling, several poolings, or another activation is taken as transformers has it.
 
@@ -145,7 +145,7 @@ def is_bert(weights: str) -> bool:
 
 
 def _unlike_ours(config: Mapping[str, Any], sentence: Sentence) -> str | None:
-    """What of a BERT's folder ``TextTransformer`` has no place for."""
+    """Return what of a BERT's folder ``TextTransformer`` has no place for."""
     if (act := config.get("hidden_act", "gelu")) != "gelu":
         return f"activation '{act}'"
     if (positions := config.get("position_embedding_type") or "absolute") != "absolute":
@@ -158,7 +158,7 @@ def _unlike_ours(config: Mapping[str, Any], sentence: Sentence) -> str | None:
 
 
 def whisper_folder(weights: str, folder: Path) -> Path:
-    """The Hugging Face folder behind audio weights; a package's checkpoint is written to ``folder`` as one."""
+    """Return the Hugging Face folder behind audio weights; a package's checkpoint is written to ``folder`` as one."""
     path = _located(weights, AUDIO_PACKAGES, scheme="file", where="audio")
     if weights.startswith("hf:"):
         return path

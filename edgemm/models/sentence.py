@@ -199,7 +199,7 @@ def encoder_folder(folder: Path) -> Path:
 
 
 def sentence_of(folder: Path, *, name: str) -> Sentence:
-    """What a folder says of a text's embedding; where it says nothing, the mean over the encoder's tokens.
+    """Return what a folder says of a text's embedding; where it says nothing, the mean over the encoder's tokens.
 
     Raises:
         ModelError: a module or a setting that edgemm can't honour, by name.
@@ -247,7 +247,7 @@ def sentence_of(folder: Path, *, name: str) -> Sentence:
 
 
 def _modules(folder: Path) -> list[tuple[str, Path]] | None:
-    """Name of the class and folder of each module; None where there is no list of them."""
+    """Return name of the class and folder of each module; None where there is no list of them."""
     path = folder / "modules.json"
     try:
         modules = json_value(path.read_text(encoding="utf-8"))
@@ -270,7 +270,7 @@ def _modules(folder: Path) -> list[tuple[str, Path]] | None:
 
 
 def _alone(folder: Path, name: str) -> Sentence:
-    """A folder without ``modules.json``: of transformers, or a piece of one that has it."""
+    """Return a folder without ``modules.json``: of transformers, or a piece of one that has it."""
     listed = folder.parent / "modules.json"
     if listed.is_file():
         try:

@@ -24,7 +24,7 @@ def strided(count: int, of: int) -> list[int]:
 
 
 def important(weight: Tensor, count: int) -> Tensor:
-    """Indices, ascending, of the ``count`` rows of the largest L2 norm; (rows, ...) to (count,) int64."""
+    """Return indices, ascending, of the ``count`` rows of the largest L2 norm; (rows, ...) to (count,) int64."""
     norms = weight.detach().flatten(1).norm(dim=1)
     return torch.sort(torch.topk(norms, min(count, len(norms))).indices).values
 
@@ -131,7 +131,7 @@ INHERITING: Mapping[type[torch.nn.Module], Inheriting] = {
 
 
 def inheriting(student: torch.nn.Module, teacher: torch.nn.Module) -> Inheriting | None:
-    """What copies the weights of one tower into a smaller one of its class; None where there is no rule."""
+    """Return what copies the weights of one tower into a smaller one of its class; None where there is no rule."""
     same = type(student) is type(teacher)
     return next((rule for kind, rule in INHERITING.items() if same and isinstance(student, kind)), None)
 
@@ -141,7 +141,7 @@ def _stages(tower: EfficientNetLite) -> list[list[MBConv]]:
 
 
 def _weight(conv: torch.nn.Module) -> Tensor:
-    """The convolution's weight of a (convolution, norm, activation) sequence: (out, in, k, k)."""
+    """Return the convolution's weight of a (convolution, norm, activation) sequence: (out, in, k, k)."""
     weight = next(conv.parameters())
     assert weight.dim() == 4
     return weight

@@ -91,7 +91,7 @@ class _Saved:
 
 
 def load_model(folder: Path, *, factories: Collection[str] = ()) -> Model:
-    """The model in ``folder``, in evaluation mode, on the CPU.
+    """Return the model in ``folder``, in evaluation mode, on the CPU.
 
     Args:
         folder: as ``save_model`` left it.
@@ -198,7 +198,7 @@ def _tuple(value: Any) -> Any:
 
 
 def _of_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a model.json of format 1, which had names of outputs, one list of labels and one task."""
+    """Return the content of a model.json of format 1, which had names of outputs, one list of labels and one task."""
     specs = [spec for entry in content["parts"] for spec in Signature.from_json(entry["signature"]).outputs]
     kinds = recognised(specs, task=content.get("task"), labels=content["labels"])
     parts = [dict(entry) for entry in content["parts"]]

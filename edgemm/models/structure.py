@@ -41,7 +41,7 @@ class EmbedsFeatures(Protocol):
     projection: nn.Linear | None
 
     def pooled(self, *values: Tensor) -> Tensor:
-        """The features (B, W) that the projection takes."""
+        """Return the features (B, W) that the projection takes."""
 
 
 @runtime_checkable
@@ -53,5 +53,5 @@ class HasUnits(Protocol):
 
 
 def features_before(module: nn.Module) -> EmbedsFeatures | None:
-    """The tower, where a projection inside it hides its features; else None."""
+    """Return the tower, where a projection inside it hides its features; else None."""
     return module if isinstance(module, EmbedsFeatures) and module.projection is not None else None

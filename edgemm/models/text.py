@@ -138,7 +138,7 @@ class TextTransformer(nn.Module):
         return pooled(self.tokens(input_ids, mask), mask, [self.pooling])
 
     def structure(self) -> Structure:
-        """Its layers' heads and feed-forward units; see ``edgemm.models.structure``."""
+        """Return its layers' heads and feed-forward units; see ``edgemm.models.structure``."""
         return Structure(layers=tuple(self.layers))
 
 
@@ -155,7 +155,7 @@ _LAYER_NAMES = {
 
 
 def state_from_bert(state: Mapping[str, Tensor], *, max_tokens: int) -> dict[str, Tensor]:
-    """A Hugging Face BERT state dict under our names; token type 0 is folded into the positions.
+    """Return a Hugging Face BERT state dict under our names; token type 0 is folded into the positions.
 
     The encoder may lie inside a larger model (``bert.``, ``model.bert.``), and the first checkpoints call LayerNorm's
     weights gamma and beta.
@@ -189,7 +189,7 @@ def state_from_bert(state: Mapping[str, Tensor], *, max_tokens: int) -> dict[str
 
 
 def _encoder_prefix(state: Mapping[str, Tensor]) -> str:
-    """What stands before a BERT encoder's own names. Raises ModelError where there are several encoders."""
+    """Return what stands before a BERT encoder's own names. Raises ModelError where there are several encoders."""
     table = "embeddings.word_embeddings.weight"
     found = [key.removesuffix(table) for key in state if key.endswith(table)]
     if len(found) > 1:

@@ -58,7 +58,7 @@ def limit_(tokenizer: Tokenizer, max_tokens: int) -> None:
 
 
 def nearest_tokens(tokenizer_json: str, texts: Iterable[str], table: NDArray[np.float32]) -> list[str]:
-    """Every token of the vocabulary, those first that mean something like the words of ``texts``.
+    """Return every token of the vocabulary, those first that mean something like the words of ``texts``.
 
     Nearness is the mean of the ten highest cosines between a token's vector and those of the texts' whole words, after
     the mean vector is taken away. Of the words that emoji are called by and that no training text holds, the nearest
@@ -149,7 +149,7 @@ def trim_vocabulary(
 
 
 def added_tokens(tokenizer_json: str) -> list[str]:
-    """What a tokenizer finds in a text before anything else, by id."""
+    """Return what a tokenizer finds in a text before anything else, by id."""
     content: dict[str, Any] = json_value(tokenizer_json)
     return [token["content"] for token in sorted(content.get("added_tokens") or (), key=lambda token: token["id"])]
 
@@ -185,7 +185,7 @@ def hold_trimmed(whole: str, trimmed: str, rows: Sequence[int], texts: Sequence[
 
 
 def _by_word(encoding: Any) -> list[tuple[int | None, list[int]]]:
-    """Each word's ids; special tokens, which are no word, one by one."""
+    """Return each word's ids; special tokens, which are no word, one by one."""
     found: list[tuple[int | None, list[int]]] = []
     for word, token in zip(encoding.word_ids, encoding.ids, strict=True):
         if word is not None and found and found[-1][0] == word:

@@ -73,7 +73,7 @@ def tower_of(
     token_order: Sequence[str] = (),
     text_like: Mapping[str, object] | None = None,
 ) -> Tower:
-    """The tower that a section describes, frontend included, with the weights that it names.
+    """Return the tower that a section describes, frontend included, with the weights that it names.
 
     Args:
         embed_dim: width of a projection inside the tower, for those that can have one.
@@ -125,7 +125,7 @@ def _tower_part(
 
 
 def _options(kind: str, section: Section) -> dict[str, object]:
-    """Those options of a tower's section that the constructor of its kind names.
+    """Return those options of a tower's section that the constructor of its kind names.
 
     A class from outside has defaults of its own: it gets what the recipe gives, what it has no default for, and what
     says what it sees.
@@ -189,7 +189,7 @@ def _audio_tower(tower: AudioTower, *, embed_dim: int | None) -> Tower:
 
 
 def _behind(frontend: Part, tower: ImageTower | AudioTower, *, own: str, embed_dim: int | None) -> Part:
-    """The tower that sees what a frontend makes; only ``own`` can have its projection inside."""
+    """Return the tower that sees what a frontend makes; only ``own`` can have its projection inside."""
     assert frontend.modality is not None
     seen = frontend.signature.outputs[0]
     if tower.kind != own:
@@ -240,7 +240,7 @@ def _tower_of(modality: str, made: Encoder) -> Tower:
 
 
 def _tower_from_code(modality: str, tower: AnyTower, weights: str) -> Tower:
-    """What the user's factory makes: whole, or a module behind the frontend that the recipe describes."""
+    """Return what the user's factory makes: whole, or a module behind the frontend that the recipe describes."""
     from edgemm.models.outside import tower_from_factory  # and with it transformers, which takes seconds to import
 
     made = tower_from_factory(weights, modality=modality)

@@ -77,7 +77,7 @@ def announce_recipe(verb: str, recipe: Path, *, store: Path, stage: str | None =
 
 
 def last_run(store: Path, name: str) -> Mapping[str, Any] | None:
-    """What is known of the latest run of a recipe that went through; None where there is none."""
+    """Return what is known of the latest run of a recipe that went through; None where there is none."""
     for path in sorted((store / "runs").glob(f"*-{name}-*.json"), reverse=True):
         try:
             run = json_value(path.read_bytes())
@@ -112,7 +112,7 @@ def _stages(run: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _name(recipe: Path) -> str | None:
-    """The name that a recipe gives itself, or None where it can't be read."""
+    """Return the name that a recipe gives itself, or None where it can't be read."""
     try:
         if not recipe.is_file():
             return None

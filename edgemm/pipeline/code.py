@@ -69,7 +69,7 @@ def source_of(module: str) -> str:
 
 
 def is_module(name: str) -> bool:
-    """Whether a dotted name is a module or package of edgemm."""
+    """Return whether a dotted name is a module or package of edgemm."""
     return name.partition(".")[0] == "edgemm" and _file(name).is_file()
 
 
@@ -109,7 +109,7 @@ def _sha256(place: Place) -> str:
 
 @cache
 def _named_by(place: Place) -> tuple[Place, ...]:
-    """The places that one leads to."""
+    """Return the places that one leads to."""
     module, name = place
     if "/" in module:
         folder = module.rpartition("/")[0]
@@ -138,7 +138,7 @@ def _target(place: Place) -> Place:
 
 
 def _names(statements: Iterable[ast.stmt], module: str, parsed: _Module) -> Iterator[Place]:
-    """The places that statements name."""
+    """Yield the places that statements name."""
     nodes = [node for statement in statements for node in ast.walk(statement)]
     imports = {**parsed.imports, **_imports(nodes)}
     attributes: set[int] = set()
@@ -163,7 +163,7 @@ def _names(statements: Iterable[ast.stmt], module: str, parsed: _Module) -> Iter
 
 
 def _beside(folder: str, names: Iterable[str]) -> Iterator[Place]:
-    """The templates of these names in a folder of the package."""
+    """Yield the templates of these names in a folder of the package."""
     yield from ((f"{folder}/{name}", "") for name in names if (PACKAGE / folder / name).is_file())
 
 
@@ -206,7 +206,7 @@ def _is_type_checking(statement: ast.stmt) -> bool:
 
 
 def _imports(nodes: Iterable[ast.AST]) -> dict[str, Place]:
-    """What the imports among ``nodes`` bring from edgemm: name -> place."""
+    """Return what the imports among ``nodes`` bring from edgemm: name -> place."""
     found: dict[str, Place] = {}
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and is_module(node.module):

@@ -16,7 +16,7 @@ from edgemm.runtime.outputs import Classes, answer_of
 
 
 def data_notes(recipe: Recipe, dataset: Dataset) -> list[str]:
-    """What a user should know of the data before anything runs: one line each."""
+    """Return what a user should know of the data before anything runs: one line each."""
     notes = [line if line.startswith("note: ") else f"left out: {line}" for line in dataset.broken]
     if "train" in dataset.evaluate:
         others = len(dataset.evaluate) > 1
@@ -30,7 +30,7 @@ def data_notes(recipe: Recipe, dataset: Dataset) -> list[str]:
 
 
 def unseen_classes(split: str, dataset: Dataset) -> str | None:
-    """The line on the samples that no model trained on this data can get right; None where there are none."""
+    """Return the line on the samples that no model trained on this data can get right; None where there are none."""
     lacking = [x for s in dataset.split(split) if (x := set(distinct_labels([s])).difference(dataset.labels))]
     if not lacking:
         return None

@@ -160,14 +160,14 @@ def explain_bundles(
 
 
 def _kind(bundle: Bundle) -> str:
-    """What a bundle is, for messages and for what can be explained of it."""
+    """Return what a bundle is, for messages and for what can be explained of it."""
     if (found := answer_among(bundle.outputs)) is not None:
         return name_of(found[1])
     return "embedder" if len(embedded(bundle)) == 1 else "retriever"
 
 
 def watch(bundle: Bundle) -> dict[str, Watched]:
-    """Every part of a bundle that attends, with its maps as further outputs, on onnxruntime.
+    """Return every part of a bundle that attends, with its maps as further outputs, on onnxruntime.
 
     Parts that are compiled plans are left out: nothing can be added to them.
     """

@@ -69,7 +69,7 @@ class Viewer:
         return word_weights(weights, text, tokens.offsets, tokens.word_ids)
 
     def _picture(self, modality: str, raw: Any) -> NDArray[np.floating]:
-        """The picture as the model sees it: resized, cropped; (channels, height, width)."""
+        """Return the picture as the model sees it: resized, cropped; (channels, height, width)."""
         for part in self.bundle.parts:
             if part.entry.role == "frontend" and part.entry.modality == modality:
                 made = part.session.run(self.bundle.values(**{modality: raw}))[part.output_names[0]]  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ class Viewer:
         return decode_image(raw, where=modality, grey_range=span).transpose(2, 0, 1).astype(np.float32)
 
     def _strip(self, modality: str, kind: AudioInput, raw: Any, weights: NDArray[np.float64]) -> figures.Drawing | None:
-        """The sound with a weight per frame; None where the tokens are more than its frames."""
+        """Return the sound with a weight per frame; None where the tokens are more than its frames."""
         limit = _MOST_SECONDS * kind.sample_rate
         wave = decode_audio(raw, sample_rate=kind.sample_rate, where=modality, limit=limit)
         for part in self.bundle.parts:
@@ -220,7 +220,7 @@ def search_cases(
     shown_groups: Sequence[str],
     progress: Progress,
 ) -> list[Section]:
-    """Per direction the queries that the last model fails, those first that only it fails, then the worst.
+    """Return per direction the queries that the last model fails, those first that only it fails, then the worst.
 
     The worst of a retriever has the worst rank; of an embedder the lowest margin.
     """
@@ -257,7 +257,7 @@ def search_cases(
 
 
 def _failed(searches: Sequence[Search], items: Embedded, shown_groups: Sequence[str]) -> list[int]:
-    """The queries to show, that the last of these searches fails; it and the first are of the same queries."""
+    """Return the queries to show, that the last of these searches fails; it and the first are of the same queries."""
     first, last = searches[0], searches[-1]
     may = [not shown_groups or last.query == "text" or items.groups[place] in shown_groups for place in last.asked]
     wrong = [i for i in range(len(may)) if may[i] and last.ranks[i] > 1]
@@ -281,12 +281,12 @@ def _search_heading(between: tuple[str, str], names: Sequence[str], shown_groups
 
 
 def _shown(given: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What is seen, read and heard of a sample; its name where it is nothing of these."""
+    """Return what is seen, read and heard of a sample; its name where it is nothing of these."""
     return media(given, seconds=_SECONDS) or {"text": name}
 
 
 def _given(bundle: Bundle, sample: Sample) -> dict[str, Any]:
-    """The raw modalities of a sample, as ``predict`` takes them."""
+    """Return the raw modalities of a sample, as ``predict`` takes them."""
     return {m: raw for m in bundle.manifest.inputs if (raw := sample.raw(m)) is not None}
 
 

@@ -66,7 +66,7 @@ def collect(store: Store, limit_bytes: int, *, dry_run: bool = False) -> Collect
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``"20GB"``, ``"500M"``, ``"1.5GiB"`` or ``"0"``. Raises InputError."""
+    """Return bytes of ``"20GB"``, ``"500M"``, ``"1.5GiB"`` or ``"0"``. Raises InputError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
     if not match or match[2] not in _UNITS:
         raise InputError(f"size '{text}': expected a number and a unit, e.g. 20GB, 500MB, 1.5GiB")
@@ -101,7 +101,7 @@ def _status(file: Path) -> tuple[float, int]:
 
 
 def _stage(record: Path) -> str:
-    """The stage that an artifact's record names; empty where there is none."""
+    """Return the stage that an artifact's record names; empty where there is none."""
     try:
         return str(json_value(record.read_bytes())["stage"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -12,7 +12,7 @@ from edgemm.runtime.timing import Ratio, Summary
 
 
 def rows_as_json(table: Sequence[Row]) -> list[dict[str, Any]]:
-    """One object per row of the end table; intervals are 95 % and beside their value."""
+    """Return one object per row of the end table; intervals are 95 % and beside their value."""
     return [_row(row) for row in table]
 
 
@@ -58,7 +58,7 @@ def _interval(estimate: Estimate | Ratio) -> dict[str, float]:
 
 
 def stages_as_json(made: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """One object per stage of a run: where it lies, how large it is, how long it took when it was made."""
+    """Return one object per stage of a run: where it lies, how large it is, how long it took when it was made."""
     return [
         {
             "node": node,

@@ -27,7 +27,7 @@ from edgemm.runtime.fields import one_line
 
 
 def dataset_facts(dataset: Dataset, *, unlabelled: bool = False, pairs: bool = False) -> dict[str, Any]:
-    """What of the data an output depends on; no path among it.
+    """Return what of the data an output depends on; no path among it.
 
     Args:
         unlabelled: samples without a label among it, which only a student learns from.
@@ -42,7 +42,7 @@ def dataset_facts(dataset: Dataset, *, unlabelled: bool = False, pairs: bool = F
 
 
 def portable(section: BaseModel) -> dict[str, Any]:
-    """A section as plain values, where every path gave way to the digest of what lies there."""
+    """Return a section as plain values, where every path gave way to the digest of what lies there."""
     values = section.model_dump(mode="json")
     for keys, text in path_fields(section):
         node = values
@@ -89,7 +89,7 @@ def _makers(section: ModelSection | DistillConfig) -> Iterator[tuple[str, str, I
 
 
 def machine() -> dict[str, Any]:
-    """What makes a measurement this machine's: one taken on another is not found in the store."""
+    """Return what makes a measurement this machine's: one taken on another is not found in the store."""
     known = environment()
     cores = len(known["affinity"] or []) or known["cores"]
     same = {key: known[key] for key in ("cpu", "flags", "machine")}

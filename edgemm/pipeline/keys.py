@@ -16,7 +16,7 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8.
+    """Return the one JSON text of a value: sorted keys, no spaces, UTF-8.
 
     Law: equal values have equal texts. Raises ValueError for NaN and infinity, which no recipe holds.
     """
@@ -24,7 +24,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def content_key(facts: Mapping[str, Any]) -> str:
-    """sha256 (64 hex digits) of the canonical JSON of what an output depends on."""
+    """Return sha256 (64 hex digits) of the canonical JSON of what an output depends on."""
     return hashlib.sha256(canonical_json(facts)).hexdigest()
 
 
@@ -40,7 +40,7 @@ def library_versions(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 (64 hex digits) of a file's bytes, read in blocks."""
+    """Return sha256 (64 hex digits) of a file's bytes, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -51,7 +51,7 @@ def folder_files(folder: Path) -> list[str]:
 
 
 def files_digest(files: Mapping[str, str]) -> str:
-    """Digest of a folder: sha256 over one line ``<sha256>  <path>`` for each file, sorted by path."""
+    """Return digest of a folder: sha256 over one line ``<sha256>  <path>`` for each file, sorted by path."""
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"{files[path]}  {path}\n".encode())

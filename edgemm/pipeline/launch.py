@@ -27,7 +27,7 @@ def process_rank() -> int:
 
 
 def process_count() -> int:
-    """How many processes a launch has; 1 without one."""
+    """Return how many processes a launch has; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -39,7 +39,7 @@ def threads_each(threads: int) -> int:
 def follow(
     store: Store, run_id: str, key: str, *, node: str, work: Callable[[Path, Path], None], poll_s: float = 0.2
 ) -> Record:
-    """What the run's first process finds or makes for a node; helps with ``work`` once that one has begun it.
+    """Return what the run's first process finds or makes for a node; helps with ``work`` once that one has begun it.
 
     Raises:
         StoreError: the first process has ended before, or works on something else.

@@ -18,5 +18,5 @@ ALL_ENGINES = tuple(engine.distributions[-1] for engine in ENGINES.values())
 
 
 def engines_of(targets: Sequence[TargetConfig]) -> set[str]:
-    """The distributions of the engines that these targets name."""
+    """Return the distributions of the engines that these targets name."""
     return {ENGINES[target.engine].distributions[-1] for target in targets}

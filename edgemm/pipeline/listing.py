@@ -69,7 +69,7 @@ def print_cells(header: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:
 
 
 def existing_store(path: Path, *, only_read: bool = False) -> Store:
-    """The store in a folder that has one. Raises StoreError where there is none, instead of making one."""
+    """Return the store in a folder that has one. Raises StoreError where there is none, instead of making one."""
     if not (path / "artifacts").is_dir():
         raise StoreError(f"{path}: no store there; give its folder with --store, or run a recipe first")
     return Store(path, only_read=only_read)
@@ -130,7 +130,7 @@ def print_operators(path: Path) -> None:
 
 
 def _operators(data: bytes) -> str:
-    """The most frequent operators of an ONNX graph; '-' where onnx is not installed (a device)."""
+    """Return the most frequent operators of an ONNX graph; '-' where onnx is not installed (a device)."""
     try:
         import onnx
     except ModuleNotFoundError:

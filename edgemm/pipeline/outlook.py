@@ -40,7 +40,7 @@ def outlook(
     again: Container[str] = (),
     announced: bool = False,
 ) -> str:
-    """One line: how many stages are there, how many are to do, and how long those took in the last run.
+    """Return one line: how many stages are there, how many are to do, and how long those took in the last run.
 
     Args:
         made: those that are there, of ``kept_of``.

@@ -100,7 +100,7 @@ def finish(
     provenance: Mapping[str, Any],
     zip_name: str | None = None,
 ) -> Path:
-    """The bundle that ships: the draft's bytes, its measurements and where it comes from; a folder and one zip.
+    """Return the bundle that ships: the draft's bytes, its measurements and where it comes from; a folder and one zip.
 
     Raw samples lie beside the bundle, in ``measurements.jsonl``, and their summary in it: a device needs no samples.
 
@@ -192,7 +192,7 @@ def _may_ship(dataset: Dataset, sample: Sample) -> bool:
 
 
 def gallery_samples(dataset: Dataset, config: PackConfig) -> dict[str, Any]:
-    """The raw sample that stands for each label in the gallery. Raises DataError where there is none."""
+    """Return the raw sample that stands for each label in the gallery. Raises DataError where there is none."""
     found: dict[str, Any] = {}
     for split in config.gallery_splits or tuple(dataset.splits):
         for sample in dataset.split(split):
@@ -208,7 +208,7 @@ def gallery_samples(dataset: Dataset, config: PackConfig) -> dict[str, Any]:
 
 
 def golden_samples(dataset: Dataset, modalities: Sequence[str]) -> list[Sample]:
-    """The samples that a bundle can be verified with. Raises DataError where there is none."""
+    """Return the samples that a bundle can be verified with. Raises DataError where there is none."""
     split = dataset.evaluate[0]
     usable = [
         sample

@@ -40,7 +40,7 @@ class Left:
     file: Path | None = None
 
     def model(self, name: str) -> Path:
-        """The bundle of that model. Raises InputError where the store no longer has it."""
+        """Return the bundle of that model. Raises InputError where the store no longer has it."""
         path = self.models[name]
         if not (path / "manifest.json").is_file():
             raise InputError(
@@ -71,7 +71,7 @@ def leave_run(out: Path, recipe: Recipe, models: Mapping[str, Path], *, file: Pa
 
 
 def is_run(place: Path) -> bool:
-    """Whether a file is the record of a run."""
+    """Return whether a file is the record of a run."""
     try:
         return bool(json_value(place.read_text(encoding="utf-8"))["made_by"] == _MARK)
     except (OSError, ValueError, KeyError, TypeError):
@@ -79,7 +79,7 @@ def is_run(place: Path) -> bool:
 
 
 def run_left_in(folder: Path) -> Left | None:
-    """What a run left there; None where there is no record of one.
+    """Return what a run left there; None where there is no record of one.
 
     Raises:
         InputError: a record that can't be read.
@@ -167,5 +167,5 @@ def _told_apart(places: Sequence[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def _folders(path: Path) -> tuple[str, ...]:
-    """The folders that a bundle's name stands in: of ``y/x/bundle``, which is called x, those down to y."""
+    """Return the folders that a bundle's name stands in: of ``y/x/bundle``, which is called x, those down to y."""
     return path.resolve().parts[: -2 if path.name == "bundle" else -1]

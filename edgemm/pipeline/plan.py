@@ -162,7 +162,7 @@ def smaller(recipe: Recipe) -> Recipe:
 
 
 def few_samples(dataset: Dataset) -> Dataset:
-    """A few samples of each split, of those that may ship where there are any; evaluated on those to train on.
+    """Return a few samples of each split, of those that may ship where there are any; evaluated on those to train on.
 
     An even stride of each kind that there is: of what modalities a sample has, and whether a class is right.
     """

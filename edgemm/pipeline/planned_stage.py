@@ -57,12 +57,12 @@ class PlannedStage:
         return {"sources": code_digest(self.work), "libraries": library_versions(self.libraries), **own}
 
     def caches(self) -> str:
-        """Name of the folder of its caches: a digest of the code that fills it."""
+        """Return name of the folder of its caches: a digest of the code that fills it."""
         filled_by = sorted({code_digest(work) for work in self.cached_with or (self.work,)})
         return content_key({**self.code(), "sources": filled_by})
 
     def facts(self, digests: Mapping[str, str]) -> dict[str, Any]:
-        """What the key is made from; ``digests`` are those of the inputs by role."""
+        """Return what the key is made from; ``digests`` are those of the inputs by role."""
         return {
             "edgemm": __version__,
             "node": self.name.partition(":")[0],
@@ -75,7 +75,7 @@ class PlannedStage:
 
 
 def key_of(node: PlannedStage, made: Mapping[str, Record]) -> tuple[str, dict[str, Any]]:
-    """Key of a node whose inputs are made, and the facts it comes from."""
+    """Return key of a node whose inputs are made, and the facts it comes from."""
     facts = node.facts({role: made[name].artifact.digest for role, name in node.inputs.items()})
     return content_key(facts), facts
 

@@ -131,7 +131,7 @@ def run_recipe(
 
 
 def with_targets(recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """The recipe with only the named targets, in the recipe's order. Raises RecipeError for a name it hasn't."""
+    """Return the recipe with only the named targets, in the recipe's order. Raises RecipeError for a name it hasn't."""
     if not names:
         return recipe
     chosen = {recipe.target(name).name for name in names}
@@ -182,7 +182,7 @@ def check_out(out: Path, name: str) -> None:
 
 
 def is_bundle(place: Path) -> bool:
-    """Whether a folder or zip is a bundle and nothing else; an empty folder is as good."""
+    """Return whether a folder or zip is a bundle and nothing else; an empty folder is as good."""
     if place.is_dir() and not any(place.iterdir()):
         return True
     try:
@@ -192,7 +192,7 @@ def is_bundle(place: Path) -> bool:
 
 
 def _run_of_all(run_id: str) -> str:
-    """The id of the first process's run, in every process of a launch."""
+    """Return the id of the first process's run, in every process of a launch."""
     if process_count() == 1:
         return run_id
     from edgemm.compress.trainer import told_by_first  # with torch
@@ -205,7 +205,7 @@ def _is_report(place: Path) -> bool:
 
 
 def _is_raw(place: Path) -> bool:
-    """Whether a file holds measurements: their first line is an environment's record."""
+    """Return whether a file holds measurements: their first line is an environment's record."""
     if not place.is_file():
         return False
     with place.open("rb") as file:
@@ -229,7 +229,7 @@ def _ends_on_signals() -> Iterator[None]:
 
 
 def _run_command(path: Path, overrides: Sequence[str], targets: Sequence[str]) -> str:
-    """The command that makes the same bundle and report again, from the same folder."""
+    """Return the command that makes the same bundle and report again, from the same folder."""
     command = ["edgemm", "run", str(path)]
     for flag, values in (("--target", targets), ("--set", overrides)):
         for value in values:
@@ -336,7 +336,7 @@ _NEAR = 50  # names that are tried for the line to paste
 
 
 def infer_line(bundle: Path, right: Sequence[Container[str]] = ()) -> str:
-    """A command that asks the bundle about a golden sample and works when pasted into this shell.
+    """Return a command that asks the bundle about a golden sample and works when pasted into this shell.
 
     Args:
         bundle: its folder.
@@ -368,7 +368,7 @@ def infer_line(bundle: Path, right: Sequence[Container[str]] = ()) -> str:
 
 
 def _found(bundle: Bundle, text: str, top: int) -> list[str]:
-    """The names that a bundle finds for a text, the nearest first."""
+    """Return the names that a bundle finds for a text, the nearest first."""
     return [name for name, _ in (bundle.predict(top=top, text=text).matches or [[]])[0]]
 
 
@@ -381,7 +381,7 @@ def _asked(manifest: Manifest, sample: GoldenSample) -> list[str]:
 
 
 def right_names(dataset: Dataset, modalities: Sequence[str], count: int) -> list[set[str]]:
-    """For each golden sample of a bundle the names that answer it, as ``infer_line`` takes them."""
+    """Return for each golden sample of a bundle the names that answer it, as ``infer_line`` takes them."""
     from edgemm.pipeline.pack import chosen_golden
 
     return [{*sample.labels, *([sample.label] if sample.label is not None else [])}
@@ -399,7 +399,7 @@ def _this_command() -> list[str]:
 
 
 def over_budget(recipe: Recipe, table: Sequence[Row]) -> list[str]:
-    """One line for each limit of the budget that what ships does not keep."""
+    """Return one line for each limit of the budget that what ships does not keep."""
     row, reference = default_row(table), reference_row(table)
     budget = recipe.budget
     lines = []
@@ -429,7 +429,7 @@ FAR_POINTS = 10
 
 
 def far_below(table: Sequence[Row]) -> list[str]:
-    """One line where what ships answers like chance and the reference doesn't, or is far below it; else none."""
+    """Return one line where what ships answers like chance and the reference doesn't, or is far below it; else none."""
     row, reference = default_row(table), reference_row(table)
     if row is None or reference is None or row is reference:
         return []

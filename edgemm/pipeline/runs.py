@@ -101,7 +101,7 @@ def running(store: Store, name: str, *, recipe: str, overrides: Sequence[str]) -
 
 
 def list_runs(store: Store) -> list[dict[str, Any]]:
-    """What is known of every run, the latest first; one that was killed says so."""
+    """Return what is known of every run, the latest first; one that was killed says so."""
     runs = []
     for path in sorted((store.root / "runs").glob("*.json"), reverse=True):
         try:
@@ -137,7 +137,7 @@ def reading_caches(store: Store) -> Iterator[None]:
 
 
 def cache_in_use(root: Path) -> Path:
-    """A store's cache for a verb that makes no run there, in use until the process ends."""
+    """Return a store's cache for a verb that makes no run there, in use until the process ends."""
     if (root / "locks").is_dir():  # else there is nothing yet that could be collected
         with suppress(StoreError):  # one that is only read
             _to_the_end.enter_context(reading_caches(Store(root, only_read=True)))
@@ -145,7 +145,7 @@ def cache_in_use(root: Path) -> Path:
 
 
 def caches_are_read(store: Store) -> bool:
-    """Whether some process reads the caches; the locks of those that have ended are removed."""
+    """Return whether some process reads the caches; the locks of those that have ended are removed."""
     found = False
     for path in (store.root / "locks").glob(f"{_READER}*.lock"):
         if store.is_locked(path.stem):

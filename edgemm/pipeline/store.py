@@ -93,7 +93,7 @@ class Store:
         return self.root / "cache"
 
     def find(self, key: str, *, check: bool = True) -> Record | None:
-        """The artifact of that key, or None.
+        """Return the artifact of that key, or None.
 
         Args:
             key: 64 hex digits.
@@ -128,7 +128,7 @@ class Store:
         say: Callable[[str], None],
         again: bool = False,
     ) -> Record:
-        """The artifact of that key: found whole, or made by ``work(out, scratch)`` under the key's lock.
+        """Return the artifact of that key: found whole, or made by ``work(out, scratch)`` under the key's lock.
 
         One that was damaged since it was made is made again, which ``say`` is told.
 
@@ -186,7 +186,7 @@ class Store:
             lock.release()
 
     def is_locked(self, name: str) -> bool:
-        """Whether some process holds the lock of that name."""
+        """Return whether some process holds the lock of that name."""
         path = self.root / "locks" / f"{name}.lock"
         if not path.exists():
             return False
@@ -334,7 +334,7 @@ def _free_mb(place: Path) -> int:
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of an artifact's folder, None where there is none. Raises Damaged."""
+    """Return the record of an artifact's folder, None where there is none. Raises Damaged."""
     try:
         record = json_value((folder / RECORD).read_bytes())
     except FileNotFoundError:
@@ -348,7 +348,7 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _wrong_in(record: Any, *, key: str) -> str:
-    """What a record lacks or has wrong; empty where it is as ``_publish`` writes it."""
+    """Return what a record lacks or has wrong; empty where it is as ``_publish`` writes it."""
     if not isinstance(record, dict):
         return f"a {type(record).__name__}, expected an object"
     for name, kind in (("stage", str), ("digest", str), ("seconds", (int, float)), ("facts", dict), ("files", dict)):
@@ -369,7 +369,7 @@ def _wrong_in(record: Any, *, key: str) -> str:
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether a lock is held, asked without writing to it."""
+    """Return whether a lock is held, asked without writing to it."""
     import fcntl  # not on Windows, where a file system that refuses to open a lock file is not met
 
     try:

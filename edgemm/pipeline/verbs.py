@@ -277,7 +277,7 @@ def _print_likeness(parts: Sequence[Likeness], warnings: Sequence[str]) -> None:
 
 
 def _bundle_name(out: Path) -> str:
-    """A bundle that a verb writes is named as its folder."""
+    """Return a bundle that a verb writes is named as its folder."""
     return out.name.lower()
 
 
@@ -293,7 +293,7 @@ def _training(recipe: Recipe, dataset: Dataset, context: Context) -> Training:
 
 
 def _opened(recipe: Recipe, path: Path | None) -> Dataset:
-    """The recipe's data; files of samples that come as bytes are kept where a run would keep them."""
+    """Return the recipe's data; files of samples that come as bytes are kept where a run would keep them."""
     from edgemm.data import open_dataset
 
     return open_dataset(recipe.data, cache=cache_in_use(default_store()), progress=progress_for(), recipe=path)

@@ -18,7 +18,7 @@ from edgemm.runtime.manifest import RESERVED
 
 
 def contradictions(recipe: Recipe) -> Iterator[str]:
-    """What single fields can't see: stages out of order, targets that can't be made."""
+    """Yield what single fields can't see: stages out of order, targets that can't be made."""
     order = [STAGES.index(stage) for stage in recipe.stages]
     if order != sorted(set(order)):
         yield f"stages: expected each once and in the order {list(STAGES)}, got {list(recipe.stages)}"
@@ -116,7 +116,7 @@ def _unread_options(recipe: Recipe) -> Iterator[str]:
 
 
 def _is_given(section: Section, option: str) -> bool:
-    """Whether the recipe says something by it: neither what holds anyway, nor nothing."""
+    """Return whether the recipe says something by it: neither what holds anyway, nor nothing."""
     value = getattr(section, option)
     return bool(value) and value != type(section).model_fields[option].default
 
@@ -150,7 +150,7 @@ def _useless_losses(recipe: Recipe) -> Iterator[str]:
 
 
 def part_names(recipe: Recipe) -> list[str]:
-    """Names of the student's parts that may have something to prune."""
+    """Return names of the student's parts that may have something to prune."""
     modalities = list(recipe.student.towers)
     if recipe.kind.answers:
         joining = FUSIONS[recipe.student.fusion.mode]
@@ -161,7 +161,7 @@ def part_names(recipe: Recipe) -> list[str]:
 
 
 def _towers_named(recipe: Recipe) -> Iterator[str]:
-    """Which modalities the models have: enough for the family, the same in both, and known to the data."""
+    """Yield which modalities the models have: enough for the family, the same in both, and known to the data."""
     low, high = recipe.kind.towers
     for name in recipe.data.tensors:  # a modality names parts, and their files
         if not re.fullmatch(r"\w[\w-]*", name):

@@ -84,14 +84,14 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(name: str) -> Family:
-    """The line of a family. Raises ModelError naming those that there are."""
+    """Return the line of a family. Raises ModelError naming those that there are."""
     if name not in FAMILIES:
         raise ModelError(f"family '{name}' is unknown; expected one of {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 
 def searches(name: str) -> bool:
-    """Whether one modality finds another in a gallery, in a model of that family; of an unknown one: no."""
+    """Return whether one modality finds another in a gallery, in a model of that family; of an unknown one: no."""
     return name in FAMILIES and FAMILIES[name].searches
 
 
@@ -100,7 +100,7 @@ FamilyName = Annotated[str, AfterValidator(known_in(FAMILIES)), Field(json_schem
 
 
 def read_by(stage: str) -> Mapping[str, tuple[str, ...]]:
-    """Of the options of ``[teach]`` or ``[distill]`` that not every family reads, which families do."""
+    """Return of the options of ``[teach]`` or ``[distill]`` that not every family reads, which families do."""
     options = {name: getattr(family, stage) for name, family in FAMILIES.items()}
     every = dict.fromkeys(option for listed_here in options.values() for option in listed_here)
     return {option: tuple(name for name, has in options.items() if option in has) for option in every}

@@ -63,7 +63,7 @@ def recipe_from_values(values: dict[str, Any], where: str, overrides: Sequence[s
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain values of JSON: what was given, relative paths made absolute from the working folder.
+    """Return a recipe as plain values of JSON: what was given, relative paths made absolute from the working folder.
 
     Law: ``recipe_from_values(recipe_values(recipe), where)`` is that recipe, in whatever folder.
     """

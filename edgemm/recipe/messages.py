@@ -13,7 +13,7 @@ from edgemm.recipe.section import section_of
 
 
 def nearest(name: str, known: Sequence[str], *, at_least: float = 0.55) -> str | None:
-    """The known name most like ``name``, whole or by one of its words ('siez' -> 'input_size'), or None.
+    """Return the known name most like ``name``, whole or by one of its words ('siez' -> 'input_size'), or None.
 
     Args:
         at_least: likeness in 0..1, of one letter in five exchanged 0.8.
@@ -28,7 +28,7 @@ def nearest(name: str, known: Sequence[str], *, at_least: float = 0.55) -> str |
 
 
 def or_nearest(name: str, known: Sequence[str]) -> str:
-    """How a message about an unknown name ends: with the nearest, or with all that there are."""
+    """Return how a message about an unknown name ends: with the nearest, or with all that there are."""
     close = nearest(name, known)
     return f"; did you mean '{close}'?" if close else f"; there are {', '.join(known)}"
 
@@ -43,7 +43,7 @@ def _fields_at(steps: Sequence[str | int], model: type[BaseModel] | None) -> lis
 
 
 def problem_line(problem: Any, where: str, origins: Mapping[str, str], model: type[BaseModel]) -> str:
-    """One line: file (or --set), key, got, expected, nearest name.
+    """Return one line: file (or --set), key, got, expected, nearest name.
 
     Args:
         problem: one of pydantic's ``ValidationError.errors()``.

@@ -14,7 +14,7 @@ from edgemm.runtime.fields import one_line
 
 
 def resolve(path: str, *, what: str) -> Callable[..., Any]:
-    """What ``"module:name"`` stands for; ``what`` says in an error whose line it is.
+    """Return what ``"module:name"`` stands for; ``what`` says in an error whose line it is.
 
     Raises:
         ModelError: no such module or name, a module that fails, or what can't be called.

@@ -70,7 +70,7 @@ class Recipe(Section):
         return (*self.teacher.factories, *self.student.factories)
 
     def target(self, name: str) -> TargetConfig:
-        """The target of that name. Raises RecipeError naming the ones there are."""
+        """Return the target of that name. Raises RecipeError naming the ones there are."""
         for target in self.targets:
             if target.name == name:
                 return target

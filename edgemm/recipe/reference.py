@@ -16,7 +16,7 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def docs_from_schema() -> str:
-    """The recipe reference as markdown: one table of keys for each section, made from the schema."""
+    """Return the recipe reference as markdown: one table of keys for each section, made from the schema."""
     schema = recipe_schema()
     sections: dict[str, Any] = schema["$defs"]
     lines = [

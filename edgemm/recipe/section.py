@@ -23,7 +23,7 @@ class Section(BaseModel):
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that an annotation holds, through ``| None``, ``tuple[…]`` and the like."""
+    """Return the section that an annotation holds, through ``| None``, ``tuple[…]`` and the like."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for inner in getattr(annotation, "__args__", ()):
@@ -33,7 +33,7 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def known_in(table: Mapping[str, object]) -> Callable[[str], str]:
-    """The check that a value is a line of ``table``, as it is when asked; the message is that of a Literal."""
+    """Return the check that a value is a line of ``table``, as it is when asked; the message is that of a Literal."""
 
     def check(name: str) -> str:
         if name not in table:

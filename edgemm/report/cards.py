@@ -21,7 +21,7 @@ class Seen:
 
 
 def card(example: Example, seen: Sequence[Seen] = ()) -> dict[str, Any]:
-    """One sample for the template.
+    """Return one sample for the template.
 
     Args:
         seen: where the model behind each answer looks; empty: not shown.

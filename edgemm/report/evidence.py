@@ -21,12 +21,12 @@ _SERIES = (2, 2, 3, 3, 6, 6)  # shuffled and mean of one modality share a colour
 
 
 def cell(main: str, small: str = "") -> dict[str, str]:
-    """One cell of a table on the page."""
+    """Return one cell of a table on the page."""
     return {"main": main, "small": small}
 
 
 def score_cell(score: Score | None) -> dict[str, str]:
-    """A score with its interval, and small the difference to the reference in points."""
+    """Return a score with its interval, and small the difference to the reference in points."""
     if score is None:
         return cell("")
     change = f"{as_text.points(score.difference)}{as_text.verdict(score.difference)}" if score.is_share else ""
@@ -34,7 +34,7 @@ def score_cell(score: Score | None) -> dict[str, str]:
 
 
 def score_tables(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One table per split and task, ablations apart."""
+    """Return one table per split and task, ablations apart."""
     blocks: list[dict[str, Any]] = []
     keys = dict.fromkeys((s.split, s.task) for r in rows for s in r.scores if not is_ablation(s.task))
     for split, task in keys:
@@ -92,7 +92,7 @@ def ablations(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def missing(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Per split: bars with all modalities and with some missing, and the same as a table."""
+    """Return per split: bars with all modalities and with some missing, and the same as a table."""
     return _taken_away(rows, f"{ANSWERS}, without ", bars=lambda _: True)
 
 
@@ -185,7 +185,7 @@ def class_tables(rows: Sequence[Row], measurements: Measurements) -> list[dict[s
 
 
 def _unknown(m: Measurement) -> str:
-    """The sentence on samples of which a right class is none of the model's; empty where there are none."""
+    """Return the sentence on samples of which a right class is none of the model's; empty where there are none."""
     truth = m.details["truth"] if m.kind != "ranks" else []
     count = sum(-1 in row if isinstance(row, list) else row == -1 for row in truth)
     if not count:
@@ -212,7 +212,7 @@ def _per_class(m: Measurement) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def confusions(rows: Sequence[Row], measurements: Measurements) -> list[dict[str, Any]]:
-    """Per split: what ships (or the only one) gives for each class, as a picture."""
+    """Return per split: what ships (or the only one) gives for each class, as a picture."""
     found: list[dict[str, Any]] = []
     for split, task, by_name in _by_task(rows, measurements, ("answers",)):
         if is_ablation(task):
@@ -231,7 +231,7 @@ def confusions(rows: Sequence[Row], measurements: Measurements) -> list[dict[str
 
 
 def _most_frequent(counts: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """The classes that occur, the most frequent alone and the rest as one."""
+    """Return the classes that occur, the most frequent alone and the rest as one."""
     both = counts.sum(axis=0) + counts.sum(axis=1)
     order = [int(c) for c in np.argsort(-both, kind="stable") if both[c]]
     if len(order) <= CONFUSED + 1:

@@ -77,7 +77,7 @@ class Explanation:
         return any(search.query == search.gallery for found, _ in self.searches.values() for search in found)
 
     def tables(self) -> list[Table]:
-        """The figures as tables, for the terminal and the page alike."""
+        """Return the figures as tables, for the terminal and the page alike."""
         return [
             *(table for split, found in self.contributions.items() for table in contribution_tables(split, found)),
             *(tower_table(split, found, labels) for split, (found, labels) in self.searches.items()),
@@ -85,7 +85,7 @@ class Explanation:
 
 
 def contribution_tables(split: str, found: Mapping[str, Contributions]) -> list[Table]:
-    """Per way of leaving a modality out and per measure: everything, each modality's Shapley value, nothing.
+    """Return per way of leaving a modality out and per measure: everything, each modality's Shapley value, nothing.
 
     With two models the last column is the paired difference, second minus first. Shares are in points, errors in the
     unit of the truth.
@@ -99,7 +99,7 @@ def contribution_tables(split: str, found: Mapping[str, Contributions]) -> list[
 
 
 def group_tables(split: str, found: Mapping[str, Contributions]) -> list[Table]:
-    """The table of the accuracy, or of a regression's error, of each group; none where there is but one."""
+    """Return the table of the accuracy, or of a regression's error, of each group; none where there is but one."""
     first = next(iter(found.values()))
     groups = dict.fromkeys(first.groups)
     if len(groups) < 2:
@@ -134,7 +134,7 @@ def _contribution_table(
 
 
 def _signed(key: str, measure: str) -> bool:
-    """Whether a row can be negative, and so is no share."""
+    """Return whether a row can be negative, and so is no share."""
     return key not in ("all", "none") or measure not in SHARES
 
 
@@ -157,7 +157,7 @@ def _points(e: Estimate) -> str:
 
 
 def _cell(text: str) -> Cell:
-    """A figure, its interval small below it."""
+    """Return a figure, its interval small below it."""
     main, bracket, interval = text.partition(" [")
     return main, f"[{interval}" if bracket else ""
 
@@ -196,7 +196,7 @@ def write_explanation(out: Path, explanation: Explanation) -> None:
 
 
 def render_explanation(explanation: Explanation) -> str:
-    """The page as a string."""
+    """Return the page as a string."""
     measure = next((each.measure for found in explanation.contributions.values() for each in found.values()), "")
     figures_ = [_bars(split, found) for split, found in explanation.contributions.items()]
     return fill(
@@ -225,7 +225,7 @@ def render_explanation(explanation: Explanation) -> str:
 
 
 def _answer(explanation: Explanation) -> str:
-    """One sentence: what each modality brings to the model that ships."""
+    """Return one sentence: what each modality brings to the model that ships."""
     if not explanation.contributions:
         what = "What is found first" if explanation.embeds else "Which tower finds what"
         return f"{what}, where the models look, and what they get most wrong."

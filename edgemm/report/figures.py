@@ -134,7 +134,7 @@ def pareto(points: Sequence[Point], *, metric: str, share: bool, name: str) -> D
 
 
 def waterfall(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
-    """What each stage took off, on a log scale: a bar runs from the value before to the value after.
+    """Return what each stage took off, on a log scale: a bar runs from the value before to the value after.
 
     On a log scale a bar's length is the factor, so that 100 → 50 and 2 → 1 look alike, as they should. A step whose
     interval overlaps that of the step before it gets a mark instead of a bar: no difference was measured.
@@ -174,7 +174,7 @@ def waterfall(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
 
 
 def ladder(steps: Sequence[Step], *, quantity: str, name: str) -> Drawing:
-    """A score through the stages: a point with its interval each; shaded, the interval of the first.
+    """Return a score through the stages: a point with its interval each; shaded, the interval of the first.
 
     A point whose interval overlaps the first's is drawn in the soft colour: no difference can be read off it.
     """
@@ -215,7 +215,7 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def waveform(samples: NDArray[np.float32], weights: NDArray[np.floating], *, rate: int, name: str) -> Drawing:
-    """A sound over time and, as a strip below it, one weight for each frame of it; darker is more.
+    """Return a sound over time and, as a strip below it, one weight for each frame of it; darker is more.
 
     Args:
         samples: (samples,), the whole stretch of time that the weights cover.
@@ -330,12 +330,12 @@ def _colours(series: Sequence[str]) -> dict[str, str]:
 
 
 def _short(name: str, longest: int = 24) -> str:
-    """A name that leaves room for the plot; the tables beside it give it whole."""
+    """Return a name that leaves room for the plot; the tables beside it give it whole."""
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def _sure_front(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that are best within their latency, by rising latency.
+    """Return indices of the points that are best within their latency, by rising latency.
 
     The fastest is the first; a slower point joins where its score's interval lies above that of the last one.
     """
@@ -438,7 +438,7 @@ def _svg(draw: Callable[[Axes, bool], None], *, width: float, height: float, nam
 
 
 def _inline(svg: str, *, name: str, said: str) -> str:
-    """The svg element alone: ids made unique on the page, fixed size removed, colours left to the stylesheet."""
+    """Return the svg element alone: ids made unique on the page, fixed size removed, colours left to the stylesheet."""
     from markupsafe import escape
 
     svg = svg[svg.index("<svg") :]

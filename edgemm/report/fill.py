@@ -17,7 +17,7 @@ from edgemm.runtime.disk import replacing
 
 
 def fill(template: str, **given: Any) -> str:
-    """One of the templates beside this file, filled; what comes from data is escaped."""
+    """Return one of the templates beside this file, filled; what comes from data is escaped."""
     import jinja2
 
     environment = jinja2.Environment(

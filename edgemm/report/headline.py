@@ -87,7 +87,7 @@ def _what(score: Score) -> str:
 
 
 def _cost(score: Score) -> str:
-    """What the compression costs in the task that ships; ends the sentence."""
+    """Return what the compression costs in the task that ships; ends the sentence."""
     assert score.difference is not None
     if not score.difference.is_beyond_chance:
         return f"no difference in {_what(score)} that {score.estimate.samples} samples can show."
@@ -97,7 +97,7 @@ def _cost(score: Score) -> str:
 
 
 def _where(measurements: Measurements, row: Row | None) -> str:
-    """The machine, the threads and the day, as far as the measurements know them."""
+    """Return the machine, the threads and the day, as far as the measurements know them."""
     facts: Mapping[str, Any] = next(iter(measurements.environments.values()), Environment({})).facts
     known = [
         str(facts["cpu"]) if facts.get("cpu") else "",

@@ -14,7 +14,7 @@ _SIDE = 320  # pixels of a heat map's longer side: sharp at 2x in a 160 px box
 
 
 def heat_map(picture: NDArray[np.floating], weights: NDArray[np.floating]) -> bytes:
-    """A picture in grey with a weight per patch laid over it in colour, the largest strongest; a PNG.
+    """Return a picture in grey with a weight per patch laid over it in colour, the largest strongest; a PNG.
 
     Args:
         picture: (height, width) or (channels, height, width), any range: what the model sees.
@@ -42,5 +42,5 @@ def shades(words: Sequence[tuple[str, float]]) -> list[tuple[str, int]]:
 
 
 def uri(data: bytes, kind: str) -> str:
-    """Bytes of a media type as a ``data:`` address; empty for none."""
+    """Return bytes of a media type as a ``data:`` address; empty for none."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}" if data else ""

@@ -51,7 +51,7 @@ def _accuracy(rows: Sequence[Row], ships: Row) -> list[str]:
 
 
 def _value(row: Row, like: Score) -> float:
-    """The score of the same name; the difference to a row without one is not a number, and never the largest."""
+    """Return the score of the same name; the difference to a row without one is not a number, and never the largest."""
     found = row.score(like.split, like.task, like.metric)
     return found.estimate.value if found else float("nan")
 
@@ -68,7 +68,7 @@ def _time(ships: Row) -> list[str]:
 
 
 def _targets(rows: Sequence[Row], ships: Row) -> list[str]:
-    """The target of what ships that is faster than the default one, their intervals apart."""
+    """Return the target of what ships that is faster than the default one, their intervals apart."""
     medians = {row.target: row.latency.p50 for row in rows if row.variant == ships.variant and row.latency}
     own = medians.get(ships.target)
     faster = {name: p50 for name, p50 in medians.items() if p50 and own and p50.high_ms < own.low_ms}

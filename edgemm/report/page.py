@@ -121,7 +121,7 @@ def render(
     manifest: Manifest | None,
     raw: str,
 ) -> str:
-    """The page as a string; see ``write_report``."""
+    """Return the page as a string; see ``write_report``."""
     reference, ships = reference_row(rows), default_row(rows)
     page: dict[str, Any] = {
         "pictures": [*_pareto(rows), *_waterfalls(rows)],
@@ -169,7 +169,7 @@ def render(
 
 
 def _ships(manifest: Manifest) -> Facts:
-    """What goes in, what comes out, and where it runs."""
+    """Return what goes in, what comes out, and where it runs."""
     takes = ", ".join(f"{name} ({raw.kind})" if name != raw.kind else name for name, raw in manifest.inputs.items())
     searches = bool(manifest.galleries)
     return [
@@ -250,14 +250,14 @@ def _step(name: str, value: float, known: Estimate | None, label: str) -> figure
 
 
 def _mark(name: str, found: Score, scale: float) -> figures.Step:
-    """A score as a point of the ladder; without an interval it is taken as exact."""
+    """Return a score as a point of the ladder; without an interval it is taken as exact."""
     value, low, high = (scale * v for v in (found.estimate.value, found.estimate.low, found.estimate.high))
     known = not math.isnan(low)
     return figures.Step(name, value, low if known else value, high if known else value, as_text.score_value(found))
 
 
 def _table(rows: Sequence[Row], ships: Row | None) -> dict[str, Any]:
-    """The end table. Where not all columns of scores fit, only the headline's stay, one for each split."""
+    """Return the end table. Where not all columns of scores fit, only the headline's stay, one for each split."""
     columns = table_scores(rows)
     headline = next((s for row in rows if (s := headline_score(row))), None)
     if len(columns) > COLUMNS and headline:

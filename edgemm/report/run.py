@@ -43,7 +43,7 @@ def place_report(stored: Path, out: Path, run: Run) -> None:
 
 
 def with_run(html: str, run: Run) -> str:
-    """A stored report with the run in the places that are held for it."""
+    """Return a stored report with the run in the places that are held for it."""
     shown = {
         "command": run.command,
         "recipe": run.recipe,

@@ -159,7 +159,7 @@ def infer(options: argparse.Namespace) -> int:
 
 
 def _asked_by(bundle: Bundle, output: str) -> str:
-    """The modality of the part that makes an output, or the output's own name where it has none."""
+    """Return the modality of the part that makes an output, or the output's own name where it has none."""
     makers = (part for part in bundle.manifest.parts if output in part.signature.output_names)
     return next((part.modality for part in makers if part.modality), output)
 
@@ -189,7 +189,7 @@ def _open(options: argparse.Namespace) -> Bundle:
 
 
 def _given(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
-    """The samples named on the command line, as ``predict`` takes them."""
+    """Return the samples named on the command line, as ``predict`` takes them."""
     from edgemm.runtime.readers.tensor import read_array
 
     given: dict[str, Any] = {
@@ -211,7 +211,7 @@ def _flags(bundle: Bundle) -> str:
 
 
 def json_line(value: Any) -> str:
-    """One line of JSON, which knows no infinity: null stands for what is not finite."""
+    """Return one line of JSON, which knows no infinity: null stands for what is not finite."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -32,15 +32,15 @@ class Storage(Protocol):
     """Where the bytes lie. ``size`` raises BundleCorrupt for a file that is not there."""
 
     def names(self) -> list[str]:
-        """Every file but the manifest."""
+        """Return every file but the manifest."""
         ...
 
     def size(self, name: str) -> int:
-        """Bytes of one file, before reading it."""
+        """Return bytes of one file, before reading it."""
         ...
 
     def blocks(self, name: str, limit_bytes: int, block_bytes: int) -> Iterator[bytes]:
-        """At most ``limit_bytes + 1`` bytes of one file, in blocks that are not empty."""
+        """Return at most ``limit_bytes + 1`` bytes of one file, in blocks that are not empty."""
         ...
 
 
@@ -65,7 +65,7 @@ class Archive:
         check_references(self.manifest, f"{path}/{MANIFEST}")
 
     def read(self, name: str, *, limit: int | None = None) -> bytes:
-        """The bytes of one file of the bundle.
+        """Return the bytes of one file of the bundle.
 
         Args:
             name: as in the manifest's table.
@@ -83,7 +83,7 @@ class Archive:
             pass
 
     def _checked(self, name: str, limit: int | None, *, block_bytes: int) -> Iterator[bytes]:
-        """The blocks of one file; raises after the last where they are not what the manifest says."""
+        """Yield the blocks of one file; raises after the last where they are not what the manifest says."""
         entry = self.manifest.files.get(name)
         if entry is None:
             raise BundleError(f"{self.path}: no file '{name}' in the manifest's table")
@@ -110,7 +110,7 @@ class Archive:
             )
 
     def read_strings(self, name: str) -> tuple[str, ...]:
-        """A JSON list of strings (labels). Raises BundleError where it is anything else."""
+        """Return a JSON list of strings (labels). Raises BundleError where it is anything else."""
         value = parse_json(self.read(name, limit=LABELS_LIMIT), file=f"{self.path}/{name}")
         if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
             raise BundleError(f"{self.path}/{name}: got {show(value)}, expected a non-empty array of strings")
@@ -121,7 +121,7 @@ class Archive:
         return sorted(name for name in self._storage.names() if name not in self.manifest.files)
 
     def problems(self) -> list[str]:
-        """One line for each file that is missing, differs or is not listed; empty where the bundle is whole."""
+        """Return one line for each file that is missing, differs or is not listed; empty where the bundle is whole."""
         found: list[str] = []
         for name in self.manifest.files:
             try:

@@ -119,7 +119,7 @@ def _float_layers(fields: Fields) -> FloatLayers:
 
 
 def precision_label(precision: str, parts: Iterable[Arithmetic]) -> str:
-    """What a target is, in words for tables.
+    """Return what a target is, in words for tables.
 
     ``"int8"`` where nearly all is; ``"int8 in 38 % of weights and 12 % of multiply-accumulates"`` where some is;
     ``"float32, int8 rolled back"`` or ``"float32, no layer is int8"`` where nothing is; ``precision`` as it stands
@@ -139,7 +139,7 @@ def precision_label(precision: str, parts: Iterable[Arithmetic]) -> str:
 
 
 def part_line(arithmetic: Arithmetic, size_bytes: int) -> str:
-    """One part's facts: bytes before and after, and the shares of weights and multiply-accumulates in int8."""
+    """Return one part's facts: bytes before and after, and the shares of weights and multiply-accumulates in int8."""
     factor = f" (÷ {arithmetic.float32_bytes / size_bytes:.2f})" if size_bytes else ""
     weights = _share(arithmetic.int8_weights, arithmetic.weights)
     macs = _share(arithmetic.int8_macs, arithmetic.macs)
@@ -151,7 +151,7 @@ def part_line(arithmetic: Arithmetic, size_bytes: int) -> str:
 
 
 def float_lines(arithmetic: Arithmetic) -> list[str]:
-    """A line for each group of layers left in float: operator, how many, their share of the work, and why."""
+    """Return a line for each group of layers left in float: operator, how many, their share of the work, and why."""
     lines = []
     for group in arithmetic.in_float:
         macs = _share(group.macs, arithmetic.macs)
@@ -161,7 +161,7 @@ def float_lines(arithmetic: Arithmetic) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """A share in whole per cent, never 0 or 100 where it is neither."""
+    """Return a share in whole per cent, never 0 or 100 where it is neither."""
     if 0 < share < 0.01:
         return "< 1 %"
     if 0.99 < share < 1:

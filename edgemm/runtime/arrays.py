@@ -34,7 +34,7 @@ def _guarded(name: str, what: str) -> Iterator[None]:
 
 
 def load_array(data: bytes, name: str) -> np.ndarray:
-    """The array of a ``.npy`` file's bytes, never unpickled. Raises BundleError naming the file."""
+    """Return the array of a ``.npy`` file's bytes, never unpickled. Raises BundleError naming the file."""
     with _guarded(name, "a .npy array of numbers"):
         if data[:4] == b"PK\x03\x04":
             raise BundleError(f"{name}: got a zip such as an .npz, expected one .npy array")
@@ -42,7 +42,7 @@ def load_array(data: bytes, name: str) -> np.ndarray:
 
 
 def _numbers(data: bytes) -> np.ndarray:
-    """The array of one ``.npy``, no larger than the bytes that are there."""
+    """Return the array of one ``.npy``, no larger than the bytes that are there."""
     if not data.startswith(_NPY):
         raise ValueError("it does not begin as such a file")
     with io.BytesIO(data) as file:
@@ -58,7 +58,7 @@ def _numbers(data: bytes) -> np.ndarray:
 
 
 def as_dtype(array: np.ndarray, dtype: str, *, where: str) -> np.ndarray:
-    """The array in ``dtype``: integers may become floats and not the reverse, and every number has to fit.
+    """Return the array in ``dtype``: integers may become floats and not the reverse, and every number has to fit.
 
     Raises:
         InputError: another kind of number, or one that is too large.
@@ -74,7 +74,7 @@ def as_dtype(array: np.ndarray, dtype: str, *, where: str) -> np.ndarray:
 
 
 def load_arrays(data: bytes, name: str) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file's bytes, never unpickled. Raises BundleError naming the file."""
+    """Return the arrays of an ``.npz`` file's bytes, never unpickled. Raises BundleError naming the file."""
     import zipfile
 
     with _guarded(name, "an .npz of arrays of numbers"), zipfile.ZipFile(io.BytesIO(data)) as packed:

@@ -84,7 +84,7 @@ def bench_bundle(bundle: Bundle, given: Mapping[str, Any], *, seconds: float, se
 
 
 def report_lines(result: Mapping[str, Any]) -> list[str]:
-    """The result as a table for a terminal; "n/a" where there are too few samples."""
+    """Return the result as a table for a terminal; "n/a" where there are too few samples."""
     lines = [
         f"{result['bundle']}: target '{result['target']}', {result['engine']}, "
         f"threads {result['threads'] or 'by the engine'}, {result['sample']}, batch 1",
@@ -127,7 +127,7 @@ def decoded_input(bundle: Bundle, modality: str, raw: Any) -> Any:
 
 
 def _noise(bundle: Bundle, seed: int) -> dict[str, Any]:
-    """A sample of the usual sizes for a bundle without golden samples."""
+    """Return a sample of the usual sizes for a bundle without golden samples."""
     rng = np.random.default_rng(seed)
     taken = bundle.manifest.taken
     return {modality: raw.noise(taken, rng) for modality, raw in bundle.manifest.inputs.items()}

@@ -208,7 +208,7 @@ class Bundle:
         return tuple(target.name for target in self.manifest.targets)
 
     def part(self, name: str) -> Part:
-        """The part of that name. Raises BundleError naming the ones there are."""
+        """Return the part of that name. Raises BundleError naming the ones there are."""
         self.manifest.part(name)
         return self._parts[name]
 
@@ -267,7 +267,7 @@ class Bundle:
         return self._plan(tuple(modalities))[0]
 
     def golden_inputs(self, sample: GoldenSample) -> dict[str, Any]:
-        """What ``predict`` takes, for one golden sample: texts, bytes of images and sounds, arrays."""
+        """Return what ``predict`` takes, for one golden sample: texts, bytes of images and sounds, arrays."""
         inputs = self.manifest.inputs
         return {m: inputs[m].golden(held, self.archive.read) for m, held in sample.inputs.items()}
 
@@ -425,7 +425,7 @@ class Bundle:
         return np.repeat(self.placeholder(name), count, axis=0)
 
     def placeholder(self, name: str) -> Array:
-        """What stands in for that value where its modality is missing: (1, ...)."""
+        """Return what stands in for that value where its modality is missing: (1, ...)."""
         if name not in self._placeholders:
             with self._once:
                 if name not in self._placeholders:
@@ -465,7 +465,7 @@ class Bundle:
         return made if set(made) == set(outputs) else self._run(parts, outputs, self._inputs.values(samples))
 
     def _ranker(self, outputs: tuple[str, ...], made: Mapping[str, Array]) -> Mapping[str, Ranker]:
-        """What names each output; empty where the bundle has neither labels nor a gallery for them."""
+        """Return what names each output; empty where the bundle has neither labels nor a gallery for them."""
         if not self._names_any:
             return {}
         if outputs not in self._rankers:
@@ -495,7 +495,7 @@ class Bundle:
         return LabelSet(name, output.labels, independent=output.independent)
 
     def _gallery_set(self, name: str, embedding: Array) -> GallerySet | None:
-        """What one output searches in; None where its space has no gallery, or one of another width."""
+        """Return what one output searches in; None where its space has no gallery, or one of another width."""
         output = self.manifest.outputs[name]
         assert isinstance(output, Embedding)
         gallery = self.gallery(output.space)
@@ -525,7 +525,7 @@ class Bundle:
         return tuple(name for name, output in embeddings.items() if output.space in self.manifest.galleries)
 
     def gallery(self, space: str | None = None) -> GallerySet | None:
-        """What is searched in a space of embeddings, read from its files; None where the space has no gallery.
+        """Return what is searched in a space of embeddings, read from its files; None where the space has no gallery.
 
         Args:
             space: None: the first that has one.
@@ -556,7 +556,7 @@ class Bundle:
 
 
 def _run_part(part: Part, feeds: Mapping[str, Value]) -> Mapping[str, Value]:
-    """What one part makes of its inputs; sample by sample where an input's sizes differ."""
+    """Return what one part makes of its inputs; sample by sample where an input's sizes differ."""
     count = None
     for value in feeds.values():
         if type(value) is list:

@@ -204,5 +204,5 @@ def _trace_(
 
 
 def _samples(values: Mapping[str, Any]) -> int:
-    """How many samples there are: as many as the longest value has."""
+    """Return how many samples there are: as many as the longest value has."""
     return max(map(len, values.values()), default=1)

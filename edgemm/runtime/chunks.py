@@ -29,7 +29,7 @@ class Samples:
 
 
 def find_samples(file: BinaryIO) -> Samples | None:
-    """The chunk of samples of a file that is open for reading; None where it is of another kind, or has none."""
+    """Return the chunk of samples of a file that is open for reading; None where it is of another kind, or has none."""
     file.seek(0, 2)
     end = file.tell()
     file.seek(0)
@@ -58,7 +58,7 @@ def find_samples(file: BinaryIO) -> Samples | None:
 def _chunks(
     file: BinaryIO, place: int, end: int, *, order: str, width: int, padded: bool
 ) -> Iterator[tuple[bytes, int, int, int]]:
-    """Name, place of the size, place of the content and size of every chunk."""
+    """Yield name, place of the size, place of the content and size of every chunk."""
     while place + 4 + width <= end:
         file.seek(place)
         name, size = file.read(4), int.from_bytes(file.read(width), order)  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ def _chunks(
 
 
 def _is_none(file: BinaryIO, begin: int, size: int, end: int) -> bool:
-    """Whether a size of 32 bits is what a writer to a pipe leaves there."""
+    """Return whether a size of 32 bits is what a writer to a pipe leaves there."""
     if size == 0:  # it may be true: then other chunks follow, or nothing
         file.seek(begin)
         rest = file.read(8)

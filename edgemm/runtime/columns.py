@@ -80,7 +80,7 @@ def table_lines(
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """The lines of a text of at most ``width`` columns; a word that is longer is cut."""
+    """Return the lines of a text of at most ``width`` columns; a word that is longer is cut."""
     lines = [""]
     for word in text.split(" "):
         if lines[-1] and _width(f"{lines[-1]} {word}") <= width:
@@ -107,7 +107,7 @@ def _narrowed(widths: Sequence[int], least: Sequence[int], *, width: int) -> lis
 
 
 def _bands(widths: Sequence[int], *, width: int) -> list[list[tuple[int, int]]]:
-    """The columns and their widths, band by band; the first column begins each."""
+    """Return the columns and their widths, band by band; the first column begins each."""
     first = (0, widths[0])
     bands = [[first]]
     for column in enumerate(widths[1:], 1):

@@ -33,7 +33,7 @@ _WORDS = re.compile(
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether a full disk, a quota or a limit on the size of files is what ``error`` is about."""
+    """Return whether a full disk, a quota or a limit on the size of files is what ``error`` is about."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
     return bool(_WORDS.search(str(error)))
@@ -142,7 +142,7 @@ def _sweep(place: Path) -> None:
 
 
 def _locked(folder: Path) -> int | None:
-    """An open handle that holds the folder's lock; None where another process holds it, or it is gone."""
+    """Return an open handle that holds the folder's lock; None where another process holds it, or it is gone."""
     try:
         handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
@@ -158,7 +158,7 @@ def _locked(folder: Path) -> int | None:
 
 
 def _is(folder: Path, handle: int | None) -> bool:
-    """Whether the folder is there, and the handle is its own."""
+    """Return whether the folder is there, and the handle is its own."""
     try:
         return handle is not None and os.path.samestat(folder.stat(), os.fstat(handle))
     except OSError:
@@ -213,7 +213,7 @@ _SEAL_BYTES = 32
 
 
 def _seal(data: bytes | memoryview, about: str) -> bytes:
-    """Digest of both: sha256, which CPUs have an instruction for."""
+    """Return digest of both: sha256, which CPUs have an instruction for."""
     digest = hashlib.sha256(f"{len(about)} {about} ".encode())
     digest.update(data)
     return digest.digest()

@@ -41,7 +41,7 @@ _DTYPES = {
 
 
 def cpu_options(threads: int) -> Any:
-    """How every graph runs on onnxruntime's CPU provider; ``threads`` of one operator, 0: one per core."""
+    """Return how every graph runs on onnxruntime's CPU provider; ``threads`` of one operator, 0: one per core."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -86,7 +86,7 @@ class OpenVINOSession:
             return {name: np.asarray(made[i]) for i, name in enumerate(self.output_names)}
 
     def _request_for(self, shapes: Shapes, arrays: list[Array]) -> Any:
-        """The request of the model for exactly these shapes where there is one, else the dynamic one's."""
+        """Return the request of the model for exactly these shapes where there is one, else the dynamic one's."""
         for array, (dtype, _) in zip(arrays, self._ports, strict=True):
             if array.dtype != dtype:
                 raise self._misfit(arrays)

@@ -111,7 +111,7 @@ class TensorRTSession:
         return address
 
     def _gpu(self, result: tuple[Any, ...]) -> Any:
-        """The value of a CUDA call; raises EngineError where it failed."""
+        """Return the value of a CUDA call; raises EngineError where it failed."""
         return _value(self._cuda, result, f"{self._what}: {self.engine}")
 
     def __del__(self) -> None:
@@ -152,7 +152,7 @@ def expect(fingerprint: Mapping[str, str], key: str, got: str, *, what: str, eng
 
 
 def cuda_runtime(engine: str, *, what: str) -> Any:
-    """The CUDA runtime bindings, once at least one GPU answers.
+    """Return the CUDA runtime bindings, once at least one GPU answers.
 
     Raises:
         EngineNotInstalled: no ``cuda.bindings``.
@@ -179,13 +179,13 @@ def gpu_here() -> str | None:
 
 
 def compute_capability(cuda: Any, engine: str, *, what: str) -> str:
-    """Of the first GPU, ``"8.6"``. Raises EngineError where CUDA can't say."""
+    """Return of the first GPU, ``"8.6"``. Raises EngineError where CUDA can't say."""
     halves = (getattr(cuda.cudaDeviceAttr, f"cudaDevAttrComputeCapability{half}") for half in ("Major", "Minor"))
     return ".".join(str(_value(cuda, cuda.cudaDeviceGetAttribute(half, 0), f"{what}: {engine}")) for half in halves)
 
 
 def _value(cuda: Any, result: tuple[Any, ...], what: str) -> Any:
-    """The value of a CUDA call; raises EngineError where it failed."""
+    """Return the value of a CUDA call; raises EngineError where it failed."""
     code, *values = result
     if int(code) != 0:
         raise EngineError(f"{what}: CUDA says {_error_name(cuda, code)}")
@@ -220,7 +220,7 @@ def _d2h(cuda: Any) -> Any:
 
 
 def _log_of(trt: Any) -> Any:
-    """A TensorRT logger that keeps the last error instead of printing it."""
+    """Return a TensorRT logger that keeps the last error instead of printing it."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

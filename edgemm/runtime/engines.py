@@ -159,12 +159,12 @@ ENGINES: dict[str, Engine] = {
 
 
 def compiles(engine: str) -> bool:
-    """Whether an engine runs plans that are built for one kind of GPU, and no graphs."""
+    """Return whether an engine runs plans that are built for one kind of GPU, and no graphs."""
     return ENGINES[engine].compiles
 
 
 def engine_installed(engine: str) -> bool:
-    """Whether the engine's package can be found, without importing it."""
+    """Return whether the engine's package can be found, without importing it."""
     return importlib.util.find_spec(ENGINES[engine].package) is not None
 
 
@@ -178,6 +178,6 @@ def require_engine(engine: str, *, what: str) -> None:
 
 
 def missing_feeds(names: tuple[str, ...], feeds: Mapping[str, Array], *, what: str) -> EngineError:
-    """The error for feeds that lack an input."""
+    """Return the error for feeds that lack an input."""
     lacking = [name for name in names if name not in feeds]
     return EngineError(f"{what}: no value for the inputs {lacking}; got {sorted(feeds)}")

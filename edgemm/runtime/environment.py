@@ -58,7 +58,7 @@ def int8_support() -> str:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor's entries."""
+    """Return the first processor's entries."""
     found: dict[str, str] = {}
     for line in (_read("/proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")

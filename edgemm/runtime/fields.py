@@ -70,7 +70,7 @@ def json_value(data: str | bytes, *, deepest: int = DEEPEST_DATA, **hooks: Any) 
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an exception's message (its type's name where it has none), at most 300 characters."""
+    """Return the first line of an exception's message (its type's name where it has none), at most 300 characters."""
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
@@ -82,7 +82,7 @@ def printable(text: str) -> str:
 
 
 def show(value: object) -> str:
-    """A value as an error message shows it: type and at most 60 characters."""
+    """Return a value as an error message shows it: type and at most 60 characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, deep nesting
@@ -113,7 +113,7 @@ class Fields:
         return f"{self.where}.{key}" if ": " in self.where else f"{self.where}: {key}"
 
     def take(self, key: str, default: object = _MISSING) -> object:
-        """The raw value of a key, or ``default``; without a default the key has to be there."""
+        """Return the raw value of a key, or ``default``; without a default the key has to be there."""
         self._known.append(key)
         value = self._left.pop(key, default)
         if value is _MISSING:
@@ -121,24 +121,24 @@ class Fields:
         return value
 
     def has(self, key: str) -> bool:
-        """Whether the key is there and not null."""
+        """Return whether the key is there and not null."""
         return self._left.get(key) is not None
 
     def string(self, key: str, default: object = _MISSING) -> str:
-        """A non-empty string."""
+        """Return a non-empty string."""
         return check_string(self.take(key, default), self.path(key))
 
     def optional_string(self, key: str) -> str | None:
-        """A non-empty string, or None where the key is null or absent."""
+        """Return a non-empty string, or None where the key is null or absent."""
         value = self.take(key, None)
         return None if value is None else check_string(value, self.path(key))
 
     def integer(self, key: str, default: object = _MISSING, *, minimum: int = 0, maximum: int = 2**63 - 1) -> int:
-        """An integer between ``minimum`` and ``maximum``."""
+        """Return an integer between ``minimum`` and ``maximum``."""
         return check_integer(self.take(key, default), self.path(key), minimum=minimum, maximum=maximum)
 
     def number(self, key: str, default: object = _MISSING) -> float:
-        """A finite number of any sign, as float."""
+        """Return a finite number of any sign, as float."""
         value = self.take(key, default)
         if type(value) not in (int, float) or not -1e300 < value < 1e300:  # type: ignore[operator]
             raise BundleError(f"{self.path(key)}: got {show(value)}, expected a finite number")
@@ -152,7 +152,7 @@ class Fields:
         return value
 
     def choice(self, key: str, options: Sequence[T], default: object = _MISSING) -> T:
-        """One of a few values."""
+        """Return one of a few values."""
         value = self.take(key, default)
         for option in options:
             if type(value) is type(option) and value == option:
@@ -160,22 +160,22 @@ class Fields:
         raise BundleError(f"{self.path(key)}: got {show(value)}, expected one of {list(options)}")
 
     def items(self, key: str, default: object = _MISSING) -> list[tuple[object, str]]:
-        """The elements of an array, each with its path."""
+        """Return the elements of an array, each with its path."""
         value = self.take(key, default)
         if not isinstance(value, (list, tuple)):
             raise BundleError(f"{self.path(key)}: got {show(value)}, expected an array")
         return [(item, f"{self.path(key)}[{i}]") for i, item in enumerate(value)]
 
     def objects(self, key: str, default: object = _MISSING) -> Iterator[Fields]:
-        """The elements of an array of objects."""
+        """Return the elements of an array of objects."""
         return (Fields(item, where) for item, where in self.items(key, default))
 
     def strings(self, key: str, default: object = _MISSING) -> tuple[str, ...]:
-        """An array of non-empty strings."""
+        """Return an array of non-empty strings."""
         return tuple(check_string(item, where) for item, where in self.items(key, default))
 
     def mapping(self, key: str, default: object = _MISSING) -> list[tuple[str, object, str]]:
-        """The (key, value, path) entries of an object with free keys."""
+        """Return the (key, value, path) entries of an object with free keys."""
         value = self.take(key, default)
         if not isinstance(value, dict):
             raise BundleError(f"{self.path(key)}: got {show(value)}, expected an object")
@@ -184,7 +184,7 @@ class Fields:
         return [(name, item, f"{self.path(key)}.{name}") for name, item in value.items()]
 
     def string_map(self, key: str, default: object = _MISSING) -> dict[str, str]:
-        """An object whose values are non-empty strings."""
+        """Return an object whose values are non-empty strings."""
         return {name: check_string(value, where) for name, value, where in self.mapping(key, default)}
 
     def done(self) -> None:
@@ -200,14 +200,14 @@ class Fields:
 
 
 def check_string(value: object, where: str) -> str:
-    """The value where it is a non-empty string without control characters."""
+    """Return the value where it is a non-empty string without control characters."""
     if not isinstance(value, str) or not value or not value.isprintable():
         raise BundleError(f"{where}: got {show(value)}, expected a non-empty printable string")
     return value
 
 
 def check_integer(value: object, where: str, *, minimum: int = 0, maximum: int = 2**63 - 1) -> int:
-    """The value where it is an integer (not a bool) between ``minimum`` and ``maximum``."""
+    """Return the value where it is an integer (not a bool) between ``minimum`` and ``maximum``."""
     if type(value) is not int or not minimum <= value <= maximum:
         wanted = f"of at least {minimum}" if maximum >= 2**63 - 1 else f"from {minimum} to {maximum}"
         raise BundleError(f"{where}: got {show(value)}, expected an integer {wanted}")
@@ -215,7 +215,7 @@ def check_integer(value: object, where: str, *, minimum: int = 0, maximum: int =
 
 
 def check_number(value: object, where: str) -> float:
-    """The value as float where it is a finite number of at least 0."""
+    """Return the value as float where it is a finite number of at least 0."""
     if type(value) not in (int, float) or not 0 <= value < 1e300:  # type: ignore[operator]
         raise BundleError(f"{where}: got {show(value)}, expected a finite number of at least 0")
     return float(value)  # type: ignore[arg-type]

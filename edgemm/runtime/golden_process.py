@@ -15,7 +15,7 @@ from edgemm.runtime.fields import json_value
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The other process: set its limits, run the golden samples, write what came out as one line of JSON."""
+    """Return the other process: set its limits, run the golden samples, write what came out as one line of JSON."""
     asked: dict[str, Any] = json_value(arguments[0])
     out = os.dup(1)
     os.dup2(2, 1)  # what an engine prints is no answer

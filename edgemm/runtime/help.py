@@ -72,7 +72,7 @@ class HelpParser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help=HELP_HELP)
 
     def format_help(self) -> str:
-        """The help of the command; argparse prints it for ``--help``."""
+        """Return the help of the command; argparse prints it for ``--help``."""
         given = [action for action in self._actions if not isinstance(action, argparse._SubParsersAction)]
         arguments = [(str(a.metavar), f"{a.help}  [required]") for a in given if not a.option_strings]
         options = [(_flags(a), str(a.help)) for a in given if a.option_strings]
@@ -83,7 +83,7 @@ class HelpParser(argparse.ArgumentParser):
         return help_text(usage, str(self.description), sections, examples=self.examples)
 
     def flags(self) -> list[tuple[str, str]]:
-        """Every long option and what it means, for a shell that completes it."""
+        """Return every long option and what it means, for a shell that completes it."""
         return [(action.option_strings[-1], str(action.help)) for action in self._actions if action.option_strings]
 
 

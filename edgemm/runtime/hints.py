@@ -81,5 +81,5 @@ def _asked_for() -> Mapping[str, str]:
 
 
 def _normal(name: str) -> str:
-    """The name as package indexes compare it."""
+    """Return the name as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -176,7 +176,7 @@ _USUAL = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 
 
 def _identified(source: Any) -> Any:
-    """The image in a file, by the formats that are read and no other."""
+    """Return the image in a file, by the formats that are read and no other."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -204,7 +204,7 @@ def _check_array(raw: np.ndarray, where: str, grey_range: Range | None) -> np.nd
 
 
 def _is_deep(image: Any) -> bool:
-    """Whether the samples of a file have more than 8 bits, by its mode, PNG's header or TIFF's BitsPerSample."""
+    """Return whether the samples of a file have more than 8 bits, by its mode, PNG's header or TIFF's BitsPerSample."""
     if image.mode[:1] in ("I", "F"):
         return True
     if image.format == "PNG":
@@ -254,7 +254,7 @@ def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _oriented(image: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The answer, upright as EXIF says, and a view of it that lies as the file's pixels do."""
+    """Return the answer, upright as EXIF says, and a view of it that lies as the file's pixels do."""
     turn = image.getexif().get(0x0112)
     width, height = image.size
     made = np.empty((width, height, 3) if turn in (5, 6, 7, 8) else (height, width, 3), np.uint8)
@@ -276,7 +276,7 @@ def _oriented(image: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _depth(image: Any, name: str, grey_range: Range | None, kind: np.dtype[Any] | None) -> Depth:
-    """What the values of a deep grey image are. Raises InputError where they have no agreed white."""
+    """Return what the values of a deep grey image are. Raises InputError where they have no agreed white."""
     least, greatest = np.inf, -np.inf
     for box in _tiles(image.size):
         numbers = _numbers(image.crop(box), kind)
@@ -297,12 +297,12 @@ def _depth(image: Any, name: str, grey_range: Range | None, kind: np.dtype[Any] 
 
 
 def _is_unsigned(image: Any) -> bool:
-    """Whether the 32 bits of a TIFF's samples have no sign; Pillow takes them as if they had one."""
+    """Return whether the 32 bits of a TIFF's samples have no sign; Pillow takes them as if they had one."""
     return image.mode == "I" and _bits(image) == (32,) and image.tag_v2.get(339, (1,)) in (1, (1,))
 
 
 def _numbers(image: Any, kind: np.dtype[Any] | None) -> np.ndarray:
-    """The values of a grey image of more than 8 bits, seen as ``kind`` where it is given."""
+    """Return the values of a grey image of more than 8 bits, seen as ``kind`` where it is given."""
     numbers = np.asarray(image)
     return numbers if kind is None else numbers.view(kind)
 

@@ -24,7 +24,7 @@ class InputReader:
         self._readers = {name: raw.reader(name, taken, read) for name, raw in manifest.inputs.items()}
 
     def samples(self, given: Mapping[str, Any]) -> dict[str, Samples]:
-        """Each modality as one element per sample, whether one sample was given or several.
+        """Return each modality as one element per sample, whether one sample was given or several.
 
         Raises:
             InputError: a modality that the bundle does not have, or no sample at all.
@@ -42,7 +42,7 @@ class InputReader:
         return found
 
     def values(self, samples: Mapping[str, Samples]) -> dict[str, Value]:
-        """The values that the samples become; see the docstrings of the raw inputs in ``readers``.
+        """Return the values that the samples become; see the docstrings of the raw inputs in ``readers``.
 
         Raises:
             InputError: naming modality and sample.

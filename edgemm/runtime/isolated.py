@@ -79,7 +79,7 @@ def compare_isolated(
 
 
 def _end(code: int, cpu_seconds: int) -> str:
-    """How a process ended that did not answer."""
+    """Return how a process ended that did not answer."""
     if code in (-getattr(signal, "SIGXCPU", 0), -getattr(signal, "SIGKILL", 0)) and code:
         return f"took more than {cpu_seconds} s of CPU time, or was killed for its memory"
     with suppress(ValueError):

@@ -90,7 +90,7 @@ class TargetEntry:
         return precision_label(self.precision, self.arithmetic.values())
 
     def engine_of(self, part: PartEntry) -> str:
-        """The engine that runs one part."""
+        """Return the engine that runs one part."""
         return PORTABLE if part.role == "frontend" else self.engine
 
 
@@ -156,7 +156,7 @@ class Manifest:
     files: Mapping[str, FileEntry] = field(default_factory=dict)  # every file but manifest.json
 
     def part(self, name: str) -> PartEntry:
-        """The part of that name. Raises BundleError naming the ones there are."""
+        """Return the part of that name. Raises BundleError naming the ones there are."""
         for part in self.parts:
             if part.name == name:
                 return part
@@ -172,7 +172,7 @@ class Manifest:
         }
 
     def target(self, name: str | None) -> TargetEntry:
-        """The target of that name; None means the default one. Raises BundleError naming the ones there are."""
+        """Return the target of that name; None means the default one. Raises BundleError naming the ones there are."""
         for target in self.targets:
             if name is None or target.name == name:
                 return target
@@ -319,7 +319,7 @@ class Manifest:
 
 
 def _arithmetic_to_json(target: TargetEntry) -> dict[str, Any]:
-    """The key ``arithmetic`` where there is any: a bundle without stays readable for readers from before."""
+    """Return the key ``arithmetic`` where there is any: a bundle without stays readable for readers from before."""
     said = {part: known.to_json() for part, known in target.arithmetic.items()}
     return {"arithmetic": said} if said else {}
 
@@ -397,7 +397,7 @@ _OUTPUTS: Mapping[str, Callable[[Fields], OutputEntry]] = {
 
 
 def _outputs(fields: Fields) -> tuple[dict[str, OutputEntry], dict[str, Gallery]]:
-    """What the outputs mean, and what is searched by those that are embeddings."""
+    """Return what the outputs mean, and what is searched by those that are embeddings."""
     outputs = {name: output_from_json(raw, where=where) for name, raw, where in fields.mapping("outputs")}
     spaces = {output.space for output in outputs.values() if isinstance(output, Embedding)}
     galleries: dict[str, Gallery] = {}

@@ -63,7 +63,7 @@ def constant_of(messages: Messages, tensor: Tensor) -> Constant:
 
 
 def _numbers(messages: Messages, tensor: Tensor, count: int) -> tuple[float, ...] | None:
-    """The numbers of a small tensor; of a large one of integers, those that must not divide."""
+    """Return the numbers of a small tensor; of a large one of integers, those that must not divide."""
     if tensor.raw is not None and tensor.dtype in _NUMPY:
         array = np.frombuffer(messages.data, _NUMPY[tensor.dtype], count, tensor.raw[0])
     elif tensor.raw is None and not tensor.typed:
@@ -111,7 +111,7 @@ COMPUTED: Mapping[str, Callable[[float, float], float]] = {
 
 
 def computed_constant(op: str, given: Sequence[Constant | None]) -> Constant | None:
-    """The constant that a node makes of small constants; None where it isn't known."""
+    """Return the constant that a node makes of small constants; None where it isn't known."""
     known = [one for one in given if one is not None]
     if not known or (op not in SAME and len(known) != len(given)):
         return None

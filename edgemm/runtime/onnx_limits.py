@@ -215,7 +215,7 @@ class _Check:
         return total
 
     def _in_order(self, nodes: list[Node]) -> list[Node]:
-        """The nodes such that each comes after those whose values it takes. Raises where there is a cycle."""
+        """Return the nodes such that each comes after those whose values it takes. Raises where there is a cycle."""
         maker: dict[str, int] = {}
         for i, node in enumerate(nodes):
             for name in node.outputs:

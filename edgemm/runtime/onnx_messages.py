@@ -110,7 +110,7 @@ class Messages:
                 raise ValueError("a number of more than ten bytes")
 
     def varints(self, start: int, end: int) -> list[int]:
-        """The packed integers of a field."""
+        """Return the packed integers of a field."""
         made = []
         while start < end:
             value, start = self._varint(start)
@@ -118,11 +118,11 @@ class Messages:
         return made
 
     def text(self, place: tuple[int, int]) -> str:
-        """A field's text; bytes that are no UTF-8 are escaped."""
+        """Return a field's text; bytes that are no UTF-8 are escaped."""
         return self.data[place[0] : place[1]].decode("utf-8", "backslashreplace")
 
     def node(self, place: tuple[int, int]) -> Node:
-        """The node of a NodeProto; its attributes are left where they lie."""
+        """Return the node of a NodeProto; its attributes are left where they lie."""
         node = Node()
         for number, value in self.fields([place]):
             if not isinstance(value, tuple):
@@ -140,7 +140,7 @@ class Messages:
         return node
 
     def attribute(self, place: tuple[int, int]) -> Attribute:
-        """The attribute of an AttributeProto; its tensors and graphs are left where they lie."""
+        """Return the attribute of an AttributeProto; its tensors and graphs are left where they lie."""
         attribute = Attribute()
         single: list[tuple[int, int]] = []
         for number, value in self.fields([place]):
@@ -170,7 +170,7 @@ class Messages:
         return attribute
 
     def tensor(self, place: Segments) -> Tensor:
-        """The tensor of a TensorProto; its numbers are left where they lie."""
+        """Return the tensor of a TensorProto; its numbers are left where they lie."""
         tensor = Tensor()
         for number, value in self.fields(place):
             if isinstance(value, int):
@@ -193,7 +193,7 @@ class Messages:
         return tensor
 
     def value_info(self, place: tuple[int, int]) -> tuple[str, int]:
-        """Name and element type of a graph's input or output."""
+        """Return name and element type of a graph's input or output."""
         name, dtype = "", 0
         for number, value in self.fields([place]):
             if number == 1 and isinstance(value, tuple):
@@ -208,5 +208,5 @@ class Messages:
 
 
 def _signed(value: int) -> int:
-    """A varint as the int64 that it is."""
+    """Return a varint as the int64 that it is."""
     return value - 2**64 if value >= 2**63 else value

@@ -86,7 +86,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """The number at ``place``, seven bits a byte, and the place after it."""
+    """Return the number at ``place``, seven bits a byte, and the place after it."""
     value = data[place]
     if value < 0x80:
         return value, place + 1

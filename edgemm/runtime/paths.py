@@ -11,7 +11,7 @@ MANIFEST = "manifest.json"
 
 
 def check_path(path: str, where: str) -> str:
-    """The path where it is safe.
+    """Return the path where it is safe.
 
     Args:
         path: a name such as ``graphs/float32/text.onnx``.

@@ -83,7 +83,7 @@ _FEW = 256  # scores that are sorted sooner than looked through
 
 
 def best_of(scores: np.ndarray, top: int) -> np.ndarray:
-    """Places of the ``top`` highest of (N,) scores, best first; of equal ones the first in place comes first.
+    """Return places of the ``top`` highest of (N,) scores, best first; of equal ones the first in place comes first.
 
     The same as ``np.argsort(-scores, kind="stable")[:top]``, without sorting what is not asked for.
     """
@@ -98,7 +98,7 @@ def best_of(scores: np.ndarray, top: int) -> np.ndarray:
 
 
 def named_by(ranker: Ranker, values: np.ndarray, *, top: int) -> tuple[tuple[Match, ...], ...]:
-    """Per row of ``values`` the best ``top`` (label, score), best first."""
+    """Return per row of ``values`` the best ``top`` (label, score), best first."""
     return tuple(
         tuple((ranker.labels[place], float(row[place])) for place in best_of(row, top)) for row in ranker.scores(values)
     )
@@ -131,7 +131,7 @@ class Prediction:
         return self.matches_of(self.named[0]) if self._ranked else None
 
     def matches_of(self, output: str) -> tuple[tuple[Match, ...], ...]:
-        """Per sample the best ``top`` (label, score) of one output, best first.
+        """Return per sample the best ``top`` (label, score) of one output, best first.
 
         The score is the probability of a class by ``logits`` where the bundle has labels, else the cosine similarity to
         the bundle's gallery of an output that is an embedding of its width.

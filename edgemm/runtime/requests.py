@@ -16,7 +16,7 @@ from edgemm.runtime.prediction import Prediction
 
 
 def requests_of(bundle: Bundle, there: Collection[str] | None = None) -> dict[str, tuple[str, ...]]:
-    """Name -> modalities that are given together: for each output those that lead to it, each set once.
+    """Return name -> modalities that are given together: for each output those that lead to it, each set once.
 
     ``"text"`` and ``"image"`` of a bundle that embeds both; ``"image and text"`` of one that joins them.
 

@@ -74,7 +74,7 @@ class Signature:
         return tuple(spec.name for spec in self.outputs)
 
     def least(self, dim: Dim) -> int:
-        """The smallest size of one axis: a fixed one, the least of a named one, 1 where its range is open."""
+        """Return the smallest size of one axis: a fixed one, the least of a named one, 1 where its range is open."""
         return dim if isinstance(dim, int) else self.dims[dim].min if dim in self.dims else 1
 
     def to_json(self) -> dict[str, Any]:

@@ -27,5 +27,5 @@ def check_size(name: str, size: int, where: str, *, limit: int | None = None) ->
 
 
 def is_bomb(packed: int, unpacked: int) -> bool:
-    """Whether so few packed bytes unpack to more than a file of a bundle does."""
+    """Return whether so few packed bytes unpack to more than a file of a bundle does."""
     return unpacked > max(FREE, LARGEST_RATIO * packed)

@@ -186,7 +186,7 @@ def quantile_ranks(count: int, p: float, *, confidence: float = 0.95) -> tuple[i
 
 
 def paired_ratio(a: Samples, b: Samples, *, seed: int = 0, resamples: int = 2000, confidence: float = 0.95) -> Ratio:
-    """How many times as long A takes as B, from samples of one interleaved run.
+    """Return how many times as long A takes as B, from samples of one interleaved run.
 
     The median of ``a[i] / b[i]``; the interval is a percentile bootstrap over blocks of about n**(1/3)
     consecutive rounds, since neighbouring rounds share the machine's mood. "no difference" where 1 is inside it,

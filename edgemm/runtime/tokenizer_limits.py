@@ -53,7 +53,7 @@ def check_tokenizer(data: bytes, *, file: str) -> None:
 
 
 def _components(value: Any) -> Iterator[dict[str, Any]]:
-    """A component, and those that it is a sequence of, in order."""
+    """Yield a component, and those that it is a sequence of, in order."""
     left = [value]
     while left:
         one = left.pop(0)
@@ -122,7 +122,7 @@ def _growth(component: dict[str, Any], where: str) -> tuple[int, frozenset[str] 
 
 
 def _chained(growths: list[tuple[int, frozenset[str] | None, frozenset[str] | None]]) -> int:
-    """How many times longer one character may become, where each step may match what those before it made."""
+    """Return how many times longer one character may become, where each step may match what those before it made."""
     totals: list[int] = []
     for i, (times, _, made) in reversed(list(enumerate(growths))):
         later = [1]
@@ -179,7 +179,7 @@ class _Regex:
         self._at = 0
 
     def reason(self) -> str | None:
-        """Why it is refused, or None."""
+        """Return why it is refused, or None."""
         try:
             self._alternatives(0)
             if self._at < len(self._pattern):

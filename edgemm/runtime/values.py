@@ -41,14 +41,14 @@ def check_finite(array: np.ndarray, *, where: str, error: type[EdgemmError] = In
 
 
 def fits(shape: tuple[int, ...], wanted: tuple[Dim, ...]) -> bool:
-    """Whether an array has as many axes, and the sizes that are fixed."""
+    """Return whether an array has as many axes, and the sizes that are fixed."""
     return len(shape) == len(wanted) and all(
         isinstance(w, str) or w == got for w, got in zip(wanted, shape, strict=True)
     )
 
 
 def join(arrays: list[np.ndarray]) -> Value:
-    """One array where all samples have one shape, else the list itself."""
+    """Return one array where all samples have one shape, else the list itself."""
     if len(arrays) == 1:
         return arrays[0]
     if len({array.shape for array in arrays}) == 1:

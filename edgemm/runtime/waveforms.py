@@ -110,7 +110,7 @@ def _forward(file: Any) -> Any:
 
 
 def _mixed_down(file: Any, name: str, needed: int | None) -> np.ndarray:
-    """The mean of a file's channels, read in blocks: float32 (samples,), at most ``needed``."""
+    """Return the mean of a file's channels, read in blocks: float32 (samples,), at most ``needed``."""
     blocks: deque[np.ndarray] = deque()
     count, rows = 0, max(1, _BLOCK // file.channels)
     while needed is None or count < needed:
@@ -191,7 +191,7 @@ def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.nda
     rows = max(1, _WINDOW // len(offsets))
 
     def taps_of(places: np.ndarray) -> np.ndarray:
-        """The filters of places in 1/up source samples: float32 (places, K)."""
+        """Return the filters of places in 1/up source samples: float32 (places, K)."""
         distance = (offsets - ((places % up) / up)[:, None]) * cutoff
         window = np.where(np.abs(distance) < ZERO_CROSSINGS, np.cos(np.pi * distance / (2 * ZERO_CROSSINGS)) ** 2, 0.0)
         taps = np.sinc(distance) * window

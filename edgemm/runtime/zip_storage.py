@@ -62,11 +62,11 @@ class ZipStorage:
             raise BundleCorrupt(f"{self._path}: not a whole zip: {detail}") from error
 
     def names(self) -> list[str]:
-        """Every file but the manifest."""
+        """Return every file but the manifest."""
         return [name for name in self._members if name != MANIFEST]
 
     def size(self, name: str) -> int:
-        """What the zip says a file unpacks to."""
+        """Return what the zip says a file unpacks to."""
         if name in self._members:
             return self._members[name].file_size
         if name == MANIFEST:
@@ -74,7 +74,7 @@ class ZipStorage:
         raise BundleCorrupt(f"{self._path}: {name}: not in the zip; the manifest lists it")
 
     def blocks(self, name: str, limit_bytes: int, block_bytes: int) -> Iterator[bytes]:
-        """At most ``limit_bytes + 1`` bytes of one file, in blocks that are not empty."""
+        """Yield at most ``limit_bytes + 1`` bytes of one file, in blocks that are not empty."""
         member = self._members[name]
         if is_bomb(member.compress_size, member.file_size):
             raise BundleCorrupt(

@@ -62,7 +62,7 @@ def _trains_not(norm: ir.Node) -> bool:
 
 
 def _folded(layer: ir.Node, norm: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
-    """The new weight and bias, or None."""
+    """Return the new weight and bias, or None."""
     if len(layer.inputs) < 2:
         return None
     weight = constant(layer.inputs[1])

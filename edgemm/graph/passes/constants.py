@@ -60,7 +60,7 @@ class FoldConstants(InPlacePass):
 
 
 def _values_of(node: ir.Node, model: ir.Model) -> Sequence[ir.TensorProtocol] | None:
-    """The tensors that a node makes of constants, one per output, or None where it stays."""
+    """Return the tensors that a node makes of constants, one per output, or None where it stays."""
     if node.domain not in ("", "ai.onnx") or node.op_type in KEPT or any(v.is_graph_output() for v in node.outputs):
         return None
     if is_standard(node, "Constant"):
@@ -90,7 +90,7 @@ def _of_constant(node: ir.Node) -> Sequence[ir.TensorProtocol] | None:
 
 
 def _computed(node: ir.Node, model: ir.Model) -> Sequence[ir.TensorProtocol] | None:
-    """What onnxruntime makes of a node's constants, without any optimization of its own."""
+    """Return what onnxruntime makes of a node's constants, without any optimization of its own."""
     from edgemm.runtime.engine_onnxruntime import cpu_options, cpu_session, ort
 
     weights = {str(v.name): v for v in node.inputs if v is not None}

@@ -53,7 +53,7 @@ class MeanToPool(InPlacePass):
 
 
 def axes_of(node: ir.Node) -> Sequence[int] | None:
-    """The axes that a reduction names; None where it names none, or computes them."""
+    """Return the axes that a reduction names; None where it names none, or computes them."""
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         array = constant(node.inputs[1])
         return None if array is None else [int(a) for a in array.reshape(-1)]
@@ -61,7 +61,7 @@ def axes_of(node: ir.Node) -> Sequence[int] | None:
 
 
 def _rank(value: ir.Value | None, depth: int = 4) -> int | None:
-    """The rank of a value that is an image, as far as that is sure; None where it isn't."""
+    """Return the rank of a value that is an image, as far as that is sure; None where it isn't."""
     producer = value.producer() if value is not None else None
     if producer is None or depth == 0:
         return None

@@ -17,7 +17,7 @@ def is_standard(node: ir.Node | None, *op_types: str) -> bool:
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array of a value that no caller can change, or None."""
+    """Return the array of a value that no caller can change, or None."""
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
@@ -34,7 +34,7 @@ def sole_reader(value: ir.Value) -> ir.Node | None:
 
 
 def opset_of(model: ir.Model) -> int:
-    """The version of the standard's operators that a model uses; 0 where it uses none."""
+    """Return the version of the standard's operators that a model uses; 0 where it uses none."""
     return max((model.opset_imports.get(domain, 0) for domain in ("", "ai.onnx")), default=0)
 
 

@@ -17,7 +17,7 @@ from edgemm.recipe import Recipe
 
 
 def planned_stages(recipe: Recipe, dataset: Dataset) -> list[PlannedStage]:
-    """The stage runs of a recipe, in an order in which each finds its inputs made.
+    """Return the stage runs of a recipe, in an order in which each finds its inputs made.
 
     Raises:
         DataError: data without a modality of the models, or that can't be calibrated on, packed or measured on.
@@ -44,7 +44,7 @@ def planned_stages(recipe: Recipe, dataset: Dataset) -> list[PlannedStage]:
 
 
 def _graphs(job: Job, models: list[PlannedStage]) -> list[PlannedStage]:
-    """A float32 bundle of every model; of the last one, the graphs and plans that the targets need."""
+    """Return a float32 bundle of every model; of the last one, the graphs and plans that the targets need."""
     stages = job.recipe.stages
     nodes = [
         capture.planned(job, model)

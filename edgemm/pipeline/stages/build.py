@@ -16,12 +16,12 @@ from edgemm.stage import Context, Inputs
 
 
 def targets(job: Job) -> list[TargetConfig]:
-    """The targets that it builds for."""
+    """Return the targets that it builds for."""
     return [target for target in job.recipe.targets if compiles(target.engine)]
 
 
 def planned(job: Job, graphs: str) -> PlannedStage:
-    """Its place in a recipe, behind the node ``graphs``."""
+    """Return its place in a recipe, behind the node ``graphs``."""
     found = targets(job)
     capabilities = {t.name: t.compute_capability for t in found if t.compute_capability is not None}
     return PlannedStage(

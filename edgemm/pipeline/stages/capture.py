@@ -19,7 +19,7 @@ NAMES = {"teach": "teacher", "distill": "student", "prune": "pruned"}
 
 
 def planned(job: Job, model: PlannedStage) -> PlannedStage:
-    """Its place in a recipe, behind the stage that makes ``model``."""
+    """Return its place in a recipe, behind the stage that makes ``model``."""
     recipe, name = job.recipe, NAMES[model.name]
     return PlannedStage(
         f"capture:{name}",

@@ -17,7 +17,7 @@ from edgemm.stage import Context, Inputs
 
 
 def planned(job: Job) -> PlannedStage:
-    """Its place in a recipe."""
+    """Return its place in a recipe."""
     recipe = job.recipe
     return PlannedStage(
         "distill",
@@ -42,7 +42,7 @@ def planned(job: Job) -> PlannedStage:
 
 
 def students_code(job: Job) -> list[list[str]]:
-    """The user's own code that a student is made of, its teacher's included."""
+    """Return the user's own code that a student is made of, its teacher's included."""
     recipe = job.recipe
     distilled = own_code(recipe.family, recipe.student, recipe.distill) if "distill" in recipe.stages else []
     return [*own_code(recipe.family, recipe.teacher), *distilled]

@@ -17,7 +17,7 @@ from edgemm.stage import Context, Inputs
 
 
 def planned(job: Job, graphs: str) -> PlannedStage:
-    """Its place in a recipe, behind the node ``graphs``."""
+    """Return its place in a recipe, behind the node ``graphs``."""
     recipe = job.recipe
     return PlannedStage(
         "draft",

@@ -18,7 +18,7 @@ from edgemm.stage import Context, Inputs
 
 
 def planned(job: Job, graphs: Sequence[str]) -> PlannedStage:
-    """Its place in a recipe, behind the nodes ``graphs`` and the draft."""
+    """Return its place in a recipe, behind the nodes ``graphs`` and the draft."""
     recipe = job.recipe
     captured = {
         INT8_ONLY if name == "quantize:teacher" else name.partition(":")[2]: name for name in graphs if ":" in name

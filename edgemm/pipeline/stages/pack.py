@@ -15,7 +15,7 @@ from edgemm.stage import Context, Inputs
 
 
 def planned(job: Job) -> PlannedStage:
-    """Its place in a recipe."""
+    """Return its place in a recipe."""
     recipe = job.recipe
     measured = "measure" in recipe.stages
     provenance = {
@@ -57,7 +57,7 @@ def run(
 
 
 def _summary(raw: Path) -> dict[str, Any]:
-    """What a bundle carries of its measurements: the end table with its intervals, and where they were taken."""
+    """Return what a bundle carries of its measurements: the end table with its intervals, and where they were taken."""
     from edgemm.measure.measurement import read_measurements
     from edgemm.measure.table import rows
     from edgemm.pipeline.json_answers import rows_as_json

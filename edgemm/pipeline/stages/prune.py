@@ -18,7 +18,7 @@ from edgemm.stage import Context, Inputs
 
 
 def planned(job: Job) -> PlannedStage:
-    """Its place in a recipe."""
+    """Return its place in a recipe."""
     recipe = job.recipe
     return PlannedStage(
         "prune",

@@ -22,7 +22,7 @@ REFUSED = "refused.txt"
 
 
 def planned(job: Job, graphs: str) -> PlannedStage:
-    """Its place in a recipe, behind the node ``graphs``."""
+    """Return its place in a recipe, behind the node ``graphs``."""
     return PlannedStage(
         "quantize",
         "quantize",
@@ -35,7 +35,7 @@ def planned(job: Job, graphs: str) -> PlannedStage:
 
 
 def planned_for_teacher(job: Job, teacher: str) -> PlannedStage:
-    """The place of the teacher's own quantization, behind the node ``teacher``."""
+    """Return the place of the teacher's own quantization, behind the node ``teacher``."""
     assert job.int8_target is not None
     targets = [job.int8_target]
     config = job.recipe.quantize.model_copy(update={"keep_float": ()})  # the layers to keep in float are the student's

@@ -13,7 +13,7 @@ from edgemm.stage import Context, Inputs
 
 
 def planned(job: Job) -> PlannedStage:
-    """Its place in a recipe."""
+    """Return its place in a recipe."""
     recipe = job.recipe
     provenance = {"data": job.dataset.digest, "licence": recipe.pack.licence}
     return PlannedStage(

@@ -93,7 +93,7 @@ class TensorReader:
 
 
 def read_array(path: str | os.PathLike[str], where: str) -> np.ndarray:
-    """The array of an ``.npy`` file. Raises InputError where it is none, or no regular file."""
+    """Return the array of an ``.npy`` file. Raises InputError where it is none, or no regular file."""
     try:
         with open_regular(path, where=f"{where} ({path})", largest=LIMITS[".npy"]) as file:
             return load_array(file.read(), str(path))

@@ -189,7 +189,7 @@ class TextEncoder:
         return ids, mask
 
     def _ids(self, text: str, where: str) -> list[int]:
-        """The ids of one text. Of a long one no more is looked at than what fills ``max_tokens`` and goes on."""
+        """Return the ids of one text. Of a long one no more is looked at than what fills ``max_tokens`` and goes on."""
         looked_at = self._looked_at
         while True:
             short = len(text) <= looked_at
