@@ -113,7 +113,7 @@ def main() -> None:
         if dual:
             found = retrieved(made, present, apart[1])
         else:
-            answers = [model.labels[i] for i in made["logits"].argmax(1)]
+            answers = [model.outputs["logits"].labels[i] for i in made["logits"].argmax(1)]
             truth += [s.label for s in apart[1]]
             said += answers
             found = {"accuracy": [a == s.label for a, s in zip(answers, apart[1], strict=True)]}

@@ -154,7 +154,7 @@ def test_films_are_taught_distilled_and_pruned(dataset: Dataset, tmp_path: Path)
     samples = dataset.split("train")
     for sample, values in zip(samples, raw_value_stream(samples, model), strict=True):
         logits = model({name: torch.from_numpy(value) for name, value in values.items()})["logits"]
-        assert model.labels[int(logits.argmax())] == sample.label
+        assert model.outputs["logits"].labels[int(logits.argmax())] == sample.label
 
 
 def test_steps_of_frames_are_kept_as_tokens() -> None:
