@@ -42,7 +42,7 @@ EXAMPLES = {
         "edgemm capture hf:openai/clip-vit-base-patch32 -o out/clip",
     ),
     "quantize": (
-        "edgemm quantize model.onnx --calibration data.npz -o out/int8",
+        "edgemm quantize model.onnx --calibration data.npz -o model-int8.onnx",
         "edgemm quantize out/graphs --calibration data.npz --engine openvino -o out/int8",
     ),
     "measure": ("edgemm measure out/graphs out/int8 --recipe RECIPE --threads 1 -o out/measured",),
@@ -399,7 +399,16 @@ def quantize(
     calibration: Annotated[
         Path, typer.Option("--calibration", metavar="NPZ", help="Arrays named as the inputs, samples first.")
     ],
-    out: OutOption,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="DIR|ONNX",
+            help="Where to write: a new folder; of a graph also a new file, NAME.onnx.",
+            show_default=False,
+        ),
+    ],
     engine: Annotated[
         str, typer.Option("--engine", metavar="NAME", help="The engine to write for.", autocompletion=_engines)
     ] = "onnxruntime",

@@ -24,8 +24,8 @@ _BITS = {
 """Types of which several elements share a byte."""
 
 
-def read_beside_(model: onnx.ModelProto, path: Path) -> None:
-    """Read every tensor that lies in another file into the model; in place.
+def read_beside_(model: onnx.ModelProto, path: Path) -> int:
+    """Read every tensor that lies in another file into the model; in place. Return those files' size in bytes.
 
     Args:
         model: as parsed from ``path``.
@@ -39,10 +39,13 @@ def read_beside_(model: onnx.ModelProto, path: Path) -> None:
     total = model.ByteSize() + sum(_bytes_of(tensor, path) for tensor in away)
     if away and total > MAX_ONNX_BYTES:
         raise InputError(f"{path}: {total} bytes with its weights, past the 2 GiB that one ONNX file can hold")
+    sizes: dict[Path, int] = {}
     for tensor in away:
-        tensor.raw_data = _read(tensor, path)
+        tensor.raw_data, file = _read(tensor, path)
+        sizes[file] = file.stat().st_size
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
+    return sum(sizes.values())
 
 
 def nodes_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
@@ -94,7 +97,8 @@ def _bytes_of(tensor: onnx.TensorProto, path: Path) -> int:
     return int(-(-elements * bits // 8))
 
 
-def _read(tensor: onnx.TensorProto, path: Path) -> bytes:
+def _read(tensor: onnx.TensorProto, path: Path) -> tuple[bytes, Path]:
+    """Return a tensor's bytes, and the file that they lie in."""
     said = {entry.key: entry.value for entry in tensor.external_data}
     location = said.get("location", "")
     what = f"{path}: the weight '{tensor.name}' lies in '{location}'"
@@ -115,7 +119,7 @@ def _read(tensor: onnx.TensorProto, path: Path) -> bytes:
         raise InputError(f"{what}: can't be read ({error.strerror})") from error
     if len(data) != size:
         raise InputError(f"{what}: {len(data)} of its {size} bytes are there; export the model again, or copy it whole")
-    return data
+    return data, file
 
 
 def _inside(folder: Path, location: str, what: str) -> Path:

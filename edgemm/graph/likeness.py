@@ -151,6 +151,6 @@ def likeness_lines(found: Likeness) -> list[str]:
         for name, share in found.equal.items()
     ]
     ratio = found.ratio
-    word = {"faster": "faster", "slower": "SLOWER than float32", "no difference": "no difference"}[ratio.verdict]
+    word = {"faster": "faster", "slower": "SLOWER than float32", "no difference": ratio.no_difference}[ratio.verdict]
     interval = f"[{ratio.low:.2f}, {ratio.high:.2f}]"
     return [*lines, f"  takes {ratio.value:.2f} of float32's time {interval} on {found.engine} here: {word}"]

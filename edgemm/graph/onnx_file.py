@@ -63,7 +63,7 @@ def quantize_file(
         QuantizeError: samples that don't fit the graph, a graph that can't be quantized, or that answers nan or
             infinity on a sample, or whose clean form or int8 form answers in another shape or dtype.
     """
-    given = read_proto(model)
+    given, size_bytes = _read(model)
     data = given.SerializeToString()
     engine = PORTABLE if compiles(config.engine) else config.engine
     open_session(engine, data, what=f"{model}, as it was given")  # what it can't open isn't worth a calibration
@@ -83,7 +83,7 @@ def quantize_file(
         arithmetic = arithmetic_of(
             read_graph(folder / model.name),
             next(samples_of(float32, arrays)),
-            float32_bytes=len(data),
+            float32_bytes=size_bytes,
             keep_float=config.keep_float,
         )
         found = likeness(
@@ -117,7 +117,12 @@ def read_onnx(path: Path) -> ir.Model:
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
-    """Return a model from a file, whole, in the form in which weights are weights.
+    """Return a model from a file, whole, in the form in which weights are weights (see ``_read``)."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[onnx.ModelProto, int]:
+    """Return a model from a file, as ``read_proto`` does, and the size of its files in bytes.
 
     1. tensors in other files of its folder -> in the model
     2. inputs that have an initializer (IR version 3, keep_initializers_as_inputs) -> initializers alone
@@ -148,7 +153,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path}: not an ONNX model ({type(error).__name__}); expected an .onnx file") from error
     if not proto.graph.node or not proto.opset_import:
         raise InputError(f"{path}: not an ONNX model (no nodes); expected an .onnx file")
-    read_beside_(proto, path)
+    size_bytes = len(data) + read_beside_(proto, path)
     _rename_domain_(proto, path)
     for sparse in proto.graph.sparse_initializer:
         proto.graph.initializer.append(_dense(sparse, path))
@@ -167,7 +172,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     for node in nodes_of(proto.graph.node):
         if node.op_type in QUANTIZED or node.op_type.startswith(("QLinear", "QGemm", "QAttention")):
             raise QuantizeError(f"{path}: is quantized already ({node.op_type}); give the float32 model")
-    return proto
+    return proto, size_bytes
 
 
 QUANTIZED = frozenset(

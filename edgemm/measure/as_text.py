@@ -155,7 +155,7 @@ def in_ms(quantile: Quantile | None) -> tuple[str, str]:
 
 def speedup_interval(ratio: Ratio) -> str:
     """``"[22.9, 23.9]"``, and the verdict where it is not that this is the faster one."""
-    verdict = {"no difference": ", no difference", "faster": ", slower", "slower": ""}[
+    verdict = {"no difference": f", {ratio.no_difference}", "faster": ", slower", "slower": ""}[
         ratio.verdict
     ]  # A's: the other's
     return f"[{three_figures(ratio.low)}, {three_figures(ratio.high)}]{verdict}"

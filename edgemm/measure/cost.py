@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from edgemm.measure import as_text
 from edgemm.measure.metrics import Estimate
 from edgemm.measure.row import Row, Score
-from edgemm.measure.scores import ANSWERS, HEADLINE_METRICS, LOWER_IS_BETTER, TEACHERS, is_ablation, is_shuffled
+from edgemm.measure.scores import ANSWERS, LOWER_IS_BETTER, TEACHERS, is_ablation, is_shuffled
 from edgemm.measure.table import default_row, reference_row
 
 
@@ -36,8 +36,9 @@ class Costs:
     """All that is worse, and how many figures were compared and are better by more than chance.
 
     Args:
-        leading: of what is worse that which may stand in a headline: a task's own metric, with nothing missing. What a
-            model answers without one of its modalities is in the tables, and is not what anyone asked it for.
+        leading: of each task and split the figure that lost most, as the bundle ships: with everything given, and in
+            the teacher's gallery where there is one. What a model answers without one of its modalities, or finds in a
+            gallery that doesn't ship, is in the tables, and is not what anyone asks it for.
     """
 
     worse: tuple[Cost, ...]
@@ -67,22 +68,23 @@ def costs(rows: Sequence[Row]) -> Costs:
         if high < 0:
             worse.append(Cost(before, after, _where(after, ships)))
     worse.sort(key=_order)
-    leading = [cost for cost in worse if not is_ablation(cost.after.task) and _is_own(cost.after, ships)]
-    return Costs(tuple(worse), better, compared, tuple(leading))
+    shipped = [cost for cost in worse if not is_ablation(cost.after.task) and not _in_own_gallery(cost.after, ships)]
+    leading: dict[tuple[str, str], Cost] = {}
+    for cost in shipped:  # the first of each task is the one that lost most
+        leading.setdefault((cost.after.split, cost.after.task), cost)
+    return Costs(tuple(worse), better, compared, tuple(leading.values()))
 
 
-def _is_own(score: Score, row: Row | None) -> bool:
-    """Return whether a score is in the metric that stands for its task: R@10 of retrieval, rank-1 of identities."""
-    there = [s.metric for s in row.scores if (s.split, s.task) == (score.split, score.task)] if row else []
-    return score.metric == next((m for m in HEADLINE_METRICS if m in there), there[0] if there else "")
+def _in_own_gallery(score: Score, row: Row | None) -> bool:
+    """Return whether the model's own gallery was searched, where the teacher's is searched too and is what ships."""
+    return row is not None and any(other.task == f"{score.task}{TEACHERS}" for other in row.scores)
 
 
 def _where(score: Score, row: Row | None) -> str:
     """Task and split; a search in the model's own gallery says so where the teacher's is searched as well."""
     if score.task == ANSWERS:
         return score.split
-    both = row is not None and any(other.task == f"{score.task}{TEACHERS}" for other in row.scores)
-    return f"{score.task}{', own gallery' * both}, {score.split}"
+    return f"{score.task}{', own gallery' * _in_own_gallery(score, row)}, {score.split}"
 
 
 def _order(cost: Cost) -> tuple[bool, float]:
@@ -93,7 +95,7 @@ def _order(cost: Cost) -> tuple[bool, float]:
 
 
 def cost_lines(found: Costs, *, most: int) -> list[str]:
-    """Return the leading ones in a line each: ``"image→text, unseen-vendor: R@10 −4.2 points [−6.0, −2.4]"``."""
+    """Return the leading ones in a line each: ``"image→text, unseen-vendor: R@1 −4.2 points [−6.0, −2.4]"``."""
     return [line(cost) for cost in found.leading[:most]]
 
 

@@ -72,7 +72,8 @@ def announce_recipe(verb: str, recipe: Path, *, store: Path, stage: str | None =
             seconds = sum(s for node, s in took.items() if node.partition(":")[0] == stage)
             length = f"stage {stage} of its last run took {duration(seconds)}" if seconds else _UNKNOWN
         elif kept:
-            length += f", of which {kept} of {len(took)} stages are kept: seconds for those that nothing changed"
+            stages = "stage is" if len(took) == 1 else "stages are"
+            length += f", of which {kept} of {len(took)} {stages} kept: seconds for those that nothing changed"
     print(f"{verb}: {printable(name)}, {printable(str(recipe))}; {length}", file=progress_stream(), flush=True)
 
 

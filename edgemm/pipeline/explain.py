@@ -19,7 +19,7 @@ from edgemm.pipeline.announce import default_store
 from edgemm.pipeline.explained_samples import Viewer, answer_cases, search_cases
 from edgemm.pipeline.listing import print_cells
 from edgemm.pipeline.own_code import load_with_code
-from edgemm.pipeline.places import bundles_at, recipe_left, run_left_in
+from edgemm.pipeline.places import bundles_at, recipe_left, require_there, run_left_in
 from edgemm.pipeline.progress import progress_for
 from edgemm.pipeline.runs import cache_in_use
 from edgemm.pipeline.store import writing_out
@@ -50,12 +50,14 @@ def explain(
         out: None: the out folder of the run, where that is what is explained.
 
     Raises:
-        InputError: more than two bundles, or two of different families; no run's folder where one is needed.
+        InputError: more than two bundles, one that isn't there, or two of different families; no run's folder where
+            one is needed.
     """
     from edgemm.data import open_dataset
 
     if len(paths) > 2:
         raise InputError(f"{paths[2]}: a third bundle; explain shows one, or two side by side")
+    require_there(paths)
     if out is None and run_left_in(paths[0]) is None:
         raise InputError(f"{paths[0]}: not the out folder of a run; name a folder for the page with --out")
     out = paths[0] if out is None else out

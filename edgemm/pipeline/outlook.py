@@ -49,9 +49,10 @@ def outlook(
         announced: the verb's first line has said that there is no earlier run.
     """
     to_do = [node.name for node in nodes if node.name not in made or node.name in again]
+    stages = "1 stage" if len(nodes) == 1 else f"{len(nodes)} stages"
     if not to_do:
-        return f"{len(nodes)} stages, all of them cached: seconds"
-    line = f"{len(nodes)} stages: {len(nodes) - len(to_do)} cached, {len(to_do)} to do"
+        return f"{stages}, all of them cached: seconds" if len(nodes) > 1 else "1 stage, cached: seconds"
+    line = f"{stages}: {len(nodes) - len(to_do)} cached, {len(to_do)} to do"
     run = last_run(store, name)
     if run is None:
         return line if announced else f"{line}; no earlier run to estimate from"

@@ -100,8 +100,10 @@ def recipe_left(paths: Sequence[Path], overrides: Sequence[str], *, option: str)
     """Return the recipe of the run that one of these places belongs to, its own code to be found as the run found it.
 
     Raises:
-        InputError: no run left anything there; names the option that gives a recipe.
+        InputError: a place that isn't there, which no model of a run is called either; no run left anything there;
+            names the option that gives a recipe.
     """
+    require_there(paths)
     for path in paths:
         for folder in (path, path.parent):
             if (left := run_left_in(folder)) is not None:
@@ -110,6 +112,15 @@ def recipe_left(paths: Sequence[Path], overrides: Sequence[str], *, option: str)
                     look_beside_(recipe, left.file)
                 return recipe
     raise InputError(f"{paths[0]}: no run left its recipe there; name one with {option} RECIPE")
+
+
+def require_there(paths: Sequence[Path]) -> None:
+    """Raise InputError where nothing is at a place, and no run beside it has a model to be called so."""
+    for path in paths:
+        if not path.exists() and run_left_in(path.parent) is None:
+            raise InputError(
+                f"{path}: no such file or folder; expected a bundle's folder or its .zip, or the out folder of a run"
+            )
 
 
 def bundles_at(paths: Sequence[Path], *, every: bool = False) -> dict[str, Path]:

@@ -309,12 +309,12 @@ def _conclude(
 
 
 def print_costs(table: Sequence[Row], *, reported: bool) -> None:
-    """The three tasks that lose most by more than chance, each in its own metric, and how many more figures do."""
+    """The three tasks that lose most by more than chance, each in the metric that does, and how many figures more."""
     found = costs(table)
     where = "; the report lists all" if reported else ""
     shown = cost_lines(found, most=3)
     if found.worse and not shown:
-        shown = [f"{len(found.worse)} of {found.compared} figures, of no task the one that stands for it{where}"]
+        shown = [f"{len(found.worse)} of {found.compared} figures, none of them as it ships{where}"]
     for i, line in enumerate(shown):
         print(f"{'' if i else chr(10)}{'costs':<8} {line}")
     if (more := len(found.worse) - len(shown)) and found.leading:

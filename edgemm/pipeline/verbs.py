@@ -127,6 +127,7 @@ def quantize(
     """Quantize an ONNX file, or every graph of a bundle, on the samples of an ``.npz``; build a bundle's plans.
 
     Args:
+        out: a new folder; of an ONNX file also the new file itself, where it ends in ``.onnx``.
         compute_capability: of the GPU that a TensorRT engine builds a bundle's plans for, ``"8.6"``.
     """
     from edgemm.data.arrays import read_arrays, rows_of
@@ -151,13 +152,16 @@ def quantize(
             if builds
             else f"--compute-capability {compute_capability}: only where a bundle is built for tensorrt or tensorrt-rtx"
         )
+    if out.suffix == ".onnx" and source.suffix != ".onnx":
+        raise InputError(f"{out}: a bundle is written as a folder; name one with --out {out.with_suffix('')}")
     warnings = busy(environment())  # before the calibration, which is a load as well
     if source.suffix == ".onnx":
-        with _folder(out) as (folder, context):
+        graph = out if out.suffix == ".onnx" else out / source.name
+        with _file(out) if graph == out else _folder(out) as (folder, context):
             found = quantize_file(source, calibration, folder, context=context, config=config)
         _print_likeness([found], warnings)
-        print(f"graph    {out / source.name}")
-        return {"out": str(out / source.name), "engine": engine, "parts": [asdict(found)], "warnings": warnings}
+        print(f"graph    {graph}")
+        return {"out": str(graph), "engine": engine, "parts": [asdict(found)], "warnings": warnings}
     if source.is_file() and source.suffix != ".zip":
         raise InputError(
             f"{source}: neither a graph nor a bundle; expected an .onnx file, a bundle's folder or its .zip"
@@ -315,6 +319,22 @@ def _folder(out: Path) -> Iterator[tuple[Path, Context]]:
         scratch.mkdir()
         yield folder, Context(scratch=scratch, progress=progress_for(), cache=scratch)
         folder.replace(out)  # at most an empty folder is there
+
+
+@contextmanager
+def _file(out: Path) -> Iterator[tuple[Path, Context]]:
+    """Yield a folder whose one file becomes ``out`` when the block ends well, and a context; else leave nothing."""
+    out = Path(os.path.normpath(out))
+    if out.exists() or out.is_symlink():
+        raise InputError(f"{out}: exists already; name a new file with --out, or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with writing_out(out), beside(out) as work:
+        folder, scratch = work / "out", work / "scratch"
+        folder.mkdir()
+        scratch.mkdir()
+        yield folder, Context(scratch=scratch, progress=progress_for(), cache=scratch)
+        (made,) = folder.iterdir()
+        made.rename(out)
 
 
 def _check_folder(path: Path) -> None:

@@ -11,12 +11,13 @@ from edgemm.measure.measurement import Environment, Measurements
 from edgemm.measure.row import Row, Score
 from edgemm.measure.scores import TEACHERS
 from edgemm.measure.table import headline_score
+from edgemm.runtime.timing import Ratio
 
 
 def headline(
     title: str, rows: Sequence[Row], measurements: Measurements, *, reference: Row | None, ships: Row | None
 ) -> dict[str, Any]:
-    """A headline, a sentence on what was gained and lost, up to three cards, where it was measured, and words to know.
+    """A headline, a sentence on what was gained and lost, its cards, where it was measured, and words to know.
 
     Args:
         reference: the row that the others are compared with; None where none ran here.
@@ -37,13 +38,18 @@ def headline(
             **found,
         }
     smaller = reference.size_bytes / ships.size_bytes
+    before_ms = {request.name: as_text.latency_p50(request.latency) for request in reference.requests}
+    timed = [(request, request.speedup) for request in ships.requests if request.speedup is not None]
     cards = [
         {
-            "name": f"faster, asked by {ships.request}" if ships.request else "faster, end to end",
-            "figure": as_text.factor(ships.speedup.value),
-            "detail": f"{as_text.latency_p50(reference.latency)} → {as_text.latency_p50(ships.latency)}, "
-            f"{as_text.speedup_interval(ships.speedup)}",
-        },
+            "name": f"faster, asked by {request.name}" if request.name else "faster, end to end",
+            "figure": as_text.factor(speedup.value),
+            "detail": f"{before_ms[request.name]} → {as_text.latency_p50(request.latency)}, "
+            f"{as_text.speedup_interval(speedup)}",
+        }
+        for request, speedup in timed
+    ]
+    cards += [
         {
             "name": "smaller",
             "figure": as_text.factor(smaller),
@@ -67,19 +73,23 @@ def headline(
     else:
         answer += "."
     if lost := costs([reference, ships]).leading:
-        answer += f" The most it costs in any task: {line(lost[0])}."
-    if ships.speedup.verdict == "no difference":
-        speed = "as fast"
-    elif ships.speedup.value >= 1:
-        speed = f"{as_text.factor(ships.speedup.value)} faster"
-    else:
-        speed = f"{as_text.factor(1 / ships.speedup.value)} slower"
+        answer += f" The most it costs as it ships: {line(lost[0])}."
+    speeds = [f"{_speed(speedup)}{f' by {request.name}' * (len(timed) > 1)}" for request, speedup in timed]
     return {
-        "headline": f"{title}: {speed}, {as_text.factor(smaller)} smaller",
+        "headline": f"{title}: {', '.join(speeds)}, {as_text.factor(smaller)} smaller",
         "answer": answer,
         **found,
         "cards": cards,
     }
+
+
+def _speed(speedup: Ratio) -> str:
+    """Return how much faster: ``"8.09× faster"``, ``"as fast"``."""
+    if speedup.verdict == "no difference":
+        return "as fast"
+    if speedup.value >= 1:
+        return f"{as_text.factor(speedup.value)} faster"
+    return f"{as_text.factor(1 / speedup.value)} slower"
 
 
 def _what(score: Score) -> str:
@@ -116,5 +126,5 @@ def _terms(rows: Sequence[Row]) -> list[str]:
             "the device embeds only what it is asked. “Own gallery”, or no word, means that a model made both."
         )
     if any(score.metric.startswith("R@") for row in rows for score in row.scores):
-        terms.append("R@10: how often one of the first ten found is right.")
+        terms.append("R@10: how often one of the first ten found is right; R@1: how often the first is.")
     return terms

@@ -65,6 +65,12 @@ class Ratio:
     high: float
     verdict: Verdict
 
+    @property
+    def no_difference(self) -> str:
+        """Return ``"no difference"``, with the rule where the interval alone would say otherwise."""
+        within = "" if self.low <= 1 <= self.high else f": within {SMALLEST:.0%}".replace("%", " %")
+        return f"no difference{within}"
+
 
 def warm_until_stable(
     call: Callable[[], object],

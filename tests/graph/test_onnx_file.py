@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import warnings
@@ -27,6 +28,7 @@ from edgemm.graph.race import latency_ratio
 from edgemm.graph.storage import compress_weights
 from edgemm.runtime.errors import EdgemmError, EngineError, InputError, QuantizeError
 from edgemm.runtime.session import open_session
+from edgemm.runtime.timing import Ratio
 from edgemm.stage import Context
 
 
@@ -43,6 +45,29 @@ def test_one_file_and_one_npz_become_one_int8_file(text_graph: ir.Model, tmp_pat
     assert "in float: LayerNormalization × 3: normalisation in int8 ruins accuracy" in lines
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["model.onnx"]
     assert OnnxGraph(tmp_path / "out" / "model.onnx").run(tokens(3))["text_embedding"].shape == (3, 8)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_the_bytes_before_are_those_of_the_files_on_the_disk(text_graph: ir.Model, tmp_path: Path, beside: bool):
+    write_graph(text_graph, tmp_path / "made.onnx")
+    proto = onnx.load(tmp_path / "made.onnx")
+    weight = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    proto.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))  # as old ones
+    onnx.save(proto, tmp_path / "model.onnx", save_as_external_data=beside, location="weights", size_threshold=64)
+    np.savez(tmp_path / "data.npz", **tokens(2))
+    found = quantize_file(tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "out", context=Context(tmp_path))
+    files = [tmp_path / "model.onnx", *([tmp_path / "weights"] if beside else [])]
+    assert found.arithmetic.float32_bytes == sum(file.stat().st_size for file in files)
+
+
+def test_a_verdict_that_the_interval_denies_says_its_rule(text_graph: ir.Model, tmp_path: Path):
+    write_graph(text_graph, tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", **tokens(2))
+    found = quantize_file(tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "out", context=Context(tmp_path))
+    near = dataclasses.replace(found, ratio=Ratio(0.99, 0.98, 0.99, "no difference"))
+    assert likeness_lines(near)[-1].endswith("[0.98, 0.99] on onnxruntime here: no difference: within 2 %")
+    around = dataclasses.replace(found, ratio=Ratio(0.99, 0.98, 1.01, "no difference"))
+    assert likeness_lines(around)[-1].endswith("here: no difference")
 
 
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64

@@ -25,7 +25,7 @@ def test_a_run_ends_with_the_three_worst_and_how_many_more(capsys: pytest.Captur
     blank, *lines, more = capsys.readouterr().out.splitlines()
     assert blank == ""
     assert len(lines) == 3
-    assert all(line.startswith("costs    ") and ": R@10 −" in line and " points [−" in line for line in lines)
+    assert all(line.startswith("costs    ") and ": R@1" in line and " points [−" in line for line in lines)
     assert more == "         and 9 more of 12 figures; the report lists all"
     print_costs(rows(found, resamples=100)[:1], reported=True)
     assert capsys.readouterr().out == ""

@@ -54,7 +54,7 @@ def test_a_verb_that_knows_how_long_it_takes_says_that_alone(
 
 def test_that_there_is_no_earlier_run_is_said_once(tmp_path: Path) -> None:
     nodes = [PlannedStage("teach", "teach", {}, {}, lambda *_: None)]
-    assert outlook(nodes, {}, tmp_path, name="toy", announced=True) == "1 stages: 0 cached, 1 to do"
+    assert outlook(nodes, {}, tmp_path, name="toy", announced=True) == "1 stage: 0 cached, 1 to do"
     assert outlook(nodes, {}, tmp_path, name="toy").endswith("; no earlier run to estimate from")
     write_run(tmp_path, "20260101-000000")
     assert outlook(nodes, {}, tmp_path, name="toy", announced=True).endswith(", about 30 s by the last run")

@@ -17,6 +17,7 @@ from edgemm.models.checkpoint import read_json
 from edgemm.models.sentence import sentence_of
 from edgemm.models.store import load_model
 from edgemm.pipeline.announce import last_run
+from edgemm.pipeline.explain import explain
 from edgemm.pipeline.places import RUN, Left, bundles_at, leave_run, recipe_left, run_left_in
 from edgemm.pipeline.run import check_out
 from edgemm.pipeline.runs import list_runs
@@ -61,6 +62,15 @@ def test_a_model_of_a_run_is_called_by_its_name(run: Path) -> None:
     assert list(bundles_at([run / "teacher, int8 only"])) == ["teacher, int8 only"]
     with pytest.raises(InputError, match=r"no model 'pruned'; it has teacher, teacher, int8 only, student"):
         bundles_at([run / "pruned"])
+
+
+def test_a_place_where_nothing_is_is_said(tmp_path: Path) -> None:
+    for look in (
+        lambda: explain([tmp_path / "out" / "shapes"], None, [], split=None, out=None),
+        lambda: recipe_left([tmp_path / "out" / "shapes"], [], option="--recipe"),
+    ):
+        with pytest.raises(InputError, match=r"out/shapes: no such file or folder; expected a bundle"):
+            look()
 
 
 def test_a_model_that_the_store_dropped_is_said(run: Path) -> None:

@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from edgemm.pipeline.verbs import quantize
 from edgemm.runtime import Bundle, open_archive, seal
+from edgemm.runtime.errors import InputError, QuantizeError
 from tests import bundles
 
 RNG = np.random.default_rng(0)
@@ -25,6 +28,15 @@ def quantized(source: Path, engine: str) -> Path:
     np.savez(source.with_name("calibration.npz"), **CALIBRATION)
     quantize(source, source.with_name("calibration.npz"), source.with_name("int8"), engine=engine)
     return source.with_name("int8")
+
+
+def matmul(path: Path) -> Path:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    takes, gives = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", 64]) for n in ("x", "y"))
+    weight = numpy_helper.from_array(RNG.normal(size=(64, 64)).astype(np.float32), "w")
+    graph = helper.make_graph(nodes, "g", [takes], [gives], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
@@ -61,3 +73,29 @@ def test_a_quantized_bundle_drops_what_was_measured_of_other_bytes_and_graphs_th
     assert manifest.measurements is None
     assert "measurements.json" not in manifest.files
     assert {path for path in manifest.files if path.endswith(".onnx")} == set(manifest.targets[0].files.values())
+
+
+def test_a_graph_becomes_the_file_that_out_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = matmul(tmp_path / "graph.onnx")
+    np.savez(tmp_path / "c.npz", x=RNG.normal(size=(8, 64)).astype(np.float32))
+    out = tmp_path / "new" / "int8.onnx"
+    quantize(graph, tmp_path / "c.npz", out, engine="onnxruntime")
+    assert [p.name for p in out.parent.iterdir()] == ["int8.onnx"]
+    assert out.is_file()
+    said = capsys.readouterr().out
+    assert f"{graph.stat().st_size:,} → {out.stat().st_size:,} bytes" in said
+    assert f"graph    {out}\n" in said
+    with pytest.raises(InputError, match=r"int8\.onnx: exists already; name a new file"):
+        quantize(graph, tmp_path / "c.npz", out, engine="onnxruntime")
+
+
+def test_no_file_is_left_where_quantizing_fails_and_no_bundle_is_called_as_a_graph(tmp_path: Path) -> None:
+    bundles.dual_encoder(tmp_path / "source")
+    graph = matmul(tmp_path / "graph.onnx")
+    np.savez(tmp_path / "c.npz", x=np.zeros((8, 3), np.float32))
+    (tmp_path / "new").mkdir()
+    with pytest.raises(QuantizeError):
+        quantize(graph, tmp_path / "c.npz", tmp_path / "new" / "int8.onnx", engine="onnxruntime")
+    with pytest.raises(InputError, match=r"a bundle is written as a folder; name one with --out .*int8$"):
+        quantize(tmp_path / "source", tmp_path / "c.npz", tmp_path / "new" / "int8.onnx", engine="onnxruntime")
+    assert list((tmp_path / "new").iterdir()) == []

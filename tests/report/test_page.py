@@ -162,8 +162,24 @@ def test_what_it_costs_names_every_loss_and_counts_the_rest(tmp_path: Path) -> N
     assert "image→image, teacher's gallery" in costs
     assert re.search(r"R@10[\d.% \[\],]+−[\d.]+ points \[−[\d.]+, −[\d.]+\]", costs)
     assert "Of 12 figures compared" in costs  # four tasks of three metrics
-    assert re.search(r"The most it costs in any task: image→image, teacher's gallery, .*: R@1", text)
+    assert re.search(r"The most it costs as it ships: image→image, teacher's gallery, .*: R@1", text)
     assert page.tags.count("script") == 1  # the one that sorts tables, whose digest the page's policy names
+
+
+def test_the_headline_has_the_speed_of_every_request(tmp_path: Path) -> None:
+    found = invented("ranks")
+    asked = [
+        dataclasses.replace(m, subject=f"end to end, {name}", samples=tuple(times * s for s in m.samples))
+        for m in found.of("latency", subject="end to end")
+        for name, times in (("text", 1), ("image", 1 if m.variant == "teacher" else 0.5))
+    ]
+    rest = [m for m in found.measurements if m.subject != "end to end"]
+    both = Measurements(found.environments, (*rest, *asked))
+    write_report(tmp_path / "r.html", title="x", family="f", rows=rows(both, resamples=20), measurements=both)
+    page = " ".join("".join(read(tmp_path / "r.html").text).split())
+    assert "x: 25.0× faster by text, 50.0× faster by image, 36.7× smaller" in page  # 50 ms and 2 ms, or half of that
+    assert re.search(r"faster, asked by text ?25\.0×", page)
+    assert re.search(r"faster, asked by image ?50\.0×", page)
 
 
 def test_a_bar_is_its_end_to_end_and_what_is_between_the_parts_is_drawn() -> None:
