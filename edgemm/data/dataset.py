@@ -14,6 +14,9 @@ from edgemm.runtime.errors import DataError
 UNLABELLED = "unlabelled"
 
 
+OWN = ("image", "text", "audio")  # the modalities that are fields of a sample; others are tensors
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One example; a modality that it lacks is None.
@@ -52,7 +55,7 @@ class Sample:
 
     def raw(self, modality: str) -> Path | str | None:
         """Return the raw form of one modality: a file, or a string; None where the sample lacks it."""
-        return self.text if modality == "text" else self.file(modality)
+        return getattr(self, modality) if modality in OWN else self.tensors.get(modality)
 
     def drawn_with(self) -> str:
         """What the bootstrap draws whole: ``cluster:`` the sample's, else ``file:`` its own, else ``id:`` itself."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgemm.runtime import chain
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.engines import Session
-from edgemm.runtime.readers import RawInput, TextInput
+from edgemm.runtime.readers import RawInput
 
 _CAUSAL = 1e-6  # attention to later tokens below which a model is taken to look back only
 
@@ -138,9 +138,10 @@ def look(bundle: Bundle, watched: Mapping[str, Watched], given: Mapping[str, Any
 
 def _without_padding(layer: NDArray[np.floating], kind: RawInput, known: Mapping[str, Any]) -> NDArray[np.floating]:
     """(heads, queries, keys) of the real tokens of a text; all of another modality's."""
-    if not isinstance(kind, TextInput):  # what is padded is said by a text's mask alone
+    mask = next((known[name] for name in kind.values[1:]), None)
+    if mask is None:  # what is padded is said by a text's mask alone
         return layer
-    real, length = int(known[kind.mask][0].sum()), known[kind.mask].shape[1]
+    real, length = int(mask[0].sum()), mask.shape[1]
     return layer[:, : real if layer.shape[1] == length else None, : real if layer.shape[2] == length else None]
 
 

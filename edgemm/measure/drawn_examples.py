@@ -11,7 +11,7 @@ import numpy as np
 
 from edgemm.measure import as_text
 from edgemm.measure.class_metrics import THRESHOLD
-from edgemm.measure.examples import Answer, Example, hit, media
+from edgemm.measure.examples import Answer, Example, hit, media, sound_of
 from edgemm.measure.scores import ANSWERS, TEACHERS, Scored, headline_task
 from edgemm.runtime.archive import open_archive
 
@@ -80,8 +80,8 @@ def _nearest(variant: str, kept: Mapping[str, Any]) -> Answer:
         variant,
         hits[0].label,
         hits[0].right,
-        hits=hits if wanted == "image" else hits[1:],
-        sound=media({wanted: nearest["item"]})["sound"] if wanted == "audio" else b"",
+        hits=hits if hits[0].picture else hits[1:],
+        sound=sound_of(wanted, nearest["item"]),
     )
 
 

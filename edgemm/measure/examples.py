@@ -9,10 +9,10 @@ import base64
 import io
 import json
 import wave
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,23 +124,30 @@ def media(raws: Mapping[str, Any], *, seconds: int = SECONDS) -> dict[str, Any]:
         InputError: a file that is missing or corrupt.
     """
     found: dict[str, Any] = {}
-    if "text" in raws:
-        found["text"] = str(raws["text"])
-    if "image" in raws:
-        found["picture"] = thumbnail(raws["image"])
-    if "audio" in raws:
-        most = seconds * RATE
-        samples = decode_audio(raws["audio"], sample_rate=RATE, where="audio", limit=most + 1)
-        found["sound"] = wav(samples[:most])
-        if len(samples) > most:
-            found["note"] = f"the first {seconds} s of it"
+    for modality, how in _SHOWING.items():
+        if modality in raws:
+            found |= how.media(raws[modality], seconds)
     return found
 
 
 def hit(modality: str, raw: Any, label: str, right: bool) -> Hit:
     """Return an item that a search found: a picture is seen, a text read, anything else named by its label."""
-    picture = thumbnail(raw, side=_HIT) if modality == "image" else b""
-    return Hit(picture, str(raw) if modality == "text" else label, right)
+    how = _SHOWING.get(modality)
+    picture, name = (b"", label) if how is None else how.hit(raw, label)
+    return Hit(picture, name, right)
+
+
+def sound_of(modality: str, raw: Any) -> bytes:
+    """Return what is heard of an item that a search found; empty for what has no sound."""
+    how = _SHOWING.get(modality)
+    return how.media(raw, SECONDS)["sound"] if how is not None and how.heard else b""
+
+
+def _heard(raw: Any, seconds: int) -> dict[str, Any]:
+    most = seconds * RATE
+    samples = decode_audio(raw, sample_rate=RATE, where="audio", limit=most + 1)
+    found: dict[str, Any] = {"sound": wav(samples[:most])}
+    return {**found, "note": f"the first {seconds} s of it"} if len(samples) > most else found
 
 
 def thumbnail(raw: Any, *, side: int = _THUMBNAIL) -> bytes:
@@ -165,3 +172,26 @@ def wav(samples: NDArray[np.float32]) -> bytes:
         file.setframerate(RATE)
         file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
     return held.getvalue()
+
+
+class _Showing(NamedTuple):
+    """How samples of a modality are shown.
+
+    Args:
+        media: of a raw sample and the most seconds, the fields of an ``Example``.
+        hit: of a raw item and its label, the picture and the name of a ``Hit``.
+        heard: whether its media have a sound.
+    """
+
+    media: Callable[[Any, int], dict[str, Any]]
+    hit: Callable[[Any, str], tuple[bytes, str]]
+    heard: bool = False
+
+
+_SHOWING: Mapping[str, _Showing] = {  # a modality that isn't here is named by its label
+    "text": _Showing(lambda raw, _: {"text": str(raw)}, lambda raw, _: (b"", str(raw))),
+    "image": _Showing(
+        lambda raw, _: {"picture": thumbnail(raw)}, lambda raw, label: (thumbnail(raw, side=_HIT), label)
+    ),
+    "audio": _Showing(_heard, lambda _, label: (b"", label), heard=True),
+}

@@ -42,6 +42,11 @@ def distinct(samples: Sequence[Sample], modality: str) -> Items:
     return Items(list(found), [label for label, _ in found.values()], [group for _, group in found.values()])
 
 
+def may_be_shown(raw: Any, group: str | None, shown_groups: Sequence[str]) -> bool:
+    """Return whether an item may be drawn in a report: a text always, a file where its group may; no groups: all."""
+    return isinstance(raw, str) or not shown_groups or group in shown_groups
+
+
 def check_one_label(split: str, samples: Sequence[Sample], modality: str) -> None:
     """An item is right by its label. Raises DataError naming the item that has two."""
     labels: dict[Any, str] = {}
@@ -218,8 +223,10 @@ def nearest(
         themselves: (Q,) the query's own place among the items, which is left out.
     """
     may_ask, may = (
-        np.array([modality == "text" or not shown_groups or group in shown_groups for group in items.groups], bool)
-        for modality, items in zip(between, (queries, targets), strict=True)
+        np.array(
+            [may_be_shown(raw, group, shown_groups) for raw, group in zip(items.raws, items.groups, strict=True)], bool
+        )
+        for items in (queries, targets)
     )
     counts = Counter(label for label, ok in zip(targets.labels, may, strict=True) if ok)
     itself = themselves is not None

@@ -354,7 +354,8 @@ def _requests(entries: Sequence[_Entry], samples: Sequence[Sample]) -> dict[str,
         most = max(held.values(), key=len)
         whole = [s for s in samples if held[s.id] == most]
         found.setdefault(" and ".join(most), latency.raw_inputs(whole, most))
-    return dict(sorted(found.items(), key=lambda pair: pair[0] != "text"))
+    written = {modality for modality, raw in entries[0].manifest.inputs.items() if raw.inline}
+    return dict(sorted(found.items(), key=lambda pair: pair[0] not in written))
 
 
 def _blamed(

@@ -136,7 +136,12 @@ def _search(
     (query, gallery), (asked, searched) = between, sides
     scores = asked.vectors @ searched.vectors.T
     positive = np.asarray(asked.labels)[:, None] == np.asarray(searched.labels)[None, :]
-    may = np.array([not shown_groups or gallery == "text" or group in shown_groups for group in searched.groups])
+    may = np.array(
+        [
+            retrieval.may_be_shown(raw, group, shown_groups)
+            for raw, group in zip(searched.raws, searched.groups, strict=True)
+        ]
+    )
     most = min(retrieval.TOP, int(may.sum()))
     places = np.arange(len(scores))
     if query == gallery:

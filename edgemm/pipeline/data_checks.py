@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgemm.data import Dataset
-from edgemm.data.dataset import distinct_labels
+from edgemm.data.dataset import OWN, distinct_labels
 from edgemm.data.tensor import check_tensor
 from edgemm.measure.accuracy import Needed
 from edgemm.pipeline.pack import gallery_samples, golden_samples
@@ -92,7 +92,7 @@ def check_modalities(config: DataConfig, dataset: Dataset, modalities: Sequence[
     for modality in modalities:
         if all(sample.raw(modality) is None for samples in dataset.splits.values() for sample in samples):
             where = config.root or config.kind
-            known = modality in ("image", "text", "audio")
+            known = modality in OWN
             how = f'name yours, data.columns.{modality} = "YOURS"' if known else f"name '{modality}' in data.tensors"
             raise DataError(
                 f"{where}: no sample has '{modality}', and the recipe's models take {' and '.join(modalities)}; "

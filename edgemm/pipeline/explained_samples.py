@@ -14,14 +14,13 @@ from edgemm.measure.attention import Watched, grid, look, word_weights
 from edgemm.measure.contribution import Contributions, answers, losses, right
 from edgemm.measure.examples import Answer, Example, hit, media
 from edgemm.measure.outputs import scoring_of
+from edgemm.measure.retrieval import may_be_shown
 from edgemm.measure.swapped_towers import Embedded, Search
 from edgemm.report import figures
 from edgemm.report.cards import Seen
 from edgemm.report.explain import Case, Section
 from edgemm.report.media import heat_map
 from edgemm.runtime.bundle import Bundle
-from edgemm.runtime.images import decode_image
-from edgemm.runtime.readers import AudioInput, ImageInput, TextInput
 from edgemm.runtime.values import size_range
 from edgemm.runtime.waveforms import decode_audio
 from edgemm.stage import Progress
@@ -48,39 +47,39 @@ class Viewer:
         """Where the bundle looks in one sample: modality -> raw, as ``predict`` takes it."""
         if not self.watched or not given:
             return Seen()
-        heat, words, strip = b"", [], None
+        found: dict[str, Any] = {}
         for modality, weights in look(self.bundle, self.watched, given).items():
-            kind = self.bundle.manifest.inputs[modality]
-            if isinstance(kind, TextInput):
-                words = self._words(kind, str(given[modality]), weights)
-            elif isinstance(kind, AudioInput):
-                strip = self._strip(modality, kind, given[modality], weights)
-            elif isinstance(kind, ImageInput) and (patches := grid(weights)) is not None:
-                heat = heat_map(self._picture(modality, given[modality]), patches)
-        return Seen(heat, words, strip)
+            raw = self.bundle.manifest.inputs[modality]
+            if (draw := _DRAWN.get(raw.kind)) is not None:
+                found |= draw(self, modality, raw, given[modality], weights)
+        return Seen(**found)
 
-    def _words(self, kind: TextInput, text: str, weights: NDArray[np.float64]) -> list[tuple[str, float]]:
+    def _heat(self, modality: str, kind: Any, raw: Any, weights: NDArray[np.float64]) -> dict[str, Any]:
+        patches = grid(weights)
+        return {} if patches is None else {"heat": heat_map(self._picture(modality, kind, raw), patches)}
+
+    def _words(self, _modality: str, kind: Any, raw: Any, weights: NDArray[np.float64]) -> dict[str, Any]:
         from edgemm.models.tokenizer import limit_, tokenizer_from_json
 
+        text = str(raw)
         tokenizer = tokenizer_from_json(self.bundle.archive.read(kind.tokenizer).decode())
         tokenizer.no_padding()
         limit_(tokenizer, kind.max_tokens)
         tokens = tokenizer.encode(text)
-        return word_weights(weights, text, tokens.offsets, tokens.word_ids)
+        return {"words": word_weights(weights, text, tokens.offsets, tokens.word_ids)}
 
-    def _picture(self, modality: str, raw: Any) -> NDArray[np.floating]:
+    def _picture(self, modality: str, kind: Any, raw: Any) -> NDArray[np.floating]:
         """Return the picture as the model sees it: resized, cropped; (channels, height, width)."""
         for part in self.bundle.parts:
             if part.entry.role == "frontend" and part.entry.modality == modality:
                 made = part.session.run(self.bundle.values(**{modality: raw}))[part.output_names[0]]  # type: ignore[arg-type]
                 if made.ndim == 4:
                     return np.asarray(made[0])
-        kind = self.bundle.manifest.inputs[modality]
-        span = kind.grey_range if isinstance(kind, ImageInput) else None
-        return decode_image(raw, where=modality, grey_range=span).transpose(2, 0, 1).astype(np.float32)
+        decoded: NDArray[np.uint8] = kind.decoded(raw, where=modality)
+        return decoded.transpose(2, 0, 1).astype(np.float32)
 
-    def _strip(self, modality: str, kind: AudioInput, raw: Any, weights: NDArray[np.float64]) -> figures.Drawing | None:
-        """Return the sound with a weight per frame; None where the tokens are more than its frames."""
+    def _strip(self, modality: str, kind: Any, raw: Any, weights: NDArray[np.float64]) -> dict[str, Any]:
+        """Return the sound with a weight per frame; nothing where the tokens are more than its frames."""
         limit = _MOST_SECONDS * kind.sample_rate
         wave = decode_audio(raw, sample_rate=kind.sample_rate, where=modality, limit=limit)
         for part in self.bundle.parts:
@@ -92,9 +91,18 @@ class Viewer:
                     longest = min(size_range(spec, part.entry.signature.dims, axis=1)[1] or len(wave), limit)
                     wave = np.pad(wave[:longest], (0, max(0, longest - len(wave))))
                     if len(weights) > max(frames):
-                        return None
+                        return {}
         self.drawn += 1
-        return figures.waveform(wave, weights, rate=kind.sample_rate, name=f"strip-{self.name}-{self.drawn}")
+        drawing = figures.waveform(wave, weights, rate=kind.sample_rate, name=f"strip-{self.name}-{self.drawn}")
+        return {"strip": drawing}
+
+
+_DRAWN: Mapping[str, Callable[[Viewer, str, Any, Any, NDArray[np.float64]], dict[str, Any]]] = {
+    "image": Viewer._heat,
+    "text": Viewer._words,
+    "audio": Viewer._strip,
+}
+"""Kind of a modality -> what draws where a model looks in a sample: fields of ``Seen``."""
 
 
 def answer_cases(
@@ -259,7 +267,7 @@ def search_cases(
 def _failed(searches: Sequence[Search], items: Embedded, shown_groups: Sequence[str]) -> list[int]:
     """Return the queries to show, that the last of these searches fails; it and the first are of the same queries."""
     first, last = searches[0], searches[-1]
-    may = [not shown_groups or last.query == "text" or items.groups[place] in shown_groups for place in last.asked]
+    may = [may_be_shown(items.raws[place], items.groups[place], shown_groups) for place in last.asked]
     wrong = [i for i in range(len(may)) if may[i] and last.ranks[i] > 1]
     badness = -last.margins if last.query == last.gallery else last.ranks
     return sorted(wrong, key=lambda i: (first is last or first.ranks[i] > 1, -badness[i], i))[:CASES]

@@ -355,9 +355,10 @@ def infer_line(bundle: Path, right: Sequence[Container[str]] = ()) -> str:
                 golden = [sample]
                 break
         else:
-            if right and golden and _asked(manifest, golden[0]) == ["text"]:
-                names = _found(opened, golden[0].inputs["text"], _NEAR)
-                near = next((name for name in names if name in _found(opened, name, 1)), None)
+            asked = _asked(manifest, golden[0]) if right and golden else []
+            if len(asked) == 1 and manifest.inputs[asked[0]].inline:
+                names = _found(opened, asked[0], golden[0].inputs[asked[0]], _NEAR)
+                near = next((name for name in names if name in _found(opened, asked[0], name, 1)), None)
     except EdgemmError:
         pass  # a target of another machine: the first sample is as good as any
     command = [*_this_command(), "infer", str(bundle)]
@@ -367,9 +368,10 @@ def infer_line(bundle: Path, right: Sequence[Container[str]] = ()) -> str:
     return shlex.join(command)
 
 
-def _found(bundle: Bundle, text: str, top: int) -> list[str]:
+def _found(bundle: Bundle, modality: str, text: str, top: int) -> list[str]:
     """Return the names that a bundle finds for a text, the nearest first."""
-    return [name for name, _ in (bundle.predict(top=top, text=text).matches or [[]])[0]]
+    given: dict[str, Any] = {modality: text}
+    return [name for name, _ in (bundle.predict(top=top, **given).matches or [[]])[0]]
 
 
 def _asked(manifest: Manifest, sample: GoldenSample) -> list[str]:

@@ -183,7 +183,7 @@ def test_without_the_workbench_a_bundle_is_verified_asked_timed_and_shown(on_dev
 
 def test_inspect_gives_the_same_json_with_and_without_the_workbench(on_device):
     arguments = ("inspect", str(ROOT / "tests" / "formats" / "v1" / "bundle"), "--json")
-    assert '"format": 1' in edgemm(*arguments).stdout
+    assert '"format": 2' in edgemm(*arguments).stdout
     assert edgemm(*arguments).stdout == on_device(*arguments).stdout
 
 

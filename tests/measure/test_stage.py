@@ -225,10 +225,10 @@ def test_an_engine_that_is_not_installed_is_an_error_also_where_it_needs_a_gpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
 ) -> None:
     bundle = classifier(tmp_path / "b", engines=("onnxruntime", missing))
-    from edgemm.runtime import session
+    from edgemm.runtime import engines
 
-    installed: Callable[[str], bool] = session.engine_installed
-    monkeypatch.setattr(session, "engine_installed", lambda engine: engine != missing and installed(engine))
+    installed: Callable[[str], bool] = engines.engine_installed
+    monkeypatch.setattr(engines, "engine_installed", lambda engine: engine != missing and installed(engine))
     with pytest.raises(EngineNotInstalled, match=rf"{missing} is not installed; pip install"):
         measure_bundles(
             {"student": bundle}, splits={"test": question_samples(tmp_path / "p")}, config=FAST, out=tmp_path / "out",
