@@ -543,6 +543,7 @@ def test_classes_that_no_training_sample_has_are_noted(place, capfd):
     assert said in "".join(capfd.readouterr())
 
 
+@pytest.mark.corridor
 def test_a_dry_run_asks_no_more_of_an_embedders_data_than_a_run(place, capfd):
     rows = []
     for number in range(40):  # two pictures of each of twenty people, of which a stride finds one at most
@@ -565,6 +566,7 @@ def test_pack_replaces_what_it_wrote_before(place):
         assert left.value.code == 0
 
 
+@pytest.mark.corridor
 def test_a_dry_run_finds_the_few_samples_that_have_what_is_learnt_from(place, capfd):
     rows = []
     for number in range(60):  # most of no class, and of the few with one an even stride would find none
@@ -579,6 +581,7 @@ def test_a_dry_run_finds_the_few_samples_that_have_what_is_learnt_from(place, ca
     assert left.value.code == 0, capfd.readouterr().err
 
 
+@pytest.mark.corridor
 def test_a_dry_run_distils_a_quantity_by_features_alone(place, capfd):
     bad_families.both(bad_families.table(value=lambda number: 1990 + number), bad_families.recipe(task="regression"))(
         place

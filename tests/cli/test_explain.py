@@ -24,6 +24,8 @@ from tests.attending import attending_samples, write_attending, write_embedder
 from tests.bundles import audio_and_sensor, dual_encoder, png
 from tests.pipeline.small import RECIPE
 
+pytestmark = pytest.mark.slow
+
 
 class Reader(html.parser.HTMLParser):
     def __init__(self) -> None:

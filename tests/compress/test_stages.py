@@ -53,6 +53,7 @@ def accuracy(folder: Path, dataset: Dataset, split: str, tmp_path: Path) -> floa
         return float((model(values)["logits"].argmax(1) == corpus.label).float().mean())
 
 
+@pytest.mark.corridor
 def test_a_dual_encoder_is_taught_distilled_and_pruned(
     tmp_path: Path, shapes: Dataset, teacher_section: TeacherSection, student_section: StudentSection
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_dual_encoder_is_taught_distilled_and_pruned(
         assert after.part(part).signature == before.part(part).signature
 
 
+@pytest.mark.corridor
 def test_a_classifier_of_image_and_text_is_taught_distilled_and_pruned(
     tmp_path: Path, questions: Dataset, teacher_section: TeacherSection, student_section: StudentSection
 ) -> None:

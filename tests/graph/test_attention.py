@@ -30,6 +30,8 @@ from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
 from tests.attending import FRAMES, attending_model, attending_samples, raw_values, write_attending
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def attending(tmp_path_factory) -> Path:

@@ -145,6 +145,7 @@ TARGETS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_bundle_is_quantized_and_built_for_every_target_and_still_opens(tmp_path: Path):
     source, samples = captured(tmp_path)
     context = Context(tmp_path / "scratch")
@@ -167,6 +168,7 @@ def test_a_bundle_is_quantized_and_built_for_every_target_and_still_opens(tmp_pa
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_quantize_verb_builds_a_bundle_for_tensorrt_and_asks_for_the_gpu(tmp_path: Path, capsys):
     from edgemm.pipeline.verbs import quantize
 

@@ -127,6 +127,7 @@ def without_names(model: onnx.ModelProto) -> bytes:
     return copy.SerializeToString(deterministic=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda name: name.removeprefix(f"{standard.__name__}."))
 def test_every_pass_keeps_what_the_standards_cases_answer(family: str):
     unrun = []

@@ -92,6 +92,7 @@ def test_sampling_takes_the_very_pixels_that_pillow_takes_even_on_ties() -> None
             assert np.array_equal(nearest(size, count).numpy(), expected), (size, count)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns of its own internals
 @pytest.mark.parametrize(
     ("fit", "resample"), [("stretch", "bilinear"), ("crop", "bicubic"), ("stretch", "sampled"), ("crop", "sampled")]
@@ -141,6 +142,7 @@ PROCESSORS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_an_image_processor_compiles_and_agrees_in_torch_and_in_onnx(name: str) -> None:
     kind, changes = PROCESSORS[name]

@@ -178,6 +178,7 @@ def test_clap_hears_and_reads_as_transformers_does(fusion: bool, tmp_path: Path)
     check_round_trip(model, {"waveform": wave, **{n: v[:1] for n, v in words.items()}}, tmp_path / "ours")
 
 
+@pytest.mark.slow
 def test_vilt_answers_as_transformers_does(tmp_path: Path) -> None:
     whole = vilt(tmp_path)
     model = model_from_hub(str(tmp_path))
@@ -226,6 +227,7 @@ def test_blip_matches_as_transformers_does(tmp_path: Path) -> None:
     check_round_trip(model, {"image": images, **words}, tmp_path / "ours")
 
 
+@pytest.mark.slow
 def test_a_blip_that_matches_goes_all_the_way(tmp_path: Path) -> None:
     whole = blip(tmp_path)
     model = model_from_hub(str(tmp_path), family="fusion-classifier")
@@ -280,6 +282,7 @@ def test_a_blip_that_writes_captions_is_told_apart(tmp_path: Path) -> None:
 ANSWERS = ("a cat", "cat", "cat a cat")
 
 
+@pytest.mark.slow
 def test_blip_ranks_a_list_of_answers_by_what_transformers_makes_of_each(tmp_path: Path) -> None:
     whole = blip_for_questions(tmp_path)
     model = teacher_from_source(f"hf:{tmp_path}", family="fusion-classifier", labels=ANSWERS, task="single-label")
@@ -414,6 +417,7 @@ def test_whisper_takes_shorter_sounds_with_its_first_positions(tmp_path: Path) -
 # --- through the corridor --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["resnet", "mobilenet_v2", "mobilevit", "convnextv2", "efficientnet"])
 def test_an_image_encoder_goes_all_the_way(kind: str, tmp_path: Path) -> None:
     IMAGES[kind](tmp_path)
@@ -421,6 +425,7 @@ def test_an_image_encoder_goes_all_the_way(kind: str, tmp_path: Path) -> None:
     check_the_corridor(model, {"image": pictures()[:1]}, {"image": pictures()[0]}, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["roberta", "distilbert", "mpnet"])
 def test_a_text_encoder_goes_all_the_way(kind: str, tmp_path: Path) -> None:
     saved(tmp_path, TEXT_ENCODERS[kind]())
@@ -429,6 +434,7 @@ def test_a_text_encoder_goes_all_the_way(kind: str, tmp_path: Path) -> None:
     check_the_corridor(model, words, {"text": TEXTS[0]}, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [ast, wav2vec2, whisper])
 def test_an_audio_encoder_goes_all_the_way(make: Callable[[Path], Any], tmp_path: Path) -> None:
     make(tmp_path)
@@ -440,6 +446,7 @@ def test_an_audio_encoder_goes_all_the_way(make: Callable[[Path], Any], tmp_path
 LONGEST: Mapping[Any, dict[str, float]] = {wav2vec2: {"longest_s": 0.5}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [altclip, vision_text, blip])
 def test_an_image_text_dual_encoder_goes_all_the_way(make: Callable[[Path], Any], tmp_path: Path) -> None:
     make(tmp_path)
@@ -449,6 +456,7 @@ def test_an_image_text_dual_encoder_goes_all_the_way(make: Callable[[Path], Any]
     check_the_corridor(model, {"image": pictures()[:1], **words}, raw, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_clap_goes_all_the_way(tmp_path: Path) -> None:
     clap(tmp_path, fusion=True)
     model = model_from_hub(str(tmp_path))

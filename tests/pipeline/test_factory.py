@@ -20,6 +20,8 @@ from edgemm.models.store import load_model
 from edgemm.runtime import Bundle
 from tests.pipeline.small import write_recipe
 
+pytestmark = pytest.mark.slow
+
 MODULE = """
 from dataclasses import replace
 from pathlib import Path

@@ -192,6 +192,7 @@ def test_a_changed_comment_or_docstring_makes_nothing_anew_in_any_file(nodes, mo
     assert after == before
 
 
+@pytest.mark.corridor
 def test_nothing_runs_that_is_not_counted(tmp_path):
     """Takes a small recipe through every stage and notes what of edgemm is called: a key must hold all of it."""
     recipe = load_recipe(write_recipe(tmp_path), ["measure.seconds=0.05", "teach.epochs=1", "distill.epochs=1"])

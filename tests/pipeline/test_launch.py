@@ -21,6 +21,8 @@ from edgemm.pipeline.store import Store
 from edgemm.runtime.errors import StoreError
 from tests.pipeline.small import write_recipe
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 ONE = [sys.executable, "-m", "edgemm", "run"]

@@ -210,6 +210,7 @@ def test_two_processes_on_one_store_make_each_artifact_once_and_the_second_says_
     assert sorted(log.read_text().splitlines()) == ["double", "join", "train from 0"]
 
 
+@pytest.mark.slow
 def test_killed_at_any_file_it_touches_a_run_resumes_to_the_same_digests(tmp_path):
     undisturbed, _ = finish(start(tmp_path / "undisturbed"))
     starts: set[int] = set()
