@@ -10,7 +10,7 @@ import numpy as np
 
 from edgemm.__main__ import main as edgemm
 from edgemm.runtime.__main__ import main as on_device
-from tests.pipeline.small import RECIPE, write_data, write_text_weights
+from tests.pipeline.shapes_recipe import RECIPE, write_data, write_text_weights
 
 QUICK = {"epochs = 12": "epochs = 0", "epochs = 2": "epochs = 0", "seconds = 0.2": "seconds = 0.02",
          "runs = 64": "runs = 10", "samples = 16": "samples = 4"}  # fmt: skip

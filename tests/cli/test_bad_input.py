@@ -16,8 +16,8 @@ from edgemm.runtime.outputs import Embedding
 from tests.bundles import audio_and_sensor
 from tests.cli import bad_families
 from tests.data.media import png, write
-from tests.pipeline.disks import mounted, mounted_read_only
-from tests.pipeline.small import RECIPE, write_data, write_text_weights
+from tests.pipeline.shapes_recipe import RECIPE, write_data, write_text_weights
+from tests.pipeline.small_disks import mounted, mounted_read_only
 
 
 @pytest.fixture(scope="module")

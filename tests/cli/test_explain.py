@@ -20,9 +20,9 @@ from edgemm.runtime.archive import open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.errors import DataError, InputError
 from edgemm.stage import Silent
-from tests.attending import attending_samples, write_attending, write_embedder
+from tests.attending_bundle import attending_samples, write_attending, write_embedder
 from tests.bundles import audio_and_sensor, dual_encoder, png
-from tests.pipeline.small import RECIPE
+from tests.pipeline.shapes_recipe import RECIPE
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgemm.compress.trainer import Objective, Schedule, train_
 from edgemm.stage import Silent
-from tests.pipeline.toy import die_at
+from tests.pipeline.three_toy_stages import die_at
 
 
 class Small(Objective):

@@ -14,7 +14,7 @@ from edgemm.data import Dataset, open_dataset
 from edgemm.pipeline import job, stages
 from edgemm.pipeline.keys import content_key
 from edgemm.recipe import load_recipe
-from tests.pipeline.small import RECIPE, write_data
+from tests.pipeline.shapes_recipe import RECIPE, write_data
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux about the CPU")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 import torch
-from small import image_part, pixels, text_part, tokens
+from small_parts import image_part, pixels, text_part, tokens
 
 from edgemm.graph.capture import capture_part
 

@@ -28,7 +28,7 @@ from edgemm.runtime.errors import BundleError, EngineError
 from edgemm.runtime.outputs import Values
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.stage import Context
-from tests.attending import FRAMES, attending_model, attending_samples, raw_values, write_attending
+from tests.attending_bundle import FRAMES, attending_model, attending_samples, raw_values, write_attending
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from small import BATCH, image_part, pixels, tokens
+from small_parts import BATCH, image_part, pixels, tokens
 from torch import nn
 
 from edgemm.graph import build

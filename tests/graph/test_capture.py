@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import BATCH, image_part, operators, pixels, text_part, tokens
+from small_parts import BATCH, image_part, operators, pixels, text_part, tokens
 from torch import nn
 
 from edgemm.graph.capture import capture_model, capture_part

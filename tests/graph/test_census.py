@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from small import BATCH, image_part, pixels, text_part, tokens
+from small_parts import BATCH, image_part, pixels, text_part, tokens
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

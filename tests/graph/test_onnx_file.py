@@ -16,7 +16,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from small import operators, pixels, tokens
+from small_parts import operators, pixels, tokens
 
 from edgemm.data.arrays import read_arrays
 from edgemm.graph.files import write_graph

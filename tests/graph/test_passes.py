@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from small import operators
+from small_parts import operators
 
 from edgemm.graph.parity import OnnxGraph
 from edgemm.graph.passes import clean_, prepare_for_int8_

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from small import BATCH, operators, pixels, tokens
+from small_parts import BATCH, operators, pixels, tokens
 
 from edgemm.graph.bundle import unfused_pairs
 from edgemm.graph.calibrate import Histogram

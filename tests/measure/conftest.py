@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from colours import classifier, retriever
+from colour_bundles import classifier, retriever
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colours import question_samples, retrieval_samples, retriever
+from colour_bundles import question_samples, retrieval_samples, retriever
 
 from edgemm.measure import accuracy
 from edgemm.measure.encode import combine, encode, split_chain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from colours import classifier, question_samples, retrieval_samples, retriever
+from colour_bundles import classifier, question_samples, retrieval_samples, retriever
 
 from edgemm.measure.blame import blame
 from edgemm.runtime.errors import BundleError

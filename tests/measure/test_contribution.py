@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colours import question_samples
-from families import joint, said_by_three
+from colour_bundles import question_samples
+from family_bundles import joint, said_by_three
 
 from edgemm.data.dataset import Sample
 from edgemm.measure import accuracy, contribution

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from families import embedder, faces, joint, said_by_three
+from family_bundles import embedder, faces, joint, said_by_three
 from PIL import Image
 
 from edgemm.measure import accuracy

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import audio_and_sensor
-from colours import COLOURS, picture, retrieval_samples
-from families import PURE, embedder, faces, joint, said_by_three, triple
+from colour_bundles import COLOURS, picture, retrieval_samples
+from family_bundles import PURE, embedder, faces, joint, said_by_three, triple
 from sklearn.metrics import roc_auc_score
 
 from edgemm.data.dataset import Pair, Sample

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colours import classifier, question_samples, retrieval_samples, retriever
+from colour_bundles import classifier, question_samples, retrieval_samples, retriever
 
 from edgemm.data import Sample
 from edgemm.measure import accuracy, coldstart, latency, table

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import audio_and_sensor
-from families import embedder, faces, joint, said_by_three
+from family_bundles import embedder, faces, joint, said_by_three
 
 from edgemm.data.dataset import Pair, Sample
 from edgemm.measure import scores, table

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from colours import picture, retrieval_samples, retriever
-from families import embedder, faces
+from colour_bundles import picture, retrieval_samples, retriever
+from family_bundles import embedder, faces
 
 from edgemm.measure import accuracy
 from edgemm.measure.swapped_towers import embed, searches

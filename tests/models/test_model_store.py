@@ -22,7 +22,7 @@ from edgemm.recipe import Fusion, ImageTower, StudentSection, TeacherSection, Te
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.outputs import Classes
 from tests.models.tiny_tokenizer import encode
-from tests.pipeline.small import REVERSED, write_text_weights
+from tests.pipeline.shapes_recipe import REVERSED, write_text_weights
 
 TEXTS = ["a grinning face", "a cat", "is the heart enlarged?"]
 SMALL_IMAGE = ImageTower(input_size=32, blocks=(1, 2, 1), channels=(8, 16, 24), features=32)

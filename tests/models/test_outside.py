@@ -122,7 +122,7 @@ def test_single_encoders_come_as_one_tower(tmp_path: Path) -> None:
 def test_a_text_tower_takes_a_bert_by_its_hugging_face_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    from tests.pipeline.small import write_text_weights
+    from tests.pipeline.shapes_recipe import write_text_weights
 
     folder = write_text_weights(tmp_path / "bert")
     asked: list[str] = []

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from tests.pipeline.small import COLOURS, SHAPES
+from tests.pipeline.shapes_recipe import COLOURS, SHAPES
 
 WORDS = ("<unk>", "<pad>", "<s>", "</s>", "a", "cat", *COLOURS, *SHAPES)
 

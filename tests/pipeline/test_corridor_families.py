@@ -12,9 +12,9 @@ from edgemm.data import Dataset, open_dataset
 from edgemm.pipeline.plan import smaller
 from edgemm.recipe import AudioTower, DataConfig, ImageTower, TeacherSection, TextTower
 from edgemm.runtime.errors import InputError
-from tests.pipeline.corridors import CALIBRATED, CONV, corridor, measurements, raws, recipe_of
-from tests.pipeline.small import REVERSED, VOCABULARY, write_blip, write_pairs, write_text_weights
-from tests.pipeline.world import write_world
+from tests.pipeline.family_recipes import CALIBRATED, CONV, corridor, measurements, raws, recipe_of
+from tests.pipeline.shapes_in_four_modalities import write_world
+from tests.pipeline.shapes_recipe import REVERSED, VOCABULARY, write_blip, write_pairs, write_text_weights
 
 pytestmark = pytest.mark.corridor
 

@@ -19,9 +19,9 @@ from edgemm.recipe import DataConfig, Recipe, StudentSection, TeacherSection
 from edgemm.runtime.bundle import Bundle
 from edgemm.stage import Context
 from tests.models import hf_folders
-from tests.pipeline.corridors import CALIBRATED, corridor, measurements, raws, recipe_of
-from tests.pipeline.small import write_pairs, write_text_weights
-from tests.pipeline.world import write_world
+from tests.pipeline.family_recipes import CALIBRATED, corridor, measurements, raws, recipe_of
+from tests.pipeline.shapes_in_four_modalities import write_world
+from tests.pipeline.shapes_recipe import write_pairs, write_text_weights
 
 pytestmark = pytest.mark.corridor
 

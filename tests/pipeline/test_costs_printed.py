@@ -8,7 +8,7 @@ import pytest
 
 from edgemm.measure.table import rows
 from edgemm.pipeline.run import print_costs
-from tests.report.invented import invented
+from tests.report.invented_report import invented
 
 
 def test_a_run_ends_with_the_three_worst_and_how_many_more(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,8 +26,8 @@ from edgemm.recipe import Recipe
 from edgemm.report.headline import headline
 from edgemm.runtime.arithmetic import Arithmetic, precision_label
 from edgemm.runtime.timing import summary
-from tests.pipeline.small import RECIPE
-from tests.report.invented import HOSTILE, invented
+from tests.pipeline.shapes_recipe import RECIPE
+from tests.report.invented_report import HOSTILE, invented
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,8 +72,8 @@ def test_a_teacher_alone_is_not_compared() -> None:
 
 WIDE = """
 import sys
-from tests.pipeline.small import RECIPE
-from tests.report.invented import invented
+from tests.pipeline.shapes_recipe import RECIPE
+from tests.report.invented_report import invented
 from edgemm.measure.table import rows
 from edgemm.pipeline.listing import print_results
 measurements = invented(sys.argv[1])

@@ -18,7 +18,7 @@ import torch
 from edgemm.__main__ import main
 from edgemm.models.store import load_model
 from edgemm.runtime import Bundle
-from tests.pipeline.small import write_recipe
+from tests.pipeline.shapes_recipe import write_recipe
 
 pytestmark = pytest.mark.slow
 

@@ -27,7 +27,7 @@ from edgemm.pipeline.store import Store
 from edgemm.recipe import FUSIONS, TOWERS, DistillConfig, Encoder, Joining, Loss, TeacherSection, load_recipe
 from edgemm.runtime.errors import ModelError
 from edgemm.stage import Silent
-from tests.pipeline.small import RECIPE, write_data, write_recipe
+from tests.pipeline.shapes_recipe import RECIPE, write_data, write_recipe
 
 PACKAGE = Path(edgemm.__file__).parent
 GPU_TARGET = """

@@ -19,7 +19,7 @@ from edgemm.pipeline.launch import FOLLOWER, follow
 from edgemm.pipeline.runs import list_runs, running
 from edgemm.pipeline.store import Store
 from edgemm.runtime.errors import StoreError
-from tests.pipeline.small import write_recipe
+from tests.pipeline.shapes_recipe import write_recipe
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from edgemm.measure import table
 from edgemm.measure.measurement import read_measurements
 from edgemm.pipeline.verbs import measure
 from edgemm.runtime import open_archive, seal
-from tests.pipeline.small import RECIPE, write_data
+from tests.pipeline.shapes_recipe import RECIPE, write_data
 
 V1 = Path(__file__).parents[1] / "formats" / "v1" / "bundle"
 FAST = ["measure.seconds=0.05", "measure.runs=10", "measure.cold_starts=1", "measure.examples=0"]

@@ -25,7 +25,7 @@ from edgemm.pipeline.store import Store
 from edgemm.recipe import load_recipe
 from edgemm.runtime.errors import EdgemmError, InputError, RecipeError
 from edgemm.runtime.fields import json_value
-from tests.pipeline.small import RECIPE
+from tests.pipeline.shapes_recipe import RECIPE
 
 
 def bundle(path: Path) -> Path:

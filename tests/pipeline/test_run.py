@@ -27,8 +27,8 @@ from edgemm.runtime.archive import open_archive, seal
 from edgemm.runtime.bundle import Bundle
 from edgemm.runtime.shipped import shipped_bytes
 from tests.offline import run_offline
-from tests.pipeline.disks import mounted, mounted_read_only, needs_mount
-from tests.pipeline.small import write_clip, write_recipe
+from tests.pipeline.shapes_recipe import write_clip, write_recipe
+from tests.pipeline.small_disks import mounted, mounted_read_only, needs_mount
 
 pytestmark = pytest.mark.corridor
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,8 @@ UNMEASURED = (
     'stages=["teach", "distill", "prune", "capture", "quantize", "pack"]'  # every output of these is deterministic
 )
 DIES = (
-    "import sys; from pathlib import Path; from tests.pipeline.toy import die_at; from edgemm.__main__ import main; "
+    "import sys; from pathlib import Path; from tests.pipeline.three_toy_stages import die_at; "
+    "from edgemm.__main__ import main; "
     "die_at(int(sys.argv[1]), Path(sys.argv[2])); main(sys.argv[3:])"
 )
 

@@ -20,10 +20,10 @@ from edgemm.pipeline.runs import list_runs, running
 from edgemm.pipeline.store import Store
 from edgemm.runtime.errors import StoreError
 from edgemm.stage import Silent
-from tests.pipeline.disks import mounted, mounted_read_only, needs_mount
-from tests.pipeline.toy import EPOCHS, toy_nodes
+from tests.pipeline.small_disks import mounted, mounted_read_only, needs_mount
+from tests.pipeline.three_toy_stages import EPOCHS, toy_nodes
 
-TOY = [sys.executable, "-m", "tests.pipeline.toy"]
+TOY = [sys.executable, "-m", "tests.pipeline.three_toy_stages"]
 ROOT = Path(__file__).parents[2]
 
 

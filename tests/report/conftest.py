@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from invented import make_report
+from invented_report import make_report
 
 
 @pytest.fixture(scope="session", params=["ranks", "answers"])

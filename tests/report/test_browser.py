@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from browser import FLAGS, find_browser
-from invented import invented
+from invented_report import invented
 
 from edgemm.measure.table import rows
 from edgemm.report.page import write_report

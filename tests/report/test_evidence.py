@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from invented import HOSTILE, invented, make_report
+from invented_report import HOSTILE, invented, make_report
 
 from edgemm.measure.table import rows
 from edgemm.report import evidence, figures

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from invented import HOSTILE
+from invented_report import HOSTILE
 from PIL import Image
 from test_page import read
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from invented import HOSTILE, invented, make_report
+from invented_report import HOSTILE, invented, make_report
 
 from edgemm.measure import as_text
 from edgemm.measure.conditions import warnings_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from colours import (
+from colour_bundles import (
     COLOURS,
     INPUTS,
     TEXT_IN,

@@ -1,4 +1,4 @@
-"""A chain of three toy stages, run as a process of its own: ``python -m tests.pipeline.toy STORE``."""
+"""A chain of three toy stages, run as a process of its own: ``python -m tests.pipeline.three_toy_stages STORE``."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from edgemm.data import Dataset, Sample
-from tests.pipeline.small import COLOURS, SHAPES, draw
+from tests.pipeline.shapes_recipe import COLOURS, SHAPES, draw
 
 RATE = 8000
 
