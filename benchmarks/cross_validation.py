@@ -48,9 +48,7 @@ def outputs(
     present = {m: corpus.present(m, torch.arange(len(corpus))) for m in feeds.modalities}
     values: dict[str, Tensor] = {}
     for modality, there in present.items():
-        first = corpus.names[:, 0] if modality == "text" and corpus.names is not None else None
-        items = corpus.rows[modality].clamp(min=0) if first is None else first
-        for name, made in feeds.values(modality, items).items():
+        for name, made in feeds.values(modality, corpus.choose(modality, torch.arange(len(corpus)), None)).items():
             stand_in = model.placeholders.get(name)
             values[name] = made if there.all() or stand_in is None else torch.where(there[:, None], made, stand_in)
     with torch.no_grad():

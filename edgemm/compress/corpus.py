@@ -26,10 +26,9 @@ class Corpus:
     Args:
         texts: distinct texts: of the samples, other names of their concepts, and ``extra`` ones at the end.
         files: modality (image, audio, a tensor's name) -> its distinct files; ``sha256`` of each.
-        rows: modality -> (N,) int64 into its files; -1 where a sample has none.
-        names: (N, M) int64 into ``texts``: a sample's own text, then other names of its concept, the first repeated
-            where there are fewer; None where no sample has a text.
-        name_counts: (N,) int64, how many of a row are real; 0 where a sample has no text.
+        rows: modality -> (N,) int64 into its files, or of ``"text"`` into the texts; -1 where a sample has none.
+        alternatives: modality -> (N, M) int64 that may stand for a sample as well (a text's: other names of its
+            concept), its own first, the first repeated where there are fewer; and (N,) int64, how many of them are real.
         concept: (N,) int64, equal where two samples mean the same.
         label: (N,) int64 index into the labels; -1 where there is none.
         truth: (N, labels) float32 of zeros and ones (multi-label), or (N, 1) the quantity (regression).
@@ -43,8 +42,7 @@ class Corpus:
     files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     sha256: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rows: Mapping[str, Tensor] = field(default_factory=dict)
-    names: Tensor | None = None
-    name_counts: Tensor | None = None
+    alternatives: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     truth: Tensor | None = None
     extra: int = 0
     unlabelled: int = 0
@@ -64,29 +62,27 @@ class Corpus:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Those that any sample has."""
-        return (*self.rows, *(["text"] if self.names is not None else []))
+        return tuple(self.rows)
 
     def present(self, modality: str, rows: Tensor) -> Tensor:
         """(B,) bool: which of the samples have that modality."""
-        if modality == "text":
-            return (
-                self.name_counts[rows] > 0 if self.name_counts is not None else torch.zeros(len(rows), dtype=torch.bool)
-            )
         return self.rows[modality][rows] >= 0 if modality in self.rows else torch.zeros(len(rows), dtype=torch.bool)
 
-    def choose_texts(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return one text row for each sample: its own in half the draws, else any of its names; (B,) to (B,) int64.
+    def choose(self, modality: str, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Choose one item for each sample: of alternatives its own in half the draws, else any of them.
 
-        Without a generator always the sample's own. What stands for a sample without text means nothing.
+        Without a generator always the sample's own. What stands for a sample without the modality means nothing.
+
+        Returns:
+            (B,) int64 for (B,) samples.
         """
-        assert self.names is not None
-        assert self.name_counts is not None
-        if generator is None:
-            return self.names[rows, 0]
-        counts = self.name_counts[rows]
-        drawn = (torch.rand(len(rows), generator=generator) * counts).long()
-        own = torch.rand(len(rows), generator=generator) < 0.5
-        return self.names[rows, torch.where(own, torch.zeros_like(drawn), drawn)]
+        own = self.rows[modality][rows].clamp(min=0)
+        if generator is None or modality not in self.alternatives:
+            return own
+        others, counts = self.alternatives[modality]
+        drawn = (torch.rand(len(rows), generator=generator) * counts[rows]).long()
+        keep = torch.rand(len(rows), generator=generator) < 0.5
+        return torch.where(keep, own, others[rows, drawn])
 
     def require(self, modalities: Iterable[str], *, stage: str) -> None:
         """Raise DataError where a sample lacks one of ``modalities``, saying how many have it."""
@@ -121,7 +117,7 @@ def corpus_of(
     """
     more = dataset.unlabelled if unlabelled else []
     samples = [*dataset.split(split), *more]
-    modalities = dict.fromkeys(name for s in samples for name in s.modalities() if name != "text")
+    modalities = dict.fromkeys(m for s in samples for m in s.modalities() if not isinstance(s.raw(m), str))
     files: dict[str, dict[Path, int]] = {modality: {} for modality in modalities}
     for sample in samples:
         for modality, known in files.items():
@@ -141,15 +137,17 @@ def corpus_of(
     concepts: dict[tuple[str, str], int] = {}
     keys = [_meaning(sample) for sample in samples]
     padded = [[texts[t] for t in own] + [texts[own[0]] if own else 0] * (most - len(own)) for own in said]
+    rows = {m: torch.tensor([_row(known, s.file(m)) for s in samples]) for m, known in files.items()}
+    if texts:
+        rows["text"] = torch.tensor([texts[own[0]] if own else -1 for own in said])
     return Corpus(
         texts=(*texts, *extra),
         concept=torch.tensor([concepts.setdefault(key, len(concepts)) for key in keys]),
         label=torch.tensor([classes.get(s.label, -1) if s.label is not None else -1 for s in samples]),
         files={m: tuple(known) for m, known in files.items()},
         sha256={m: tuple(dataset.checksums[path] for path in known) for m, known in files.items()},
-        rows={m: torch.tensor([_row(known, s.file(m)) for s in samples]) for m, known in files.items()},
-        names=torch.tensor(padded) if texts else None,
-        name_counts=torch.tensor([len(own) for own in said]) if texts else None,
+        rows=rows,
+        alternatives={"text": (torch.tensor(padded), torch.tensor([len(own) for own in said]))} if texts else {},
         truth=_truth(dataset.split(split), split, answer, more=len(more)),
         extra=len(extra),
         unlabelled=len(more),

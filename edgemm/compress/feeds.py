@@ -431,7 +431,7 @@ def joint_answers(model: Model, corpus: Corpus, context: Context, *, title: str)
             batch = torch.arange(start, min(start + step, rows.stop))
             values: _Values = {}
             for modality in feeds.modalities:
-                items = corpus.choose_texts(batch, None) if modality == "text" else corpus.rows[modality][batch]
+                items = corpus.choose(modality, batch, None)
                 values |= feeds.values(modality, items)
             made.append(model(values)[name].float())
         return {name: torch.cat(made).numpy()}
@@ -439,8 +439,12 @@ def joint_answers(model: Model, corpus: Corpus, context: Context, *, title: str)
     key = cache_key(
         parts=parts_digest(model.chain),
         reading=repr(model.inputs),
-        files={m: [corpus.sha256[m][i] for i in rows] for m, rows in ((m, r.tolist()) for m, r in corpus.rows.items())},
-        texts=[corpus.texts[i] for i in corpus.names[:, 0].tolist()] if corpus.names is not None else None,
+        files={
+            m: [corpus.sha256[m][i] for i in rows] for m, rows in ((m, corpus.rows[m].tolist()) for m in corpus.files)
+        },
+        texts=[corpus.texts[i] for i in corpus.choose("text", torch.arange(len(corpus)), None).tolist()]
+        if "text" in corpus.rows
+        else None,
         tokenizer=hashlib.sha256((model.tokenizer_json or "").encode()).hexdigest(),
     )
     table = cached_rows(context, key, (name,), compute, count=len(corpus), chunk=FILE_CHUNK, title=title)

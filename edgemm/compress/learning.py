@@ -164,7 +164,7 @@ def _only_extra(corpus: Corpus) -> Corpus:
     nothing = torch.zeros(0, dtype=torch.int64)
     return Corpus(
         corpus.texts[len(corpus.texts) - corpus.extra :], nothing, nothing,
-        names=torch.zeros(0, 1, dtype=torch.int64), name_counts=nothing,
+        rows={"text": nothing},
     )  # fmt: skip
 
 

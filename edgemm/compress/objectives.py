@@ -103,12 +103,9 @@ class Fed(Objective):
         for modality in self.feeds.modalities:
             present = self.corpus.present(modality, rows)
             views = torch.zeros_like(rows)
-            if modality == "text":
-                items = self.corpus.choose_texts(rows, generator)
-            else:
-                items = self.corpus.rows[modality][rows].clamp(min=0)
-                if modality == "image" and self.views > 1:  # one for each file: repeated in a batch, it is run once
-                    views = torch.randint(self.views, (len(self.corpus.files["image"]),), generator=generator)[items]
+            items = self.corpus.choose(modality, rows, generator)
+            if modality == "image" and self.views > 1:  # one for each file: repeated in a batch, it is run once
+                views = torch.randint(self.views, (len(self.corpus.files["image"]),), generator=generator)[items]
             drawn[modality] = Drawn(items, present, views)
         return drawn
 

@@ -33,7 +33,7 @@ def test_each_image_and_text_stands_once() -> None:
     assert corpus.files == {"image": (a, b)}
     assert corpus.texts == ("what", "where")
     assert corpus.rows["image"].tolist() == [0, 0, 1]
-    assert corpus.choose_texts(torch.arange(3), None).tolist() == [0, 1, 0]
+    assert corpus.choose("text", torch.arange(3), None).tolist() == [0, 1, 0]
     assert corpus.label.tolist() == [1, 0, 1]
 
 
@@ -44,11 +44,11 @@ def test_other_names_of_a_concept_are_drawn_as_often_as_its_own() -> None:
     ]
     corpus = corpus_of(dataset(samples, texts={"cat": ("cat", "kitten", "puss"), "dog": ("dog",)}), names=True)
     rows = torch.zeros(3000, dtype=torch.int64)
-    drawn = corpus.choose_texts(rows, torch.Generator().manual_seed(0)).bincount(minlength=4) / 3000
+    drawn = corpus.choose("text", rows, torch.Generator().manual_seed(0)).bincount(minlength=4) / 3000
     # own: 1/2 + 1/2 * 1/3; three standard errors of 3000 draws are under .03
     assert drawn.tolist() == pytest.approx([2 / 3, 1 / 6, 1 / 6, 0], abs=0.03)
-    assert corpus.choose_texts(
-        torch.ones(50, dtype=torch.int64), torch.Generator().manual_seed(0)
+    assert corpus.choose(
+        "text", torch.ones(50, dtype=torch.int64), torch.Generator().manual_seed(0)
     ).unique().tolist() == [3]
 
 

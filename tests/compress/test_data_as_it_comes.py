@@ -244,5 +244,5 @@ def test_a_question_stays_with_its_own_sample_and_nothing_that_is_held_back_is_r
     texts = {}
     for family in ("fusion-classifier", "dual-encoder"):
         corpus = objective_of(tmp_path, dataset, teacher_section, family).corpus
-        texts[family] = {corpus.texts[row] for row in corpus.choose_texts(rows, generator).tolist()}
+        texts[family] = {corpus.texts[row] for row in corpus.choose("text", rows, generator).tolist()}
     assert texts == {"fusion-classifier": {"what shape"}, "dual-encoder": {"what shape", "a shape"}}

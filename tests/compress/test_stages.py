@@ -38,7 +38,7 @@ def recall(folder: Path, dataset: Dataset, split: str, tmp_path: Path) -> float:
     feeds = feeds_of(model, corpus, context(tmp_path), frozen=[], title="")
     with torch.no_grad():
         image = model(feeds.values("image", corpus.rows["image"]))["image_embedding"]
-        text = model(feeds.values("text", corpus.choose_texts(torch.arange(len(corpus)), None)))["text_embedding"]
+        text = model(feeds.values("text", corpus.choose("text", torch.arange(len(corpus)), None)))["text_embedding"]
     nearest = corpus.concept[(image @ text.T).argmax(1)]
     return float((nearest == corpus.concept).float().mean())
 
@@ -49,7 +49,7 @@ def accuracy(folder: Path, dataset: Dataset, split: str, tmp_path: Path) -> floa
     feeds = feeds_of(model, corpus, context(tmp_path), frozen=[], title="")
     with torch.no_grad():
         values = feeds.values("image", corpus.rows["image"])
-        values |= feeds.values("text", corpus.choose_texts(torch.arange(len(corpus)), None))
+        values |= feeds.values("text", corpus.choose("text", torch.arange(len(corpus)), None))
         return float((model(values)["logits"].argmax(1) == corpus.label).float().mean())
 
 
