@@ -62,7 +62,8 @@ class _Answering(Fed):
                 continue
             items, views = one.items[there], one.views[there]
             # many questions, few images: each distinct file of the batch goes through the tower once
-            distinct, place = torch.unique(items, return_inverse=True) if modality != "text" else (items, None)
+            texts = self.feeds.sources[modality].texts
+            distinct, place = (items, None) if texts else torch.unique(items, return_inverse=True)
             shown = views if place is None else views.new_zeros(len(distinct)).scatter(0, place, views)
             tower = partial(tower_values, self.model, modality)
             for name, value in self.through(modality, distinct, shown, generator, tower).items():
@@ -199,14 +200,14 @@ class AnswerDistillation(_Answering):
         sized = [s.name for s in (*made.values(), *theirs.values()) if any(isinstance(n, str) for n in s.shape[1:])]
         self.padded = {"text_features", *sized}  # of as many tokens as a text or a sound has
         self.same_tokens = self._same_tokens() if self.of_features else set()
-        cached = teacher_feeds.cached if teacher_feeds is not None else {}
-        for name, rows in [(name, rows) for values in cached.values() for name, rows in values.items()]:
+        sources = teacher_feeds.sources.values() if teacher_feeds is not None else ()
+        for source, name, rows in [(s, name, rows) for s in sources for name, rows in s.rows.items()]:
             if config.feature and name in made and rows.is_floating_point():
                 width = made[name].shape[-1]
                 assert isinstance(width, int)
                 # of one width they should be the same features, as a fusion that was inherited expects
                 self.adapters[name] = nn.Linear(width, rows.shape[-1]) if width != rows.shape[-1] else nn.Identity()
-                real = rows[: len(rows) - self.corpus.extra] if name in cached.get("text", ()) else rows
+                real = rows[: len(rows) - self.corpus.extra] if source.texts else rows
                 each = real.flatten(0, -len(theirs[name].shape))  # views of files are samples too
                 chunks = [self._compared(name, chunk.float()).sum(0) for chunk in torch.split(each, 256)]
                 self.centres[name] = torch.stack(chunks).sum(0) / len(each)

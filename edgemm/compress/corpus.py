@@ -28,7 +28,8 @@ class Corpus:
         files: modality (image, audio, a tensor's name) -> its distinct files; ``sha256`` of each.
         rows: modality -> (N,) int64 into its files, or of ``"text"`` into the texts; -1 where a sample has none.
         alternatives: modality -> (N, M) int64 that may stand for a sample as well (a text's: other names of its
-            concept), its own first, the first repeated where there are fewer; and (N,) int64, how many of them are real.
+            concept), its own first, the first repeated where there are fewer; and (N,) int64, how many of a row are
+            real.
         concept: (N,) int64, equal where two samples mean the same.
         label: (N,) int64 index into the labels; -1 where there is none.
         truth: (N, labels) float32 of zeros and ones (multi-label), or (N, 1) the quantity (regression).

@@ -150,12 +150,13 @@ class EmbeddingDistillation(Fed):
         for modality, one in drawn.items():
             there = one.present.nonzero().flatten()
             items, views = one.items[there], one.views[there]
-            if modality == "text" and corpus.extra:  # made-up texts ride along in the same batch of the text tower
+            texts = self.feeds.sources[modality].texts
+            if texts and corpus.extra:  # made-up texts ride along in the same batch of the text tower
                 items = torch.cat((items, self.draw_made_up(config.extra_batch, generator)))
             if len(items) == 0:  # none of this batch has it; its pairs are left out as well
                 continue
-            if modality == "text":
-                found = self._texts(items)
+            if texts:
+                found = self._texts(modality, items)
             else:
                 found = self.through(modality, items, views, generator, partial(self._tower, modality))
             made, features = found["embedding"], found.get("features")
@@ -197,17 +198,15 @@ class EmbeddingDistillation(Fed):
         """Return the teacher's (n, D) float32 for items of files (V, U, D) or texts (U, D)."""
         return (rows[items] if rows.ndim == 2 else rows[views, items]).float()
 
-    def _texts(self, items: Tensor) -> Mapping[str, Tensor]:
+    def _texts(self, modality: str, items: Tensor) -> Mapping[str, Tensor]:
         """``_tower`` of (n,) texts, short and long ones apart: padding is paid for like any token."""
-        tokens = self.feeds.tokens
-        lengths = torch.zeros(len(items)) if tokens is None else tokens.mask[items].sum(1)
-        order = torch.argsort(lengths, stable=True)
+        order = torch.argsort(self.feeds.sources[modality].lengths(items), stable=True)
         each = []
         # a transformer trains in bfloat16 in half the time; convolutions would take twice as long
         with fast_arithmetic():
             for piece in order.chunk(LENGTHS):
-                values = self.feeds.values("text", items[piece])
-                each.append(self._tower("text", {name: value.to(self.device) for name, value in values.items()}))
+                values = self.feeds.values(modality, items[piece])
+                each.append(self._tower(modality, {name: value.to(self.device) for name, value in values.items()}))
         back = torch.argsort(order).to(self.device)
         return {name: torch.cat([made[name].float() for made in each])[back] for name in each[0]}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,14 +26,14 @@ from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.bfloat16 import has_bfloat16
 from edgemm.compress.cache import Rows, cache_key, cached_rows, joined
 from edgemm.compress.corpus import Corpus
+from edgemm.compress.sources import Files, Frozen, Pixels, Source, Tokens
 from edgemm.compress.trainer import keep_freed_memory
 from edgemm.data.batches import fewest_tokens, read_file, text_encoder
-from edgemm.data.image import read_image
 from edgemm.models.frontend import ImageFrontend
 from edgemm.models.model import Model, Part
 from edgemm.runtime import chain
 from edgemm.runtime.errors import DataError, ModelError
-from edgemm.runtime.readers import ImageInput, TextInput
+from edgemm.runtime.readers import TextInput
 from edgemm.runtime.signature import TensorSpec
 from edgemm.stage import Context
 
@@ -44,94 +44,89 @@ BATCH = 16  # files or texts at once through a frozen part; larger falls out of 
 _Values = dict[str, Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Texts as a tower takes them.
-
-    Args:
-        ids, mask: (U, T) int64, padded to the longest text.
-        fewest: to how many a batch is padded at least.
-    """
-
-    raw: TextInput
-    ids: Tensor
-    mask: Tensor
-    fewest: int
-
-    def values(self, items: Tensor) -> _Values:
-        """(B, t) ids and mask of (B,) texts, padded to the longest of them only."""
-        mask = self.mask[items]
-        longest = max(int(mask.sum(1).max()), self.fewest)
-        return {self.raw.ids: self.ids[items, :longest], self.raw.mask: mask[:, :longest]}
-
-
 @dataclass
 class Feeds:
-    """Where the values of a model come from.
-
-    Args:
-        cached: modality -> name -> (V, U, ...) of U distinct files in V views, or (U, ...) of texts.
-        shapes: name of a cached value of any size, padded with zeros to the largest -> (U, dims) how large each is.
-        frozen: modalities whose cached values are a frozen tower's, and not only a frontend's.
-        pixels: (U, 3, S, S) uint8 that a trained image tower is fed.
-        shown: (V, U, P) augmentation of each view of a trained image tower's files; None: any is drawn.
-        tokens: what a trained text tower is fed.
-    """
+    """Where the values of a model come from: a source for each modality that it takes and any sample has."""
 
     model: Model
     corpus: Corpus
-    cached: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    shapes: dict[str, Tensor] = field(default_factory=dict)
-    frozen: set[str] = field(default_factory=set)
-    pixels: Tensor | None = None
-    shown: Tensor | None = None
-    tokens: Tokens | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Those that the model takes and any sample has."""
         return tuple(m for m in self.model.inputs if m in self.corpus.modalities)
 
+    @property
+    def cached(self) -> dict[str, Mapping[str, Tensor]]:
+        """Modality -> name -> rows, of those that are cached."""
+        return {modality: source.rows for modality, source in self.sources.items() if source.rows}
+
     def values(
         self, modality: str, items: Tensor, *, views: Tensor | None = None, augment: Tensor | None = None
     ) -> _Values:
-        """Return values for (B,) items: rows of the corpus's files of a modality, or of its texts.
+        """Return values for (B,) items: rows of the corpus's files of a modality, or of its texts; see ``Source``."""
+        return self.sources[modality].values(items, views=views, augment=augment)
 
-        Args:
-            views: (B,) which cached view of each; the plain one without it.
-            augment: (B, P) parameters of the view that a trained image tower is fed; the plain image without it.
 
-        Returns:
-            (B, ...); of any size, those of this batch are padded with zeros to the largest of it.
-        """
-        if modality == "text" and not self.cached.get("text"):
-            assert self.tokens is not None
-            return self.tokens.values(items)
-        if modality == "image" and self.pixels is not None:
-            # channels last halves the time of training a CNN on CPUs; the modules follow their input's layout
-            x = self.pixels[items].float().contiguous(memory_format=torch.channels_last)
-            if augment is not None:
-                x = augmentation.apply(x, augment)
-            frontend = frontend_of(self.model, "image")
-            assert frontend is not None
-            module = _image_frontend(frontend)
-            return {frontend.signature.outputs[0].name: module.normalise(x.to(module.scale.device))}
-        if modality == "text":
-            return {name: rows[items].float() for name, rows in self.cached["text"].items()}
-        chosen = torch.zeros_like(items) if views is None else views
-        found = {name: rows[chosen, items] for name, rows in self.cached[modality].items()}
-        for name in found.keys() & self.shapes.keys():
-            for axis, size in enumerate(self.shapes[name][items].amax(0).tolist(), start=1):
-                found[name] = found[name].narrow(axis, 0, size)
-        return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+@dataclass(frozen=True, slots=True)
+class _Preparing:
+    """What a source is made from.
 
-    def groups(self, modality: str, items: Tensor) -> list[Tensor]:
-        """Return places in (B,) items that a tower is run on together: of one size, since the device pads no sound."""
-        sizes = [self.shapes[name][items] for name in self.cached.get(modality, ()) if name in self.shapes]
-        if modality in self.frozen or not sizes:  # what joins frozen towers' tokens knows padding
-            return [torch.arange(len(items))]
-        _, group = torch.unique(torch.cat(sizes, dim=1), dim=0, return_inverse=True)
-        return [(group == i).nonzero().flatten() for i in range(int(group.max()) + 1)]
+    Args:
+        parts: frontend and frozen tower of the modality, in order.
+    """
+
+    model: Model
+    modality: str
+    parts: list[Part]
+    corpus: Corpus
+    context: Context
+    views: int
+    augmented: Augmentation | None
+    seed: int
+    title: str
+
+    @property
+    def tower(self) -> bool:
+        """Whether the tower is frozen."""
+        return any(part.role != "frontend" for part in self.parts)
+
+
+def _image_source(of: _Preparing) -> Source:
+    if of.tower:
+        source = _file_source(of, views=of.views)
+        source.viewed = True
+        return source
+    part = frontend_of(of.model, of.modality)
+    frontend = _image_frontend(part)
+    assert part is not None
+    return Pixels(_pixel_table(of, part, frontend), frontend, part.signature.outputs[0].name, viewed=True)
+
+
+def _text_source(of: _Preparing) -> Source:
+    if of.tower:
+        return Frozen(rows=_text_rows(of.model, of.parts, of.corpus, of.context, title=of.title), texts=True)
+    return _tokens(of.model, of.corpus.texts)
+
+
+def _audio_source(of: _Preparing) -> Source:
+    source = _file_source(of)
+    source.masks = True
+    return source
+
+
+def _file_source(of: _Preparing, *, views: int = 1) -> Source:
+    rows, shapes = _file_rows(of, views=views)
+    return (Frozen if of.tower else Files)(rows=rows, shapes=shapes)
+
+
+_SOURCES: Mapping[str, Callable[[_Preparing], Source]] = {
+    "image": _image_source,
+    "text": _text_source,
+    "audio": _audio_source,
+}
+"""Kind of a modality -> what makes its source; of others ``_file_source`` does."""
 
 
 def feeds_of(
@@ -161,22 +156,8 @@ def feeds_of(
     names = set(frozen)
     for modality in feeds.modalities:
         parts = _frozen_towers(model, modality, names)
-        tower = any(part.role != "frontend" for part in parts)
-        if tower:
-            feeds.frozen.add(modality)
-        if modality == "text":
-            if tower:
-                feeds.cached["text"] = _text_rows(model, parts, corpus, context, title=title)
-            else:
-                feeds.tokens = _tokens(model, corpus.texts)
-        elif modality == "image" and not tower:
-            feeds.pixels = _pixel_table(model, corpus, context, title=title)
-        else:
-            feeds.cached[modality], shapes = _file_rows(
-                model, modality, parts, corpus, context,
-                views=views if modality == "image" else 1, augmented=augmented, seed=seed, title=title,
-            )  # fmt: skip
-            feeds.shapes |= shapes
+        of = _Preparing(model, modality, parts, corpus, context, views, augmented, seed, title)
+        feeds.sources[modality] = _SOURCES.get(model.inputs[modality].kind, _file_source)(of)
     return feeds
 
 
@@ -287,25 +268,14 @@ def _regrouped(groups: list[_Values]) -> list[_Values]:
     return [{name: torch.cat([v[name] for v in group]) for name in group[0]} for group in together]
 
 
-def _file_rows(
-    model: Model,
-    modality: str,
-    parts: list[Part],
-    corpus: Corpus,
-    context: Context,
-    *,
-    views: int,
-    augmented: Augmentation | None,
-    seed: int,
-    title: str,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _file_rows(of: _Preparing, *, views: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return what frontend and frozen tower of one modality make of its files; (V, U, ...), the first view being plain.
 
     And the ``shapes`` of those that are not all of one.
     """
+    model, modality, parts, corpus = of.model, of.modality, of.parts, of.corpus
     keep_freed_memory()
     raw = model.inputs[modality]
-    assert not isinstance(raw, TextInput)
     names = _frontier(model, parts) if parts else (raw.values[0],)
     modules = {part.name: _for_inference(part.module) for part in parts}
     files = corpus.files[modality]
@@ -318,7 +288,7 @@ def _file_rows(
     kept = (*names, *sized.values())
     tables = []
     for view in range(views):
-        moved = None if view == 0 else view_parameters(augmented or Augmentation(), len(files), view, seed=seed)
+        moved = None if view == 0 else view_parameters(of.augmented or Augmentation(), len(files), view, seed=of.seed)
 
         def compute(rows: range, moved: Tensor | None = moved) -> Rows:
             made: list[_Values] = []
@@ -343,10 +313,10 @@ def _file_rows(
             files=corpus.sha256[modality],
             dtype="float16" if parts else dtype,
             arithmetic=str(fast_dtype()),
-            view=None if view == 0 else [repr(augmented), view, seed],
+            view=None if view == 0 else [repr(of.augmented), view, of.seed],
         )
-        at = f"{title}: {modality}" if views == 1 else f"{title}: {modality}, view {view + 1} of {views}"
-        tables.append(cached_rows(context, key, kept, compute, count=len(files), chunk=FILE_CHUNK, title=at))
+        at = f"{of.title}: {modality}" if views == 1 else f"{of.title}: {modality}, view {view + 1} of {views}"
+        tables.append(cached_rows(of.context, key, kept, compute, count=len(files), chunk=FILE_CHUNK, title=at))
     shapes = {name: torch.from_numpy(tables[0][key]) for name, key in sized.items()}
     rows = {name: torch.stack([torch.from_numpy(table[name]) for table in tables]) for name in names}
     return rows, {name: sizes for name, sizes in shapes.items() if (sizes != sizes[:1]).any()}
@@ -364,22 +334,21 @@ def _check_shape(spec: TensorSpec, value: Tensor, modality: str) -> None:
         )
 
 
-def _pixel_table(model: Model, corpus: Corpus, context: Context, *, title: str) -> Tensor:
-    part = frontend_of(model, "image")
-    frontend = _image_frontend(part)
-    assert part is not None
-    raw = model.inputs["image"]
-    span = raw.grey_range if isinstance(raw, ImageInput) else None
-    files = corpus.files["image"]
+def _pixel_table(of: _Preparing, part: Part, frontend: ImageFrontend) -> Tensor:
+    """Return every image decoded and resized: (U, 3, S, S) uint8."""
+    raw = of.model.inputs[of.modality]
+    files = of.corpus.files[of.modality]
 
     @torch.inference_mode()
     def compute(rows: range) -> Rows:
-        made = [frontend.resize(torch.from_numpy(read_image(files[r], grey_range=span))[None]) for r in rows]
+        made = [frontend.resize(torch.from_numpy(read_file(files[r], raw))[None]) for r in rows]
         return {"pixels": torch.cat(made).round().clamp(0, 255).to(torch.uint8).numpy()}
 
-    key = cache_key(frontend=parts_digest([part]), reading=repr(raw), images=corpus.sha256["image"], dtype="uint8")
+    key = cache_key(
+        frontend=parts_digest([part]), reading=repr(raw), images=of.corpus.sha256[of.modality], dtype="uint8"
+    )
     table = cached_rows(
-        context, key, ("pixels",), compute, count=len(files), chunk=FILE_CHUNK, title=f"{title}: decode images"
+        of.context, key, ("pixels",), compute, count=len(files), chunk=FILE_CHUNK, title=f"{of.title}: decode images"
     )
     return torch.from_numpy(table["pixels"])
 
@@ -426,7 +395,8 @@ def joint_answers(model: Model, corpus: Corpus, context: Context, *, title: str)
     @torch.inference_mode()
     def compute(rows: range) -> Rows:
         made = []
-        step = 1 if feeds.shapes else BATCH  # the device pads no sound
+        sized = any(isinstance(source, Files) and source.shapes for source in feeds.sources.values())
+        step = 1 if sized else BATCH  # the device pads no sound
         for start in range(rows.start, rows.stop, step):
             batch = torch.arange(start, min(start + step, rows.stop))
             values: _Values = {}
@@ -457,7 +427,7 @@ def _tokens(model: Model, texts: Sequence[str]) -> Tokens:
     if model.tokenizer_json is None:
         raise ModelError("the model takes text but has no tokenizer.json")
     ids, mask = text_encoder(model, raw).encode(texts)
-    return Tokens(raw, torch.from_numpy(ids), torch.from_numpy(mask), fewest=fewest_tokens(model, raw))
+    return Tokens(raw, torch.from_numpy(ids), torch.from_numpy(mask), fewest_tokens(model, raw), texts=True)
 
 
 def _for_inference(module: nn.Module) -> nn.Module:

@@ -145,10 +145,13 @@ def answering(student: Model, teacher: Model, config: DistillConfig, training: T
 def _fed(student: Model, corpus: Corpus, config: DistillConfig, training: Training) -> Feeds:
     """Return the student's feeds, of the views of each image that the teacher's outputs are cached for."""
     fed = feeds_of(student, corpus, training.context, frozen=[], title="student")
-    if fed.pixels is not None and config.views > 1:
-        count, augmented = len(fed.pixels), augmentation_of(config)
-        views = [view_parameters(augmented, count, view, seed=training.seed) for view in range(config.views)]
-        fed.shown = torch.stack(views)
+    augmented = augmentation_of(config)
+
+    def views(count: int) -> Tensor:
+        return torch.stack([view_parameters(augmented, count, v, seed=training.seed) for v in range(config.views)])
+
+    for source in fed.sources.values() if config.views > 1 else ():
+        source.show(views)
     return fed
 
 

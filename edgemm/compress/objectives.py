@@ -104,8 +104,9 @@ class Fed(Objective):
             present = self.corpus.present(modality, rows)
             views = torch.zeros_like(rows)
             items = self.corpus.choose(modality, rows, generator)
-            if modality == "image" and self.views > 1:  # one for each file: repeated in a batch, it is run once
-                views = torch.randint(self.views, (len(self.corpus.files["image"]),), generator=generator)[items]
+            if self.feeds.sources[modality].viewed and self.views > 1:
+                # one for each file: repeated in a batch, it is run once
+                views = torch.randint(self.views, (len(self.corpus.files[modality]),), generator=generator)[items]
             drawn[modality] = Drawn(items, present, views)
         return drawn
 
@@ -116,14 +117,12 @@ class Fed(Objective):
 
     def values(self, modality: str, items: Tensor, views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return what the model is fed for (n,) items of one modality, on its device."""
-        augment = None
-        if modality == "image" and self.feeds.pixels is not None:
-            shown = self.feeds.shown
-            augment = self.augmented.draw(len(items), generator) if shown is None else shown[views, items]
-        values = self.feeds.values(modality, items, views=views, augment=augment)
-        if self.feature_dropout and modality in self.feeds.frozen:
+        source = self.feeds.sources[modality]
+        augment = source.augment(items, views, generator, self.augmented)
+        values = source.values(items, views=views, augment=augment)
+        if self.feature_dropout and source.frozen:
             values = {name: F.dropout(value, self.feature_dropout) for name, value in values.items()}
-        elif modality == "audio" and self.mask:
+        elif source.masks and self.mask:
             values = {name: masked(value, self.mask, generator) for name, value in values.items()}
         return {name: value.to(self.device) for name, value in values.items()}
 
@@ -136,7 +135,7 @@ class Fed(Objective):
         run: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
     ) -> Mapping[str, Tensor]:
         """Return what ``run`` makes of (n,) items of one modality, those of one size at a time: name -> (n, ...)."""
-        groups = self.feeds.groups(modality, items)
+        groups = self.feeds.sources[modality].groups(items)
         each = []
         for place in groups:
             with usual_norms(self.model, len(place)):

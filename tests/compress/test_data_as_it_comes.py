@@ -209,7 +209,7 @@ def test_a_student_sees_the_view_that_its_teacher_has_answered_for(
     (again,) = objective.values("image", items, views, generator).values()
     torch.testing.assert_close(seen, again, atol=0, rtol=0)  # nothing is drawn anew
     parameters = torch.stack(
-        [view_parameters(augmentation_of(objective.config), len(feeds.pixels), int(v), seed=0)[i]
+        [view_parameters(augmentation_of(objective.config), len(feeds.sources["image"].table), int(v), seed=0)[i]
          for v, i in zip(views, items, strict=True)]
     )  # fmt: skip
     (expected,) = feeds.values("image", items, augment=parameters).values()
