@@ -150,7 +150,7 @@ def samples_digest(split: str, samples: Sequence[Sample], *, checksums: Mapping[
     rows = [
         [
             *(s.id, digest(s.image), s.text, digest(s.audio), {m: digest(path) for m, path in s.tensors.items()}),
-            *(s.label, s.labels, s.value, s.group, s.cluster),
+            *(s.label, s.labels, s.value, s.group, s.cluster, s.synonyms),
         ]
         for s in samples
     ]
