@@ -242,6 +242,7 @@ from torch import nn
 from edgemm.models.builders import build_model
 from edgemm.models.model import Model
 from edgemm.recipe import load_recipe
+from edgemm.runtime.outputs import Values
 from pathlib import Path
 
 
