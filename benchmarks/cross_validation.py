@@ -23,10 +23,10 @@ import torch
 from sklearn.metrics import f1_score
 from torch import Tensor
 
-from edgemm.compress.corpus import corpus_of
-from edgemm.compress.feeds import feeds_of
 from edgemm.compress.teach import teach_
+from edgemm.compress.tower_inputs import feeds_of
 from edgemm.compress.training import Training
+from edgemm.compress.training_rows import corpus_of
 from edgemm.data import Dataset, Sample, open_dataset
 from edgemm.models.builders import build_model
 from edgemm.models.model import Model

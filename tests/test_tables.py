@@ -20,7 +20,7 @@ from edgemm.runtime.readers import READERS
 PACKAGE = Path(edgemm.__file__).parent
 RECORDS = {record.__name__ for record in READERS.values()}
 OWN = {  # the tables and each name's own file
-    "modality": ("runtime/readers/", "runtime/images.py", "runtime/waveforms.py", "runtime/tokenizer_limits.py"),
+    "modality": ("runtime/readers/", "runtime/images.py", "runtime/waveforms.py", "runtime/tokenizer_safety.py"),
     "engine": ("runtime/engines.py", "runtime/engine_"),
 }
 NAMES = {"modality": set(READERS), "engine": set(ENGINES)}
@@ -28,9 +28,9 @@ IN_TRAINING = "texts are mixed, made up and tokenized, as nothing else is; the f
 IN_A_CHECKPOINT = "a tokenizer and a preprocessor are different files of a checkpoint"
 ALLOWED: dict[str, dict[str, tuple[int, str]]] = {
     "modality": {
-        "compress/answering.py": (4, IN_TRAINING),
-        "compress/feeds.py": (2, IN_TRAINING),
-        "compress/learning.py": (2, IN_TRAINING),
+        "compress/answer_objectives.py": (4, IN_TRAINING),
+        "compress/tower_inputs.py": (2, IN_TRAINING),
+        "compress/family_objectives.py": (2, IN_TRAINING),
         "data/batches.py": (5, "files are decoded in training with errors of their own"),
         "data/check.py": (1, "the check of the bytes of a file, which is quicker than reading it"),
         "graph/capture.py": (

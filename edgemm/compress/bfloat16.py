@@ -1,4 +1,4 @@
-"""Arithmetic: whether this CPU multiplies in bfloat16, decided without torch.
+"""bfloat16: whether this CPU multiplies in bfloat16, decided without torch.
 
 Why not torch's own answer: what a stage computes in belongs to its key, and keys are made in runs that load no torch
 because everything is cached. One function decides for both, so the key can't say what the arithmetic doesn't do.

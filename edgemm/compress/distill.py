@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from edgemm.compress.learning import Distillation, distilling_of
+from edgemm.compress.family_objectives import Distillation, distilling_of
 from edgemm.compress.teach import answer_in_units_of_, schedule_of
 from edgemm.compress.trainer import train_
 from edgemm.compress.training import Training

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgemm.compress.distill import distillation
-from edgemm.compress.objectives import Fed
+from edgemm.compress.objective import Fed
 from edgemm.compress.structure import macs_and_parameters, prune_part_
 from edgemm.compress.teach import schedule_of
 from edgemm.compress.trainer import train_

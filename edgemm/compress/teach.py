@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from edgemm.compress.corpus import corpus_of
-from edgemm.compress.feeds import feeds_of
-from edgemm.compress.learning import teaching_of
-from edgemm.compress.objectives import augmentation_of
+from edgemm.compress.family_objectives import teaching_of
+from edgemm.compress.objective import augmentation_of
+from edgemm.compress.tower_inputs import feeds_of
 from edgemm.compress.trainer import Schedule, train_
 from edgemm.compress.training import Training
+from edgemm.compress.training_rows import corpus_of
 from edgemm.data import Dataset
 from edgemm.models.builders import build_model
 from edgemm.models.model import Model

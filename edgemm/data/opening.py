@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgemm.data.broken import Broken
+from edgemm.data.call_reader import read
 from edgemm.data.check import checked
 from edgemm.data.dataset import UNLABELLED, Dataset, distinct_labels, strided_samples, texts_of
 from edgemm.data.pairs import with_pairs
-from edgemm.data.reading import read
 from edgemm.data.splits import find_split
 from edgemm.recipe import DataConfig
 from edgemm.runtime.errors import DataError

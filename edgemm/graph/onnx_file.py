@@ -15,9 +15,9 @@ import onnx.version_converter
 import onnx_ir as ir
 
 from edgemm.data.arrays import read_arrays
-from edgemm.graph.beside import nodes_of, read_beside_
 from edgemm.graph.calibrate import check_feed
 from edgemm.graph.census import arithmetic_of
+from edgemm.graph.external_weights import nodes_of, read_beside_
 from edgemm.graph.files import MAX_ONNX_BYTES, publish, read_graph, write_graph
 from edgemm.graph.likeness import Likeness, likeness
 from edgemm.graph.parity import OnnxGraph, largest_difference, nonfinite, origin_of_nonfinite, unlike

@@ -14,7 +14,7 @@ from edgemm.models.parts import part
 from edgemm.models.towers import Tower, tower_of
 from edgemm.recipe import FUSIONS, ModelSection
 from edgemm.recipe.families import family_of
-from edgemm.recipe.named import resolve
+from edgemm.recipe.import_named import resolve
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.outputs import VALUES, Answer, Classes, Embedding, Quantity
 from edgemm.runtime.readers import TensorInput, TextInput

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgemm.models.text import Layer
 from edgemm.recipe import FUSIONS
-from edgemm.recipe.named import resolve
+from edgemm.recipe.import_named import resolve
 from edgemm.runtime.errors import ModelError
 
 Takes = Literal["pooled", "tokens", "either"]

@@ -27,7 +27,7 @@ class Part:
     """One separately compressed, separately exported piece of a model.
 
     Args:
-        kind: key of the table in ``edgemm.models.kinds`` that rebuilds the module from ``config``.
+        kind: key of the table in ``edgemm.models.part_kinds`` that rebuilds the module from ``config``.
         config: JSON-able keyword arguments of that kind.
     """
 

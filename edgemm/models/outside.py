@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import nn
 
 from edgemm.models.huggingface import Encoder, model_from_hub
-from edgemm.models.kinds import kinds
 from edgemm.models.model import Model, Part
+from edgemm.models.part_kinds import kinds
 from edgemm.models.store import load_model
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import one_line

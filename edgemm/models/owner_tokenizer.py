@@ -26,7 +26,7 @@ from edgemm.runtime.errors import EdgemmError, ModelError
 from edgemm.runtime.fields import json_value, one_line
 from edgemm.runtime.quiet import Quiet
 from edgemm.runtime.readers.text import TextEncoder
-from edgemm.runtime.tokenizer_limits import check_tokenizer
+from edgemm.runtime.tokenizer_safety import check_tokenizer
 
 _ARGUMENTS = frozenset(
     {"padding_side", "truncation_side", "model_max_length", "do_lower_case", "add_prefix_space", "use_fast"}

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from edgemm.models.audio_frontend import AudioFrontend
 from edgemm.models.frontend import sides
-from edgemm.models.kinds import module_from_config
 from edgemm.models.model import Part
+from edgemm.models.part_kinds import module_from_config
 from edgemm.runtime.manifest import Role
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgemm.models.kinds import module_from_config
 from edgemm.models.model import Model, Part
+from edgemm.models.part_kinds import module_from_config
 from edgemm.runtime.disk import replacing
 from edgemm.runtime.errors import BundleError, ModelError
 from edgemm.runtime.fields import json_value

@@ -14,14 +14,14 @@ from torch import nn
 
 from edgemm.models import pretrained
 from edgemm.models.efficientnet import EfficientNetLite, tower_config
-from edgemm.models.kinds import kinds, module_from_config
 from edgemm.models.model import Part
 from edgemm.models.odd_texts import odd_texts
+from edgemm.models.part_kinds import kinds, module_from_config
 from edgemm.models.parts import BATCH, audio_frontend_part, frontend_part, part, text_specs
 from edgemm.models.text import TextTransformer
 from edgemm.models.tokenizer import added_tokens, hold_trimmed, tokenizer_from_json, trim_vocabulary, with_limits
 from edgemm.recipe import AudioTower, ConvTower, ImageTower, ModelSection, Section, TensorTower, TextTower
-from edgemm.recipe.named import resolve
+from edgemm.recipe.import_named import resolve
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import one_line
 from edgemm.runtime.readers import AudioInput, ImageInput, RawInput, TensorInput, TextInput

@@ -10,7 +10,7 @@ from edgemm.data.tensor import check_tensor
 from edgemm.measure.accuracy import Needed
 from edgemm.pipeline.pack import gallery_samples, golden_samples
 from edgemm.recipe import DataConfig, ModelSection, Recipe
-from edgemm.recipe.named import resolve
+from edgemm.recipe.import_named import resolve
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.outputs import Classes, answer_of
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from edgemm.data import Dataset
 from edgemm.data.dataset import UNLABELLED
-from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
+from edgemm.pipeline.hashing import file_sha256, files_digest, folder_files
 from edgemm.recipe import FAMILIES, FUSIONS, TOWERS, Compared, DistillConfig, ModelSection, TextTower, path_fields
 from edgemm.recipe.paths import files_matching
 from edgemm.runtime.engine_tensorrt import gpu_here

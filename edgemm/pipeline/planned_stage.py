@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemm import __version__
-from edgemm.pipeline.code import code_digest
-from edgemm.pipeline.keys import content_key, library_versions
+from edgemm.pipeline.code_digest import code_digest
+from edgemm.pipeline.hashing import content_key, library_versions
 from edgemm.pipeline.launch import follow, process_count
 from edgemm.pipeline.runs import Run
 from edgemm.pipeline.store import Record, Store, remove
@@ -34,7 +34,7 @@ class PlannedStage:
         config: everything else its output depends on, JSON-able and free of paths.
         work: writes the output; a function at the top of a module, or a ``partial`` of one, whose code is in the key.
         libraries: distributions whose version its output depends on.
-        own_code: the user's own code that its output depends on, as ``facts.own_code`` writes it.
+        own_code: the user's own code that its output depends on, as ``key_inputs.own_code`` writes it.
         collective: in a launch of several processes every one works on it; otherwise only the first does.
         makes: what it makes, in a few words, for the plan.
         cached_with: functions whose stages read and fill the same caches, its own among them; empty: it alone does.

@@ -35,7 +35,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from edgemm.pipeline.keys import file_sha256, files_digest, folder_files
+from edgemm.pipeline.hashing import file_sha256, files_digest, folder_files
 from edgemm.runtime.disk import disk_is_full, replacing
 from edgemm.runtime.errors import EdgemmError, StoreError
 from edgemm.runtime.fields import json_value, one_line

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from edgemm.recipe.data_kinds import READERS, reader_of
 from edgemm.recipe.families import read_by
 from edgemm.recipe.fusions import FUSIONS
 from edgemm.recipe.messages import or_nearest
 from edgemm.recipe.models import AudioTower, ImageTower, ModelSection, TensorTower, TextTower
 from edgemm.recipe.paths import path_fields
-from edgemm.recipe.readers import READERS, reader_of
 from edgemm.recipe.recipe import STAGES, Recipe, StageName
 from edgemm.recipe.section import Section
 from edgemm.runtime.engines import ENGINES, compiles

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from edgemm.recipe.readers import OWN, kinds_listed_, known_kind
+from edgemm.recipe.data_kinds import OWN, kinds_listed_, known_kind
 from edgemm.recipe.section import MAY_NAME_CODE, LocalPath, Section
 
 

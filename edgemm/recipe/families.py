@@ -21,7 +21,7 @@ class Family(NamedTuple):
         about: what it is, for the reference.
         towers: how many a model has, at least and at most.
         built_by: of towers, the model's section and the answer, the ``Model``; see ``edgemm.models.builders``.
-        taught_by: of feeds and ``[teach]``, the objective that teaches it; see ``edgemm.compress.learning``.
+        taught_by: of feeds and ``[teach]``, the objective that teaches it; see ``edgemm.compress.family_objectives``.
         distilled_by: of student, teacher, ``[distill]`` and training, the objective that distils it.
         checked_by: what measuring it needs of the samples; see ``edgemm.measure.accuracy``.
         answers: whether its modalities are joined and answer for a sample; else each is embedded by itself.
@@ -54,8 +54,8 @@ FAMILIES: dict[str, Family] = {
         "two modalities or more, each embedded in one space",
         (2, 8),
         built_by="edgemm.models.builders:dual_encoder",
-        taught_by="edgemm.compress.learning:contrastive",
-        distilled_by="edgemm.compress.learning:embedding",
+        taught_by="edgemm.compress.family_objectives:contrastive",
+        distilled_by="edgemm.compress.family_objectives:embedding",
         checked_by="edgemm.measure.accuracy:check_search",
         distill=("affinity", "interactive", "contrastive", "similarity", "hidden"),
     ),
@@ -63,8 +63,8 @@ FAMILIES: dict[str, Family] = {
         "modalities joined, with a head that answers",
         (1, 8),
         built_by="edgemm.models.builders:fusion_classifier",
-        taught_by="edgemm.compress.learning:labels",
-        distilled_by="edgemm.compress.learning:answering",
+        taught_by="edgemm.compress.family_objectives:labels",
+        distilled_by="edgemm.compress.family_objectives:answering",
         checked_by="edgemm.measure.accuracy:check_answers",
         answers=True,
         teach=("label_smoothing", "balance"),
@@ -74,8 +74,8 @@ FAMILIES: dict[str, Family] = {
         "one modality, embedded to be compared with itself",
         (1, 1),
         built_by="edgemm.models.builders:embedder",
-        taught_by="edgemm.compress.learning:identities",
-        distilled_by="edgemm.compress.learning:embedding",
+        taught_by="edgemm.compress.family_objectives:identities",
+        distilled_by="edgemm.compress.family_objectives:embedding",
         checked_by="edgemm.measure.accuracy:check_verification",
         teach=("margin",),
         distill=("similarity", "hidden"),

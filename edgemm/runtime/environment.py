@@ -17,7 +17,6 @@ FLAGS = (
     "avx512_fp16",     "amx_tile", "amx_int8", "amx_bf16",
     "neon", "asimd", "asimdhp", "asimddp", "fphp", "i8mm", "bf16", "sve", "sve2",
 )  # fmt: skip
-PACKAGES = ("numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tokenizers", "pillow", "soundfile")
 
 
 def environment() -> dict[str, Any]:
@@ -39,9 +38,17 @@ def environment() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": {name: version for name in _packages() if (version := _version(name))},
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
     }
+
+
+def _packages() -> list[str]:
+    """Return the packages whose versions decide what is measured."""
+    from edgemm.runtime.engines import ENGINES
+
+    engines = [engine.package for engine in ENGINES.values()]
+    return ["numpy", *engines, "tokenizers", "pillow", "soundfile"]
 
 
 @cache

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from edgemm.compress import bfloat16
-from edgemm.compress.feeds import fast_dtype
+from edgemm.compress.tower_inputs import fast_dtype
 from edgemm.data import Dataset, open_dataset
 from edgemm.pipeline import job, stages
-from edgemm.pipeline.keys import content_key
+from edgemm.pipeline.hashing import content_key
 from edgemm.recipe import load_recipe
 from tests.pipeline.shapes_recipe import RECIPE, write_data
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from edgemm.compress.distill import distillation
-from edgemm.compress.objectives import weighted
+from edgemm.compress.objective import weighted
 from edgemm.compress.training import Training
 from edgemm.data import Dataset
 from edgemm.models.builders import build_model

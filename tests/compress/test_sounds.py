@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from edgemm.compress import distill, teach
-from edgemm.compress.answering import AnswerTeaching
-from edgemm.compress.corpus import corpus_of
-from edgemm.compress.feeds import feeds_of
+from edgemm.compress.answer_objectives import AnswerTeaching
+from edgemm.compress.tower_inputs import feeds_of
 from edgemm.compress.training import Training
+from edgemm.compress.training_rows import corpus_of
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import raw_value_stream
 from edgemm.models.builders import build_model

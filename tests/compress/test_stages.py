@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edgemm.compress import distill, prune, teach
-from edgemm.compress.corpus import corpus_of
-from edgemm.compress.feeds import feeds_of
+from edgemm.compress.tower_inputs import feeds_of
 from edgemm.compress.training import Training
+from edgemm.compress.training_rows import corpus_of
 from edgemm.data import Dataset
 from edgemm.models.inherit import build_student
 from edgemm.models.store import load_model

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from edgemm.compress import distill, prune, teach
-from edgemm.compress.corpus import corpus_of
 from edgemm.compress.distill import distillation
-from edgemm.compress.feeds import feeds_of
 from edgemm.compress.teach import teach_
+from edgemm.compress.tower_inputs import feeds_of
 from edgemm.compress.training import Training
+from edgemm.compress.training_rows import corpus_of
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import raw_value_stream
 from edgemm.models.builders import build_model

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from edgemm.compress.corpus import corpus_of
 from edgemm.compress.distill import distillation
-from edgemm.compress.learning import extra_texts
+from edgemm.compress.family_objectives import extra_texts
 from edgemm.compress.training import Training
+from edgemm.compress.training_rows import corpus_of
 from edgemm.data import Dataset, open_dataset
 from edgemm.models.builders import build_model
 from edgemm.pipeline.key_inputs import dataset_facts

@@ -23,9 +23,9 @@ from edgemm.models.audio_frontend import (
     WhisperFrontend,
     audio_frontend_from_extractor,
 )
-from edgemm.models.kinds import module_from_config
 from edgemm.models.mel import mel_filters
 from edgemm.models.model import Model
+from edgemm.models.part_kinds import module_from_config
 from edgemm.models.parts import audio_frontend_part
 from edgemm.models.store import load_model, save_model
 from edgemm.runtime.bundle import Bundle

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgemm.compress.corpus import corpus_of
-from edgemm.compress.feeds import feeds_of
+from edgemm.compress.tower_inputs import feeds_of
+from edgemm.compress.training_rows import corpus_of
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import raw_value_stream
 from edgemm.models.huggingface import model_from_hub

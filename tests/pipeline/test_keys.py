@@ -15,12 +15,12 @@ import pytest
 from pydantic import Field
 
 import edgemm
-from edgemm.compress import corpus
+from edgemm.compress import training_rows
 from edgemm.data import open_dataset
-from edgemm.pipeline import code, stages
+from edgemm.pipeline import code_digest, stages
 from edgemm.pipeline import planned_stage as planned_stage_module
+from edgemm.pipeline.hashing import canonical_json, content_key, files_digest, library_versions
 from edgemm.pipeline.key_inputs import portable
-from edgemm.pipeline.keys import canonical_json, content_key, files_digest, library_versions
 from edgemm.pipeline.planned_stage import PlannedStage, run_stages
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Store
@@ -144,13 +144,13 @@ def after_change(nodes, monkeypatch):
 
     def changed(module: str, change) -> set[str]:
         before = [content_key(node.facts({})) for node in nodes]
-        text, source, parsed = code.source_of(module), code.source_of, code._parsed
+        text, source, parsed = code_digest.source_of(module), code_digest.source_of, code_digest._parsed
         assert change(text) != text
         with monkeypatch.context() as patch:
-            patch.setattr(code, "source_of", lambda name: change(text) if name == module else source(name))
+            patch.setattr(code_digest, "source_of", lambda name: change(text) if name == module else source(name))
             if "/" not in module:
                 again = parsed.__wrapped__(module)  # the others are parsed once for all tests
-                patch.setattr(code, "_parsed", lambda name: again if name == module else parsed(name))
+                patch.setattr(code_digest, "_parsed", lambda name: again if name == module else parsed(name))
             forget()
             after = [content_key(node.facts({})) for node in nodes]
         forget()
@@ -160,7 +160,7 @@ def after_change(nodes, monkeypatch):
 
 
 def forget() -> None:
-    for known in (code._reached, code._named_by, code._sha256):
+    for known in (code_digest._reached, code_digest._named_by, code_digest._sha256):
         known.cache_clear()
 
 
@@ -171,7 +171,7 @@ def test_a_changed_expression_makes_anew_exactly_the_stages_that_run_it(after_ch
 
 def test_a_changed_comment_or_docstring_makes_nothing_anew_in_any_file(nodes, monkeypatch):
     before = [content_key(node.facts({})) for node in nodes]
-    original = code.source_of
+    original = code_digest.source_of
 
     def commented(name: str) -> str:
         text = original(name)
@@ -184,8 +184,8 @@ def test_a_changed_comment_or_docstring_makes_nothing_anew_in_any_file(nodes, mo
         return ast.unparse(tree) + "\n# another comment, and none of those that were there\n"
 
     with monkeypatch.context() as patch:
-        patch.setattr(code, "source_of", commented)
-        patch.setattr(code, "_parsed", cache(code._parsed.__wrapped__))
+        patch.setattr(code_digest, "source_of", commented)
+        patch.setattr(code_digest, "_parsed", cache(code_digest._parsed.__wrapped__))
         forget()
         after = [content_key(node.facts({})) for node in nodes]
     forget()
@@ -224,13 +224,13 @@ def test_nothing_runs_that_is_not_counted(tmp_path):
         ahead = [noting(node) if node in once else node for node in planned]
         run_stages(ahead, store=Store(tmp_path / "store"), run=noted, progress=Silent())
     for node in once:
-        counted = code.places_run(node.work)
+        counted = code_digest.places_run(node.work)
         ran = {place for file, line in called[node.name] if (place := _definition_at(file, line)) is not None}
         assert len(ran) > 10, node.name
         assert sorted(ran - counted) == [], node.name
 
 
-def _definition_at(filename: str, line: int) -> code.Place | None:
+def _definition_at(filename: str, line: int) -> code_digest.Place | None:
     """The definition at the top of one of edgemm's modules that a line lies in; None for what else there is."""
     file = Path(filename)
     if not file.is_relative_to(PACKAGE):
@@ -240,7 +240,7 @@ def _definition_at(filename: str, line: int) -> code.Place | None:
     )
     for statement in ast.parse(file.read_text(encoding="utf-8")).body:
         first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", []))])
-        if first <= line <= statement.end_lineno and (names := list(code._defined_by(statement))):
+        if first <= line <= statement.end_lineno and (names := list(code_digest._defined_by(statement))):
             return module, names[0]
     return None
 
@@ -331,7 +331,7 @@ def test_rows_that_other_code_cached_are_not_found(tmp_path, monkeypatch):
         (out / "done").touch()
 
     def run(name: str) -> None:
-        node = PlannedStage(name, "teach", {}, {"name": name}, work, cached_with=(corpus.made_up_texts,))
+        node = PlannedStage(name, "teach", {}, {"name": name}, work, cached_with=(training_rows.made_up_texts,))
         with running(store, "toy", recipe="toy", overrides=()) as noted:
             run_stages([node], store=store, run=noted, progress=Silent())
 

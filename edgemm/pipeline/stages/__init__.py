@@ -1,6 +1,6 @@
 """Stages: which stage runs a recipe needs. One file each: what it reads, what its key holds, what it does.
 
-The code that a key holds is what ``run`` of the stage's file reaches; see ``edgemm.pipeline.code``. What a stage calls
+The code that a key holds is what ``run`` of the stage's file reaches (``code_digest.py``). What a stage calls
 in the rooms below is imported inside ``run``, so that a run in which everything is cached never loads torch.
 """
 

@@ -15,7 +15,7 @@ from edgemm.runtime.hints import pip_install
 from edgemm.runtime.paths import check_path
 from edgemm.runtime.readers.base import RawInput, Taken
 from edgemm.runtime.signature import Signature, TensorSpec
-from edgemm.runtime.tokenizer_limits import check_tokenizer
+from edgemm.runtime.tokenizer_safety import check_tokenizer
 from edgemm.runtime.values import Samples, Value, name_of, size_range
 
 MOST_TOKENS = 2**20  # of one text

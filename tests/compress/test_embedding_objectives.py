@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edgemm.compress.answering import AnswerDistillation
+from edgemm.compress.answer_objectives import AnswerDistillation
 from edgemm.compress.distill import distillation
-from edgemm.compress.learning import check_joints
+from edgemm.compress.family_objectives import check_joints
 from edgemm.compress.training import Training
 from edgemm.data import Dataset
 from edgemm.models.builders import build_model

@@ -1,4 +1,4 @@
-"""Reading: the function that ``data.kind`` names, what it is given, and what one of the user's own may give back.
+"""Call reader: the function that ``data.kind`` names, what it is given, and what one of the user's own may give back.
 
 A reader takes the data's section first. By name it takes whichever of these its signature names: ``cache`` (a folder
 for files of its own), ``progress``, ``broken`` (what counts samples that are left out); all its further parameters are
@@ -22,9 +22,9 @@ from edgemm.data.broken import Broken
 from edgemm.data.dataset import UNLABELLED, Dataset, Pair, Sample
 from edgemm.data.splits import split_of
 from edgemm.recipe import DataConfig
+from edgemm.recipe.data_kinds import reader_of
+from edgemm.recipe.import_named import resolve
 from edgemm.recipe.messages import or_nearest, problem_line
-from edgemm.recipe.named import resolve
-from edgemm.recipe.readers import reader_of
 from edgemm.recipe.section import Section
 from edgemm.runtime.errors import DataError, EdgemmError, ModelError
 from edgemm.runtime.fields import one_line

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgemm.compress.corpus import corpus_of, made_up_texts
+from edgemm.compress.training_rows import corpus_of, made_up_texts
 from edgemm.data import Dataset, Sample
 from edgemm.runtime.errors import DataError
 from edgemm.runtime.outputs import Classes, answer_of

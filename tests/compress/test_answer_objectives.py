@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgemm.compress import losses
-from edgemm.compress.answering import AnswerTeaching
-from edgemm.compress.corpus import corpus_of
+from edgemm.compress.answer_objectives import AnswerTeaching
 from edgemm.compress.distill import distillation
-from edgemm.compress.feeds import feeds_of
-from edgemm.compress.objectives import Drawn
+from edgemm.compress.objective import Drawn
 from edgemm.compress.outputs import answer_of_model
+from edgemm.compress.tower_inputs import feeds_of
 from edgemm.compress.training import Training
+from edgemm.compress.training_rows import corpus_of
 from edgemm.data import Dataset, open_dataset
 from edgemm.data.batches import text_encoder
 from edgemm.models.builders import build_model

@@ -1,4 +1,4 @@
-"""Readers: the table of what ``data.kind`` may be, beside a function of the user's own."""
+"""Data kinds: the table of what ``data.kind`` may be, beside a function of the user's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Reader:
     """What opens data of a kind.
 
     Args:
-        read_by: ``"module:function"``; see ``edgemm.data.reading`` for what it is given.
+        read_by: ``"module:function"``; see ``edgemm.data.call_reader`` for what it is given.
         about: what the data is, for the reference.
         root: what ``data.root`` has to be; None: the reader can do without.
         takes_pairs: whether its samples are files that ``data.pairs`` can name.

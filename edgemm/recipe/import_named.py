@@ -1,4 +1,4 @@
-"""Named: what the lines of the tables name as ``"module:name"``, imported when it is needed.
+"""Import named: what the lines of the tables name as ``"module:name"``, imported when it is needed.
 
 Why by name: transformers takes seconds to import and torch one, and most commands need neither.
 """

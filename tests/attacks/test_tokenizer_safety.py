@@ -13,7 +13,7 @@ import pytest
 
 from edgemm.runtime.errors import BundleError, EdgemmError, InputError
 from edgemm.runtime.readers.text import LONGEST_TEXT, TextEncoder
-from edgemm.runtime.tokenizer_limits import check_regex
+from edgemm.runtime.tokenizer_safety import check_regex
 
 BASE = json.loads(bundles.tokenizer_json())
 

@@ -1,4 +1,4 @@
-"""Corpus: a split as arrays, where each distinct file and text stands once and samples are rows of them.
+"""Training rows: a split as arrays, where each distinct file and text stands once and samples are rows of them.
 
 Three thousand questions about three hundred radiographs need three hundred images decoded and encoded, and a concept
 with five names and six pictures is thirty pairs that nobody has to list.

@@ -1,4 +1,4 @@
-"""Learning: how families are taught and distilled; the table of families names what is here."""
+"""Family objectives: how families are taught and distilled; the table of families names what is here."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from edgemm.compress.answering import AnswerDistillation, AnswerTeaching
-from edgemm.compress.corpus import Corpus, corpus_of, made_up_texts
-from edgemm.compress.embedding import (
+from edgemm.compress.answer_objectives import AnswerDistillation, AnswerTeaching
+from edgemm.compress.embedding_objectives import (
     ContrastiveTeaching,
     EmbeddingDistillation,
     IdentityTeaching,
@@ -18,18 +17,19 @@ from edgemm.compress.embedding import (
     check_pairs,
     check_widths,
 )
-from edgemm.compress.feeds import Feeds, feeds_of, joint_answers, view_parameters
-from edgemm.compress.objectives import augmentation_of
+from edgemm.compress.objective import augmentation_of
 from edgemm.compress.outputs import answer_of_model
+from edgemm.compress.tower_inputs import Feeds, feeds_of, joint_answers, view_parameters
 from edgemm.compress.trainer import Objective
 from edgemm.compress.training import Training
+from edgemm.compress.training_rows import Corpus, corpus_of, made_up_texts
 from edgemm.data.dataset import UNLABELLED
 from edgemm.models.inherit import token_order
 from edgemm.models.model import Model
 from edgemm.models.tokenizer import tokenizer_from_json
 from edgemm.recipe import DistillConfig, TeachConfig
 from edgemm.recipe.families import family_of
-from edgemm.recipe.named import resolve
+from edgemm.recipe.import_named import resolve
 from edgemm.runtime.errors import ModelError
 
 Distillation = EmbeddingDistillation | AnswerDistillation

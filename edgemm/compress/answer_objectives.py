@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.compress import losses
-from edgemm.compress.feeds import Feeds
-from edgemm.compress.objectives import Drawn, Fed, weighted
+from edgemm.compress.objective import Drawn, Fed, weighted
 from edgemm.compress.outputs import answer_of_model, learnt
+from edgemm.compress.tower_inputs import Feeds
 from edgemm.models.model import Model, Part
 from edgemm.models.tokenizer import limit_, tokenizer_from_json
 from edgemm.recipe import DistillConfig, TeachConfig

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from edgemm.recipe import TOWERS
-from edgemm.recipe.named import resolve
+from edgemm.recipe.import_named import resolve
 from edgemm.runtime.errors import ModelError
 
 _KINDS: Mapping[str, str] = {

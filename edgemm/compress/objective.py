@@ -2,7 +2,7 @@
 
 An ``Objective`` holds losses tied to the feeds of student and teacher; its only trained parameters are the student's
 (and small adapters or a temperature that are thrown away afterwards), so the trainer needs to know nothing about
-families. They are in ``embedding.py`` (dual encoders, embedders) and ``answering.py`` (fusion classifiers).
+families. Those that embed are in ``embedding_objectives.py``, those that answer in ``answer_objectives.py``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch.nn import functional as F
 
 from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.cache import joined
-from edgemm.compress.feeds import Feeds
+from edgemm.compress.tower_inputs import Feeds
 from edgemm.compress.trainer import Objective
 from edgemm.models.model import Model
 from edgemm.recipe import Compared, DistillConfig, TeachConfig
-from edgemm.recipe.named import resolve
+from edgemm.recipe.import_named import resolve
 
 LARGEST_SCALE = 100.0  # as in CLIP
 

@@ -1,11 +1,11 @@
-"""Code: which of edgemm's own definitions a function runs, and their digest, for the keys of stages.
+"""Code digest: which of edgemm's own definitions a function runs, and their digest, for the keys of stages.
 
 Why: a stage is made again where its code has changed, and nowhere else. What a stage runs is found in its own syntax
 tree when a key is made, so nobody writes it down and nobody can forget a line.
 
 A definition is a function, a class or an assignment at the top of a module. From one the way leads on to every
 definition that it names: in its body, its annotations, and its imports, whether at the top of the module or inside a
-function; and to what a text names, as the tables of towers and losses do (``"edgemm.compress.losses:relational"``). A
+function; and to what a text names, as the tables of towers and losses do (``"edgemm.compress.losses:info_nce"``). A
 template counts where a definition names it. Names alone are followed, never values, so more may be counted than runs;
 a test runs every stage and holds that nothing runs that isn't counted. Comments, docstrings and layout are no syntax.
 """

@@ -1,8 +1,8 @@
-"""Content keys: what a stage's output depends on, and nothing else.
+"""Hashing: content keys, of what a stage's output depends on and nothing else.
 
 Why: a stage is skipped only when its output would be the same. The key holds the stage, its configuration, the digests
 (not the paths) of its inputs, the seed and threads, and what does the arithmetic: edgemm's own code that the stage
-runs (``code.py``) and the versions of the libraries. Worker counts, devices, folders and times are not in it.
+runs (``code_digest.py``) and the versions of the libraries. Worker counts, devices, folders and times are not in it.
 """
 
 from __future__ import annotations

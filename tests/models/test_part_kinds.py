@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.models.builders import build_model
-from edgemm.models.kinds import kinds, resolve
+from edgemm.models.part_kinds import kinds, resolve
 from edgemm.models.store import load_model, save_model
 from edgemm.recipe import FUSIONS, TOWERS, Encoder, Joining, TeacherSection
 from edgemm.runtime.errors import ModelError

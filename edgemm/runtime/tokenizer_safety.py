@@ -1,4 +1,4 @@
-"""Tokenizer limits: what a ``tokenizer.json`` may make of a text, found before the ``tokenizers`` library reads it.
+"""Tokenizer safety: what a ``tokenizer.json`` may make of a text, found before the ``tokenizers`` library reads it.
 
 The library trusts the file: a charsmap of a few bytes asks for gigabytes, a chain of replacements turns a letter into
 10**8, a pattern may take longer than anybody waits, and much else ends in a Rust panic. Refused are patterns that

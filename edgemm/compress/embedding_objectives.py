@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from edgemm.compress import losses
-from edgemm.compress.feeds import Feeds, fast_arithmetic
-from edgemm.compress.objectives import LARGEST_SCALE, Drawn, Fed, weighted
+from edgemm.compress.objective import LARGEST_SCALE, Drawn, Fed, weighted
+from edgemm.compress.tower_inputs import Feeds, fast_arithmetic
 from edgemm.models.heads import unit
 from edgemm.models.model import Model
 from edgemm.models.structure import features_before

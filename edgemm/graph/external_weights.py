@@ -1,4 +1,4 @@
-"""Beside: weights that an ONNX file keeps in other files of its own folder, read into the model.
+"""External weights: those that an ONNX file keeps in other files of its own folder, read into the model.
 
 A bundle's graphs are whole; a file that somebody exported need not be. A path in it is a stranger's: only regular files
 at or below the model's own folder are opened, through no link.

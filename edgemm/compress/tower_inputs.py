@@ -1,4 +1,4 @@
-"""Feeds: the values of a model for items of a corpus, from the cache where parts are frozen, else from raw data.
+"""Tower inputs: the values of a model for items of a corpus, from the cache where parts are frozen, else from raw data.
 
 Where a tower is frozen, its outputs are made once for each distinct file or text and kept on disk under the digest
 of its weights, so that teaching, distilling and recovering share them. Where it is trained, it is fed: images from a
@@ -25,9 +25,9 @@ from edgemm.compress import augmentation
 from edgemm.compress.augmentation import Augmentation
 from edgemm.compress.bfloat16 import has_bfloat16
 from edgemm.compress.cache import Rows, cache_key, cached_rows, joined
-from edgemm.compress.corpus import Corpus
 from edgemm.compress.sources import Files, Frozen, Pixels, Source, Tokens
 from edgemm.compress.trainer import keep_freed_memory
+from edgemm.compress.training_rows import Corpus
 from edgemm.data.batches import fewest_tokens, read_file, text_encoder
 from edgemm.models.frontend import ImageFrontend
 from edgemm.models.model import Model, Part

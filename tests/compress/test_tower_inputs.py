@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgemm.compress.corpus import corpus_of
-from edgemm.compress.feeds import feeds_of
+from edgemm.compress.tower_inputs import feeds_of
+from edgemm.compress.training_rows import corpus_of
 from edgemm.data import Dataset
 from edgemm.models.builders import build_model
 from edgemm.models.model import Model, Part
