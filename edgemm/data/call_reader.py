@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -154,6 +153,10 @@ def _problems(dataset: Dataset) -> Iterator[str]:
     yield from _wrong_texts("broken", dataset.broken)
     if not dataset.evaluate or not set(dataset.evaluate) <= set(dataset.splits):
         yield f"evaluate {dataset.evaluate!r}; expected names of its splits ({', '.join(dataset.splits)})"
+    for what in ("texts", "pairs", "checksums"):
+        if not isinstance(getattr(dataset, what), Mapping):
+            yield f"{what} {getattr(dataset, what)!r:.60}; expected a dict"
+            return
     for label, texts in dataset.texts.items():
         yield from _wrong_texts(f"texts[{label!r}]", texts)
     for name, pairs in dataset.pairs.items():
@@ -177,9 +180,10 @@ def _problems_of(split: str, samples: list[Sample]) -> Iterator[str]:
                 yield f"{where} {name} {value!r:.60} ({type(value).__name__}); expected {expected}"
             elif isinstance(value, str) and not _encodes(value):
                 yield f"{where} {name} {value!r:.60}, which holds half a character (a lone surrogate)"
-        if sample.value is not None and isinstance(sample.value, int | float) and not math.isfinite(sample.value):
-            yield f"{where} value {sample.value}; expected a finite number"
-        if any(not isinstance(path, Path) for path in sample.tensors.values()):
+        if isinstance(sample.value, int | float) and not abs(sample.value) <= sys.float_info.max:
+            yield f"{where} a value that is infinite, no number, or beyond float64; expected a finite number"
+        tensors = sample.tensors if isinstance(sample.tensors, Mapping) else {None: None}
+        if any(not isinstance(name, str) or not isinstance(path, Path) for name, path in tensors.items()):
             yield f"{where} tensors {sample.tensors!r:.60}; expected the path of a .npy of each name"
         yield from _wrong_texts(f"{where} labels", sample.labels)
         yield from _wrong_texts(f"{where} synonyms", sample.synonyms)

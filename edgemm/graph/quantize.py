@@ -19,7 +19,7 @@ from edgemm.graph.qdq import Scale, activation_scale, apply_, quantize_weight, w
 from edgemm.graph.ranges import Method, choose_range
 from edgemm.graph.recurrent import dynamic_lstms, write_dynamic_lstms_
 from edgemm.graph.regions import Region, find_region, is_weighted, why_float
-from edgemm.graph.storage import compress_weights, recurrent_layers, store_recurrent_in_half_
+from edgemm.graph.storage import compress_weights, recurrent_layers, recurrent_names, store_recurrent_in_half_
 from edgemm.runtime.engines import ENGINES, PORTABLE, Scheme
 from edgemm.runtime.errors import QuantizeError
 
@@ -153,7 +153,8 @@ def layer_names(model: ir.Model) -> set[str]:
     region = find_region(prepared.graph)
     nodes = [*(node for node in prepared.graph if is_weighted(node)), *region.tables]
     names = {name for node in nodes for name in names_of(node)}
-    return names | {name for node in dynamic_lstms(prepared.graph) for name in names_of(node)}
+    names |= {name for node in dynamic_lstms(prepared.graph) for name in names_of(node)}
+    return names | {name for node in recurrent_layers(prepared.graph) for name in recurrent_names(node)}
 
 
 def _channel_axes(region: Region) -> dict[str, int]:

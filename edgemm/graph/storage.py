@@ -58,18 +58,33 @@ def compress_weights(model: ir.Model, *, keep_float: frozenset[str] = frozenset(
 
 
 def recurrent_layers(graph: ir.Graph, *, keep_float: frozenset[str] = frozenset()) -> list[ir.Node]:
-    """LSTMs, GRUs and RNNs with constant float32 weights that float16 can hold, but those named in ``keep_float``."""
-    largest = np.finfo(np.float16).max
+    """Return LSTMs, GRUs and RNNs whose weights float16 can hold, but those named in ``keep_float``."""
     return [
         node
         for node in graph
         if is_standard(node, *RECURRENT)
-        and not keep_float & {str(value.name) for value in node.outputs}
-        and all(
-            (w := constant(v)) is not None and w.dtype == np.float32 and w.ndim == 3 and bool(np.all(abs(w) <= largest))
-            for v in node.inputs[1:3]
-        )
+        and not keep_float & set(recurrent_names(node))
+        and all(_fits_half(v) for v in node.inputs[1:3])
     ]
+
+
+def recurrent_names(node: ir.Node) -> list[str]:
+    """Return the names that ``keep_float`` may call a recurrent layer by: of its outputs and of its weights W and R."""
+    return [str(value.name) for value in (*node.outputs, *node.inputs[1:3]) if value is not None and value.name]
+
+
+def _fits_half(value: ir.Value | None) -> bool:
+    """Return whether float16 holds a weight as exactly as its 11 bits can, and nothing needs it in float32 as well."""
+    array = constant(value)
+    if value is None or array is None or array.dtype != np.float32 or array.ndim != 3 or not array.size:
+        return False
+    if not all(is_standard(use.node, *RECURRENT) and use.idx in (1, 2) for use in value.uses()):
+        return False
+    largest = float(np.abs(array).max())
+    if not largest <= float(np.finfo(np.float16).max):
+        return False
+    lost = np.abs(array - array.astype(np.float16).astype(np.float32)).max()
+    return bool(lost <= largest * 2**-11)  # of numbers below 6e-5 float16 has fewer bits, and below 6e-8 none
 
 
 def store_recurrent_in_half_(model: ir.Model, *, keep_float: frozenset[str] = frozenset()) -> None:

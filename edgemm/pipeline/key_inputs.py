@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -18,12 +18,24 @@ from pydantic import BaseModel
 from edgemm.data import Dataset
 from edgemm.data.dataset import UNLABELLED
 from edgemm.pipeline.hashing import file_sha256, files_digest, folder_files
-from edgemm.recipe import FAMILIES, FUSIONS, TOWERS, Compared, DistillConfig, ModelSection, TextTower, path_fields
+from edgemm.recipe import (
+    FAMILIES,
+    FUSIONS,
+    TOWERS,
+    Compared,
+    DistillConfig,
+    ModelSection,
+    TargetConfig,
+    TextTower,
+    path_fields,
+)
 from edgemm.recipe.paths import files_matching
 from edgemm.runtime.engine_tensorrt import gpu_here
+from edgemm.runtime.engines import ENGINES
 from edgemm.runtime.environment import environment
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.fields import one_line
+from edgemm.runtime.readers import READERS
 
 
 def dataset_facts(dataset: Dataset, *, unlabelled: bool = False, pairs: bool = False) -> dict[str, Any]:
@@ -61,17 +73,38 @@ def own_code(family: str, *sections: ModelSection | DistillConfig) -> list[list[
     Raises:
         ModelError: a line that names a module that isn't there.
     """
-    found: list[list[str]] = []
+    found = own_readers()
     of_family = [(f"family '{family}'", path, ()) for path in FAMILIES[family].makers]
     for section in sections:
         if isinstance(section, ModelSection):
             found += ([_content_of(f"python:{factory}")] for factory in section.factories)
         for key, path, given in [*of_family, *_makers(section)]:
-            if not path.startswith("edgemm."):
-                origin = _module(path.partition(":")[0], where=f"{key}: '{path}'").origin
-                known = file_sha256(Path(origin)) if origin and Path(origin).is_file() else ""
-                found.append([path, known, *sorted(given)])
+            if not _ours(path):
+                found.append([path, _file_digest(path, where=key), *sorted(given)])
     return found
+
+
+def own_engines(targets: Sequence[TargetConfig]) -> list[list[str]]:
+    """Return what of the user's own runs these targets: sessions and readers, as ``own_code`` writes them."""
+    sessions = dict.fromkeys((t.engine, ENGINES[t.engine].session) for t in targets)
+    own = [[path, _file_digest(path, where=f"engine '{engine}'")] for engine, path in sessions if not _ours(path)]
+    return [*own, *own_readers()]
+
+
+def own_readers() -> list[list[str]]:
+    """Return the user's own modalities, as ``own_code`` writes them."""
+    paths = [f"{raw.__module__}:{raw.__qualname__}" for raw in READERS.values() if not _ours(raw.__module__)]
+    return [[path, _file_digest(path, where="modality")] for path in paths]
+
+
+def _ours(module: str) -> bool:
+    return module.startswith("edgemm.")
+
+
+def _file_digest(path: str, *, where: str) -> str:
+    """Return the sha256 of the file that ``"module:name"`` stands in; "" of a module without one."""
+    origin = _module(path.partition(":")[0], where=f"{where}: '{path}'").origin
+    return file_sha256(Path(origin)) if origin and Path(origin).is_file() else ""
 
 
 def _makers(section: ModelSection | DistillConfig) -> Iterator[tuple[str, str, Iterable[str]]]:

@@ -258,7 +258,8 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """``manifest.json`` as UTF-8, indented, one trailing newline."""
-        return (json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return text.encode("utf-8", "backslashreplace")  # half a character, which no UTF-8 has, as JSON writes it
 
     @classmethod
     def from_bytes(cls, data: bytes, *, file: str = "manifest.json") -> Manifest:

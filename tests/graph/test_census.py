@@ -297,10 +297,28 @@ def test_a_recurrent_layer_that_stays_in_float_is_stored_in_half_and_says_so(ope
 
 def test_recurrent_weights_that_float16_cannot_hold_or_that_are_to_be_kept_stay_float32():
     nodes, inputs, constants, _, _ = FLOATS["GRU"]
-    for changed, keep in ((constants["w"] * 1e6, frozenset()), (constants["w"], frozenset({"y"}))):
+    for changed, keep in (
+        (constants["w"] * 1e6, frozenset()),
+        (constants["w"] * 1e-5, frozenset()),  # float16 has 7 of its 11 bits left
+        (constants["w"] * 1e-9, frozenset()),  # and here none: all would be 0
+        (constants["w"], frozenset({"y"})),
+        (constants["w"], frozenset({"w"})),
+    ):
         model = graph_of(nodes, inputs, {**constants, "w": changed})
         with pytest.raises(QuantizeError, match="nothing to do"):
             quantize_onnx(model, [{"x": rand(5, 1, 4)}], Quantization(keep_float=keep))
+
+
+def test_a_recurrent_layer_can_be_named_to_be_kept():
+    nodes, inputs, constants, _, _ = FLOATS["GRU"]
+    assert {"y", "w"} <= layer_names(graph_of(nodes, inputs, constants))
+
+
+def test_a_recurrent_weight_that_is_read_in_float_as_well_is_stored_once():
+    nodes = [node("RNN", ["x", "w", "w"], ["h"], hidden_size=4), node("Mul", ["h", "w"], ["y"])]
+    model = graph_of(nodes, {"x": [5, 1, 4]}, {"w": rand(1, 4, 4)})
+    with pytest.raises(QuantizeError, match="nothing to do"):
+        quantize_onnx(model, [{"x": rand(5, 1, 4)}])
 
 
 TWO_WAYS = {"h": "forward", "i": "reverse"}

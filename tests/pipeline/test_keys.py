@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import sys
 import threading
@@ -25,7 +26,9 @@ from edgemm.pipeline.planned_stage import PlannedStage, run_stages
 from edgemm.pipeline.runs import running
 from edgemm.pipeline.store import Store
 from edgemm.recipe import FUSIONS, TOWERS, DistillConfig, Encoder, Joining, Loss, TeacherSection, load_recipe
+from edgemm.runtime.engines import ENGINES
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.readers import READERS
 from edgemm.stage import Silent
 from tests.pipeline.shapes_recipe import RECIPE, write_data, write_recipe
 
@@ -288,6 +291,43 @@ def test_a_changed_module_of_ones_own_changes_the_keys_of_the_stages_that_run_it
     (folder / f"{module}.py").write_text("# changed\n")
     after = keys_of(*changes, **sections)
     assert {name for name in before if before[name] != after[name]} == made_anew
+
+
+def test_a_changed_engine_or_modality_of_ones_own_changes_the_keys_of_the_stages_that_run_it(own, monkeypatch):
+    folder, keys_of = own
+    for name, text in (
+        ("my_engine", ""),
+        ("my_points", "from edgemm.runtime.readers import ImageInput\nclass Points(ImageInput): pass\n"),
+    ):
+        (folder / f"{name}.py").write_text(text)
+    plain = keys_of()
+    monkeypatch.setitem(ENGINES, "onnxruntime", ENGINES["onnxruntime"]._replace(session="my_engine:Session"))
+    before = keys_of()
+    (folder / "my_engine.py").write_text("# changed\n")
+    ran = {"quantize", "quantize:teacher", "draft", "measure"}
+    assert {name for name in plain if plain[name] != before[name]} >= ran
+    assert {name for name, key in keys_of().items() if before[name] != key} == ran
+    monkeypatch.setitem(READERS, "points", importlib.import_module("my_points").Points)
+    before = keys_of()
+    (folder / "my_points.py").write_text("# changed\n")
+    assert {name for name, key in keys_of().items() if before[name] != key} >= {"teach", "capture:teacher", *ran}
+
+
+def test_no_module_writes_what_the_search_for_code_does_not_follow():
+    """Relative and starred imports, packages imported by their path, and tables filled from another module."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                assert not node.level, path
+                assert all(alias.name != "*" for alias in node.names), path
+            elif isinstance(node, ast.Import):
+                assert all(alias.asname or not alias.name.startswith("edgemm.") for alias in node.names), path
+        for statement in tree.body:
+            targets = statement.targets if isinstance(statement, ast.Assign) else []
+            filled = [t.value.id for t in targets if isinstance(t, ast.Subscript) and isinstance(t.value, ast.Name)]
+            assert not imported.intersection(filled), path
 
 
 def test_a_loss_of_ones_own_without_a_weight_is_in_no_key(own):

@@ -160,6 +160,7 @@ def sensing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         ({"sensor": [1, 2, np.nan, 4, 5, 6]}, "sensor: sample 0 holds NaN"),
         ({"sensor": [[0] * 6, [0, 0, np.inf, 0, 0, 0]]}, "sensor: sample 1 holds NaN"),
         ({"sensor": [1, 2, 3]}, r"sensor: got shape \(1, 3\)"),
+        ({"sensor": 3.0}, r"sensor: got one number, expected an array \[6\]"),
         ({"sensor": np.zeros((2, 6), complex)}, "sensor: got dtype complex128, expected float32"),
         ({"sensor": ["a"] * 6}, r"sensor\[0\] \(a\): no such file"),
         ({"sensor": [b"a"] * 6}, "sensor: got dtype"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import bundles
@@ -218,6 +219,11 @@ def test_unknown_parts_and_targets_name_the_known_ones(manifest: Manifest) -> No
     with pytest.raises(BundleError, match=r"no target 'gpu'.*openvino"):
         manifest.target("gpu")
     assert manifest.target(None).name == "cpu"
+
+
+def test_half_a_character_is_written_as_json_writes_it(manifest: Manifest) -> None:
+    odd = replace(manifest, provenance={"note": "\ud800"})
+    assert Manifest.from_bytes(odd.to_bytes(), file="m") == odd
 
 
 def test_the_json_is_plain(manifest: Manifest) -> None:

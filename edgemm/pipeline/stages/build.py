@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from edgemm.pipeline.job import Job
-from edgemm.pipeline.key_inputs import portable
+from edgemm.pipeline.key_inputs import own_engines, portable
 from edgemm.pipeline.libraries import engines_of
 from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.recipe import TargetConfig
@@ -31,6 +31,7 @@ def planned(job: Job, graphs: str) -> PlannedStage:
         {"targets": [portable(target) for target in found]},
         partial(run, compute_capabilities=capabilities),
         libraries=("numpy", "onnx-ir", *engines_of(found)),
+        own_code=own_engines(found),
         makes=f"engines for {', '.join(target.name for target in found)}",
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgemm.data import Dataset
 from edgemm.pipeline.job import Job
-from edgemm.pipeline.key_inputs import machine, portable
+from edgemm.pipeline.key_inputs import machine, own_engines, portable
 from edgemm.pipeline.libraries import DEVICE, engines_of
 from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.recipe import PackConfig, TargetConfig
@@ -33,6 +33,7 @@ def planned(job: Job, graphs: str) -> PlannedStage:
         },
         partial(run, name=recipe.name, config=recipe.pack, targets=recipe.targets, dataset=job.dataset),
         libraries=(*DEVICE, *engines_of(recipe.targets)),
+        own_code=own_engines(recipe.targets),
         makes="the bundle, with golden samples, before measuring",
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgemm.data import Dataset
 from edgemm.measure.table import INT8_ONLY
 from edgemm.pipeline.job import Job
-from edgemm.pipeline.key_inputs import dataset_facts, machine, portable
+from edgemm.pipeline.key_inputs import dataset_facts, machine, own_engines, portable
 from edgemm.pipeline.libraries import ALL_ENGINES, DEVICE
 from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.pipeline.stages.quantize import REFUSED
@@ -43,6 +43,7 @@ def planned(job: Job, graphs: Sequence[str]) -> PlannedStage:
             gallery_encoder="teacher" if job.teachers_gallery else None,
         ),
         libraries=(*DEVICE, *ALL_ENGINES),
+        own_code=own_engines(recipe.targets),
         makes="latency, accuracy and size of every model",
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgemm.data import Dataset, Sample
 from edgemm.pipeline.job import Job
-from edgemm.pipeline.key_inputs import machine, portable
+from edgemm.pipeline.key_inputs import machine, own_engines, portable
 from edgemm.pipeline.libraries import GRAPH, engines_of
 from edgemm.pipeline.planned_stage import PlannedStage
 from edgemm.recipe import QuantizeConfig, TargetConfig
@@ -30,6 +30,7 @@ def planned(job: Job, graphs: str) -> PlannedStage:
         _config(job, job.recipe.quantize, job.recipe.targets),
         partial(run, **_given(job, job.recipe.quantize, job.recipe.targets)),
         libraries=(*GRAPH, *_raced(job, job.recipe.targets)),
+        own_code=own_engines(job.recipe.targets),
         makes="graphs written for the targets' engines",
     )
 
@@ -46,6 +47,7 @@ def planned_for_teacher(job: Job, teacher: str) -> PlannedStage:
         _config(job, config, targets),
         partial(run_or_say_why, **_given(job, config, targets)),
         libraries=(*GRAPH, *_raced(job, targets)),
+        own_code=own_engines(targets),
         makes="the teacher quantized and nothing else, to compare with",
     )
 

@@ -78,6 +78,8 @@ class TensorReader:
             array = as_dtype(np.asarray(raw), spec.dtype, where=modality)
         except (TypeError, ValueError) as error:
             raise InputError(f"{modality}: not an array of {spec.dtype}: {one_line(error)}") from error
+        if array.ndim == 0 and len(spec.shape) > 1:
+            raise InputError(f"{modality}: got one number, expected an array {list(spec.shape[1:])}")
         return array[None] if array.ndim == len(spec.shape) - 1 else array
 
     def values(self, many: Samples) -> dict[str, Value]:
