@@ -276,16 +276,22 @@ def test_a_plan_says_what_a_changed_value_makes_anew(ground, first):
 def test_changed_code_is_run_again_and_what_it_does_not_touch_is_found(ground, first, tmp_path):
     # Not the compiled files: other processes may be writing theirs.
     shutil.copytree(ROOT / "edgemm", tmp_path / "edgemm", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "edgemm" / "graph" / "qdq.py").open("a") as file:
-        file.write("# another\n")
+    changed = tmp_path / "edgemm" / "graph" / "qdq.py"
     command = [sys.executable, "-m", "edgemm", "plan", str(ground / "recipe.toml"), "--store", str(ground / "store")]
     environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
-    shown = subprocess.run([*command, "--no-dry-run"], env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    state = {line.split()[0]: line for line in shown.stdout.splitlines() if re.match(r"[a-z:]+ +(cached|to do)", line)}
-    assert " cached " in state["prune"]
-    assert " to do " in state["quantize"]
-    assert " to do " in state["report"]
+
+    def planned() -> dict[str, str]:
+        shown = subprocess.run(
+            [*command, "--no-dry-run"], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert shown.returncode == 0, shown.stderr
+        return dict(re.findall(r"^([a-z:]+) +(cached|to do) ", shown.stdout, re.MULTILINE))
+
+    changed.write_text(f"# another comment\n{changed.read_text()}\n# and one more\n")
+    assert set(planned().values()) == {"cached"}
+    changed.write_text(changed.read_text().replace("range(", "range(0 + ", 1))
+    state = planned()
+    assert (state["prune"], state["quantize"], state["report"]) == ("cached", "to do", "to do")
 
 
 def test_a_gallery_can_be_the_teachers_and_is_then_what_recall_is_measured_in(ground, tmp_path):
