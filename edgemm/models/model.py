@@ -17,7 +17,7 @@ from edgemm.runtime import chain
 from edgemm.runtime.chain import BrokenChain, Placeholders
 from edgemm.runtime.errors import ModelError
 from edgemm.runtime.manifest import Role
-from edgemm.runtime.outputs import Output
+from edgemm.runtime.outputs import Output, Values, recognised
 from edgemm.runtime.readers import RawInput
 from edgemm.runtime.signature import Signature
 
@@ -60,6 +60,12 @@ class Part:
         return dict(zip(self.output_names, made if isinstance(made, tuple) else (made,), strict=True))
 
 
+def _recognised(parts: Iterable[Part], names: Iterable[str]) -> dict[str, Output]:
+    """Return the kinds of outputs that nobody has typed; of a name that no part makes, values."""
+    made = recognised(spec for part in parts for spec in part.signature.outputs)
+    return {name: made.get(name, Values()) for name in names}
+
+
 class Model(nn.Module):
     """Parts in chain order, the raw inputs they start from and the values they end in.
 
@@ -67,7 +73,8 @@ class Model(nn.Module):
         family: a name in ``edgemm.recipe.FAMILIES``, or another of one's own that is only exported.
         parts: in an order in which every input is a raw value or an earlier part's output.
         inputs: modality -> how its raw form becomes values.
-        outputs: name of a value that the model is asked for -> what it means.
+        outputs: name of a value that the model is asked for -> what it means; or names alone, whose meanings are told
+            by name and axes (``recognised``).
         placeholders: value -> (1, ...) that stands in for it where its modality is missing; learnt like a weight.
 
     Raises:
@@ -80,14 +87,14 @@ class Model(nn.Module):
         parts: Iterable[Part],
         *,
         inputs: Mapping[str, RawInput],
-        outputs: Mapping[str, Output],
+        outputs: Mapping[str, Output] | Iterable[str],
         placeholders: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.family = family
         self.chain = tuple(parts)
         self.inputs = dict(inputs)
-        self.outputs = dict(outputs)
+        self.outputs = dict(outputs) if isinstance(outputs, Mapping) else _recognised(self.chain, outputs)
         self.placeholders = nn.ParameterDict(dict(placeholders or {}))
         self.tokenizer_json: str | None = None  # content of tokenizer.json where a modality is text
         self.modules_by_part = nn.ModuleDict()

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgemm.runtime.errors import InputError
 from edgemm.runtime.manifest import Manifest
+from edgemm.runtime.readers.text import TextEncoder as TextEncoder
 from edgemm.runtime.values import Samples, Value
 
 

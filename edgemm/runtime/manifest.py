@@ -29,7 +29,13 @@ from edgemm.runtime.outputs import (
     recognised,
 )
 from edgemm.runtime.paths import check_names, check_path
+
+# whoever writes a manifest says what its inputs are
+from edgemm.runtime.readers import AudioInput as AudioInput
+from edgemm.runtime.readers import ImageInput as ImageInput
 from edgemm.runtime.readers import RawInput, Taken, raw_from_json
+from edgemm.runtime.readers import TensorInput as TensorInput
+from edgemm.runtime.readers import TextInput as TextInput
 from edgemm.runtime.signature import DimRange, Signature, TensorSpec
 from edgemm.runtime.sizes import TOTAL_LIMIT
 

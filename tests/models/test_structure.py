@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from edgemm.compress.structure import prune_part_
 from edgemm.models.heads import MlpHead
-from edgemm.models.model import Part
+from edgemm.models.model import Model, Part
 from edgemm.models.structure import HasUnits, Structure, features_before
 from edgemm.models.text import TextTransformer
 from edgemm.runtime.errors import ModelError
+from edgemm.runtime.outputs import Classes
+from edgemm.runtime.readers import TensorInput
 from edgemm.runtime.signature import Signature, TensorSpec
 
 
@@ -91,3 +93,12 @@ def test_features_are_had_before_a_projection_inside_a_tower_and_only_there() ->
     assert features_before(inside) is inside
     assert features_before(plain) is None
     assert features_before(Own()) is None
+
+
+def test_outputs_that_nobody_typed_are_told_by_name_and_axes() -> None:
+    takes, makes = TensorSpec("x", "float32", ("batch", 4)), TensorSpec("logits", "float32", ("batch", 8))
+    part = Part("own", "tower", "own", "python", {}, Signature((takes,), (makes,), {}), Own())
+    model = Model("outside", [part], inputs={"own": TensorInput("x")}, outputs=["logits"])
+    assert model.outputs == {"logits": Classes()}
+    with pytest.raises(ModelError, match=r"no part makes its outputs \['value'\]"):
+        Model("outside", [part], inputs={"own": TensorInput("x")}, outputs=["value"])
