@@ -312,12 +312,8 @@ def _folder(out: Path) -> Iterator[tuple[Path, Context]]:
     if out.is_symlink() or os.path.ismount(out):
         kind = "a link" if out.is_symlink() else "where a disk is mounted"
         raise InputError(f"{out}: {kind}, which can't be replaced; name a folder inside, --out {out / 'NAME'}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with writing_out(out), beside(out) as work:
-        folder, scratch = work / "out", work / "scratch"
-        folder.mkdir()
-        scratch.mkdir()
-        yield folder, Context(scratch=scratch, progress=progress_for(), cache=scratch)
+    with _beside(out) as (folder, context):
+        yield folder, context
         folder.replace(out)  # at most an empty folder is there
 
 
@@ -327,14 +323,21 @@ def _file(out: Path) -> Iterator[tuple[Path, Context]]:
     out = Path(os.path.normpath(out))
     if out.exists() or out.is_symlink():
         raise InputError(f"{out}: exists already; name a new file with --out, or remove it")
+    with _beside(out) as (folder, context):
+        yield folder, context
+        (made,) = folder.iterdir()
+        made.rename(out)
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[tuple[Path, Context]]:
+    """Yield an empty folder beside ``out``, which is gone after the block unless it was moved, and a context."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with writing_out(out), beside(out) as work:
         folder, scratch = work / "out", work / "scratch"
         folder.mkdir()
         scratch.mkdir()
         yield folder, Context(scratch=scratch, progress=progress_for(), cache=scratch)
-        (made,) = folder.iterdir()
-        made.rename(out)
 
 
 def _check_folder(path: Path) -> None:
